@@ -1,0 +1,57 @@
+"""Frozen border types. This package imports nothing else of ours."""
+
+from medgan.records.archive import ArchiveRef, ScanReport, StudyKey
+from medgan.records.base import Handle, Name, Record, Sha256, canonical_json, sha256_hex
+from medgan.records.cohort import CohortRecipe, CohortSnapshot, ValidatedCohort
+from medgan.records.collection import CollectionSnapshot, IngestReport
+from medgan.records.model import PrivacyBudget, TrainedModel, TrainRequest
+from medgan.records.night import Night
+from medgan.records.release import Manifest, ManifestFile, Release, ReleaseRequest, ReleaseStatus
+from medgan.records.report import (
+    ClearedCohort,
+    GateTest,
+    Measure,
+    PrivacyReport,
+    QualityReport,
+    SyntheticCohortRef,
+    Verdict,
+)
+from medgan.records.study import QuarantineReason, QuarantineRecord
+from medgan.records.synthetic import CohortSpec, SyntheticCohort
+
+__all__ = [
+    "ArchiveRef",
+    "ClearedCohort",
+    "CohortRecipe",
+    "CohortSnapshot",
+    "CohortSpec",
+    "CollectionSnapshot",
+    "GateTest",
+    "Handle",
+    "IngestReport",
+    "Manifest",
+    "ManifestFile",
+    "Measure",
+    "Name",
+    "Night",
+    "PrivacyBudget",
+    "PrivacyReport",
+    "QualityReport",
+    "QuarantineReason",
+    "QuarantineRecord",
+    "Record",
+    "Release",
+    "ReleaseRequest",
+    "ReleaseStatus",
+    "ScanReport",
+    "Sha256",
+    "StudyKey",
+    "SyntheticCohort",
+    "SyntheticCohortRef",
+    "TrainRequest",
+    "TrainedModel",
+    "ValidatedCohort",
+    "Verdict",
+    "canonical_json",
+    "sha256_hex",
+]

@@ -1,0 +1,56 @@
+"""Records about the cohort: what is asked for, what was prepared, what was admitted."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from medgan.records.base import Handle, Name, Record, Sha256
+
+
+class CohortRecipe(Record):
+    """Which images of a collection to train on, and in which form.
+
+    Images become `uint16` of `size_px` x `size_px`; the stored affine maps them to [-1, 1].
+    """
+
+    name: Name
+    modalities: tuple[str, ...] = Field(description="DICOM modalities to keep, for example DX.")
+    class_attribute: str = Field(description="Column that conditions the generator, for example finding.")
+    covariates: tuple[str, ...] = Field(default=("sex", "age_years"), description="Further columns kept.")
+    size_px: int = Field(default=32, ge=8, le=1024)
+    train_fraction: float = Field(default=0.76, gt=0, lt=1)
+    holdout_fraction: float = Field(default=0.12, gt=0, lt=0.5, description="Each of the two holdouts.")
+    intensity_percentiles: tuple[float, float] = Field(
+        default=(0.1, 99.9), description="Percentiles of each image that become -1 and 1; both are kept."
+    )
+
+    @model_validator(mode="after")
+    def _fractions_fill_the_cohort(self) -> CohortRecipe:
+        total = self.train_fraction + 2 * self.holdout_fraction
+        if abs(total - 1) > 1e-9:
+            message = f"train_fraction + 2 x holdout_fraction must be 1, not {total:.3f}"
+            raise ValueError(message)
+        return self
+
+
+class CohortSnapshot(Record):
+    """A prepared cohort, split by patient before anything was trained."""
+
+    cohort: Handle
+    recipe: CohortRecipe
+    collection_snapshot: str
+    classes: tuple[str, ...]
+    images: int = Field(ge=1)
+    patients: dict[str, int] = Field(description="Patients in train, holdout-1 and holdout-2.")
+    size_px: int
+    content_sha256: Sha256 = Field(description="Digest over the decoded images and the table.")
+
+
+class ValidatedCohort(Record):
+    """A cohort that passed admission; the only thing `gan.train` accepts. Made by `validation.admit`."""
+
+    cohort: CohortSnapshot
+    suite_sha256: Sha256
+    statistics_sha256: Sha256
+    expectations: int = Field(ge=1)
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,35 @@
+"""Records about the de-identified collection."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from medgan.records.base import Name, Record, Sha256
+
+
+class CollectionSnapshot(Record):
+    """One immutable state of a collection, by its Icechunk snapshot."""
+
+    collection: Name
+    snapshot_id: str = Field(pattern=r"^[A-Z0-9]{20}$", description="Icechunk snapshot id.")
+    instances: int = Field(ge=0)
+    series: int = Field(ge=0)
+    studies: int = Field(ge=0)
+    patients: int = Field(ge=0)
+    table_sha256: Sha256 = Field(description="Digest of the table of kept attributes.")
+
+
+class IngestReport(Record):
+    """The accounting of one ingest: received = stored + known + quarantined + pending, as sets of SHA-256."""
+
+    snapshot: CollectionSnapshot
+    received: int = Field(ge=0)
+    stored: int = Field(ge=0, description="New instances of this run.")
+    known: int = Field(ge=0, description="Instances that the collection already held, byte for byte.")
+    quarantined: dict[str, int] = Field(default_factory=dict, description="Refused, by reason code.")
+    pending: int = Field(ge=0)
+    labels_joined: int = Field(ge=0)
+    labels_unmatched: int = Field(ge=0)
+    profile: str
+    profile_digest: Sha256
+    seconds: float = Field(ge=0)

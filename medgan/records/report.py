@@ -1,0 +1,84 @@
+"""Records about measured quality and privacy, and the verdict that binds them to bytes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from medgan.records.base import Handle, Name, Record, Sha256
+
+
+class Measure(Record):
+    """One number beside what it should be compared with."""
+
+    name: str
+    value: float
+    reference: float | None = Field(default=None, description="The floor, or the same measure on real data.")
+    reference_name: str = ""
+    better: str = Field(default="lower", pattern="^(lower|higher|closer)$")
+    count: int = Field(default=0, ge=0, description="Synthetic samples behind the number.")
+
+
+class QualityReport(Record):
+    """Headline measures; the whole report lies beside the synthetic cohort."""
+
+    synthetic: Handle
+    cohort: Handle
+    pixel_sha256: Sha256
+    encoder_sha256: Sha256
+    measures: tuple[Measure, ...]
+    report_sha256: Sha256 = Field(description="Digest of quality.json.")
+
+
+class Verdict(StrEnum):
+    """What the gate may say."""
+
+    CLEARED = "cleared"
+    REFUSED = "refused"
+    INCONCLUSIVE = "inconclusive"
+
+
+class GateTest(Record):
+    """One test of the gate with its number, its limit and what it means."""
+
+    test: str
+    title: str
+    value: float
+    limit: float
+    passed: bool
+    conclusive: bool = True
+    detail: str = ""
+
+
+class PrivacyReport(Record):
+    """Evidence of the attacks on one synthetic cohort; the whole report lies beside it."""
+
+    synthetic: Handle
+    cohort: Handle
+    pixel_sha256: Sha256
+    policy: Name
+    policy_sha256: Sha256
+    verdict: Verdict
+    tests: tuple[GateTest, ...]
+    not_tested: tuple[str, ...] = ()
+    dropped: int = Field(default=0, ge=0, description="Near copies found, dropped and redrawn.")
+    report_sha256: Sha256 = Field(description="Digest of privacy.json.")
+
+
+class SyntheticCohortRef(Record):
+    """The bytes a verdict is about."""
+
+    synthetic: Handle
+    pixel_sha256: Sha256
+    labels_sha256: Sha256
+
+
+class ClearedCohort(Record):
+    """A synthetic cohort that the gate cleared. A pointer, not a lock: `publish` re-reads the reports."""
+
+    synthetic: SyntheticCohortRef
+    quality_sha256: Sha256
+    privacy_sha256: Sha256
+    policy: Name
+    policy_sha256: Sha256

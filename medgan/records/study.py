@@ -1,0 +1,41 @@
+"""Why an instance may be refused, and the record a refusal leaves."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from medgan.records.base import Handle, Record, Sha256
+
+
+class QuarantineReason(StrEnum):
+    """Reason codes; free of identifiers, stable across versions."""
+
+    NOT_DICOM = "NOT_DICOM"
+    TRUNCATED = "TRUNCATED"
+    BAD_LENGTH = "BAD_LENGTH"
+    TOO_DEEP = "TOO_DEEP"
+    TOO_LARGE = "TOO_LARGE"
+    TOO_MANY_ELEMENTS = "TOO_MANY_ELEMENTS"
+    BOMB = "BOMB"
+    CORRUPT_HEADER = "CORRUPT_HEADER"
+    CORRUPT_PIXELS = "CORRUPT_PIXELS"
+    NO_PIXELS = "NO_PIXELS"
+    UNSUPPORTED = "UNSUPPORTED"
+    BAD_UID = "BAD_UID"
+    NO_PATIENT = "NO_PATIENT"
+    CONFLICT = "CONFLICT"
+    RESIDUE = "RESIDUE"
+    BURNED_IN = "BURNED_IN"
+    FACE = "FACE"
+    NOT_REGULAR_FILE = "NOT_REGULAR_FILE"
+    CHANGED_WHILE_READ = "CHANGED_WHILE_READ"
+    TIMEOUT = "TIMEOUT"
+
+
+class QuarantineRecord(Record):
+    """One refused file. `sha256` names its bytes; where it lies is sealed, never written here."""
+
+    sha256: Sha256
+    reason: QuarantineReason
+    stage: str
+    study: Handle | None = None

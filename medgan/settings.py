@@ -1,0 +1,53 @@
+"""Where things live: one root a zone, and the keys.
+
+The four zones of the house each have their own root, so that each can have its own credentials:
+identified -> pseudonymised -> synthetic -> published. `Zones.under(workspace)` is the laptop's
+arrangement; the environment (`MEDGAN_IDENTIFIED_ROOT`, ...) overrides single roots on a server.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_ZONES = ("identified", "pseudonymised", "synthetic", "published", "keys")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zones:
+    """Absolute roots of the four zones and of the key folder (mode 0700)."""
+
+    identified: Path
+    pseudonymised: Path
+    synthetic: Path
+    published: Path
+    keys: Path
+
+    @classmethod
+    def under(cls, workspace: str | Path) -> Zones:
+        """Roots below `workspace`, each overridden by `MEDGAN_<ZONE>_ROOT` where that is set.
+
+        Nothing is created: a verb makes the folder it writes to.
+        """
+        base = Path(workspace).expanduser().resolve()
+        roots = {
+            zone: Path(os.environ.get(f"MEDGAN_{zone.upper()}_ROOT") or base / zone).resolve()
+            for zone in _ZONES
+        }
+        return cls(**roots)
+
+    @property
+    def pseudonym_key(self) -> str:
+        """Handle of the pseudonym key: `MEDGAN_KEY`, or the file in the key folder."""
+        return os.environ.get("MEDGAN_KEY") or f"file:{self.keys / 'pseudonym.key'}"
+
+    @property
+    def signing_key(self) -> Path:
+        """The pipeline's Ed25519 private key (PEM, mode 0600)."""
+        return self.keys / "pipeline.key"
+
+    @property
+    def registry(self) -> Path:
+        """Root of the published registry (`index.json`, `<dataset>/<version>/`)."""
+        return self.published / "registry"
