@@ -31,10 +31,7 @@ class Zones:
         Nothing is created: a verb makes the folder it writes to.
         """
         base = Path(workspace).expanduser().resolve()
-        roots = {
-            zone: Path(os.environ.get(f"MEDGAN_{zone.upper()}_ROOT") or base / zone).resolve()
-            for zone in _ZONES
-        }
+        roots = {zone: Path(os.environ.get(f"MEDGAN_{zone.upper()}_ROOT") or base / zone).resolve() for zone in _ZONES}
         return cls(**roots)
 
     @property

@@ -5,8 +5,8 @@ from medgan.records.base import Handle, Name, Record, Sha256, canonical_json, sh
 from medgan.records.cohort import CohortRecipe, CohortSnapshot, ValidatedCohort
 from medgan.records.collection import CollectionSnapshot, IngestReport
 from medgan.records.model import PrivacyBudget, TrainedModel, TrainRequest
-from medgan.records.night import Night
-from medgan.records.release import Manifest, ManifestFile, Release, ReleaseRequest, ReleaseStatus
+from medgan.records.night import IngestOutcome, Night, NightReport, SynthesisOutcome, TrainOutcome
+from medgan.records.release import Manifest, ManifestFile, Release, ReleaseRequest, ReleaseStatus, ReleaseTerms
 from medgan.records.report import (
     ClearedCohort,
     GateTest,
@@ -28,12 +28,14 @@ __all__ = [
     "CollectionSnapshot",
     "GateTest",
     "Handle",
+    "IngestOutcome",
     "IngestReport",
     "Manifest",
     "ManifestFile",
     "Measure",
     "Name",
     "Night",
+    "NightReport",
     "PrivacyBudget",
     "PrivacyReport",
     "QualityReport",
@@ -43,11 +45,14 @@ __all__ = [
     "Release",
     "ReleaseRequest",
     "ReleaseStatus",
+    "ReleaseTerms",
     "ScanReport",
     "Sha256",
     "StudyKey",
+    "SynthesisOutcome",
     "SyntheticCohort",
     "SyntheticCohortRef",
+    "TrainOutcome",
     "TrainRequest",
     "TrainedModel",
     "ValidatedCohort",

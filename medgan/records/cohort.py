@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field, model_validator
 
 from medgan.records.base import Handle, Name, Record, Sha256
@@ -27,7 +29,7 @@ class CohortRecipe(Record):
     @model_validator(mode="after")
     def _fractions_fill_the_cohort(self) -> CohortRecipe:
         total = self.train_fraction + 2 * self.holdout_fraction
-        if abs(total - 1) > 1e-9:
+        if not math.isclose(total, 1):
             message = f"train_fraction + 2 x holdout_fraction must be 1, not {total:.3f}"
             raise ValueError(message)
         return self

@@ -12,7 +12,9 @@ class TrainRequest(Record):
 
     recipe: str = Field(default="xray_32_cpu", description="Name of a recipe of medgan.gan.config.")
     seed: int = Field(default=0, ge=0)
-    total_kimg: float | None = Field(default=None, gt=0, description="Thousands of real images shown; the recipe's own if empty.")
+    total_kimg: float | None = Field(
+        default=None, gt=0, description="Thousands of real images shown; the recipe's own if empty."
+    )
 
 
 class PrivacyBudget(Record):

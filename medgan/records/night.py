@@ -1,10 +1,17 @@
-"""Records of the nightly run."""
+"""Records of the nightly run: who it is, and what came of it."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
+from medgan.records.archive import ScanReport
 from medgan.records.base import Name, Record
+from medgan.records.cohort import ValidatedCohort
+from medgan.records.collection import IngestReport
+from medgan.records.model import TrainedModel
+from medgan.records.release import Release
+from medgan.records.report import PrivacyReport, QualityReport
+from medgan.records.synthetic import SyntheticCohort
 
 
 class Night(Record):
@@ -18,3 +25,35 @@ class Night(Record):
     def seed(self) -> int:
         """Seed of everything random in this night."""
         return self.number
+
+
+class IngestOutcome(Record):
+    """What the ingest flow gives: the scan's counts and the accounting of the store."""
+
+    scan: ScanReport
+    ingest: IngestReport
+
+
+class TrainOutcome(Record):
+    """What the train flow gives: the admitted cohort and the generator trained on it."""
+
+    cohort: ValidatedCohort
+    model: TrainedModel
+
+
+class SynthesisOutcome(Record):
+    """What the synthesize flow gives: the images and the evidence about them."""
+
+    synthetic: SyntheticCohort
+    quality: QualityReport
+    privacy: PrivacyReport
+
+
+class NightReport(Record):
+    """The whole night, as the summary prints it."""
+
+    night: Night
+    ingest: IngestOutcome
+    training: TrainOutcome
+    synthesis: SynthesisOutcome
+    release: Release

@@ -55,3 +55,12 @@ class Manifest(Record):
     version: str
     created: str
     files: tuple[ManifestFile, ...]
+
+
+class ReleaseTerms(Record):
+    """What a data set is published under; the same every night. Licence and terms are mandatory."""
+
+    title: str = Field(min_length=1, description="What the data set is called in the catalogue.")
+    licence: str = Field(min_length=1, description="SPDX identifier of the synthetic data's licence.")
+    terms: str = Field(min_length=1, description="Terms of use, in words.")
+    attribution: str = Field(default="", description="Credit that the source's licence asks for.")

@@ -1,0 +1,1 @@
+"""The verbs in order: `ingest`, `train`, `synthesize`, `publish`, and `nightly`, which runs them all."""
