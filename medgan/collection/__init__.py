@@ -1,0 +1,1 @@
+"""The de-identified collection: packs of pixels and one table, in an Icechunk repository (docs/data-format.md)."""

@@ -1,0 +1,82 @@
+"""Files and folders that are there whole or not at all: temporary name in the same folder, fsync, rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medgan.errors import StoreUnavailable
+
+PARTIAL = ".partial"
+"""Suffix of everything unfinished; whoever holds the folder's lock may delete it."""
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` atomically; creates the folder. `StoreUnavailable` when the disk refuses."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    with explained_disk():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        fsync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that becomes `path` when the block ends well.
+
+    A folder that already stands at `path` wins: the new one is dropped, since both are keyed by content.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    with explained_disk():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            _fsync_tree(partial)
+            if not path.exists():
+                partial.rename(path)
+                fsync_folder(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def explained_disk() -> Iterator[None]:
+    """Turn an `OSError` of the block into `StoreUnavailable`, whose message holds no path."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else "input/output error"
+        message = f"the pseudonymised store could not be written or read ({reason}): free or repair it, then run again"
+        raise StoreUnavailable(message) from None
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync_tree(root: Path) -> None:
+    for folder, _, names in os.walk(root, topdown=False):
+        for name in names:
+            descriptor = os.open(Path(folder) / name, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        fsync_folder(Path(folder))
