@@ -1,0 +1,46 @@
+# The doors that people and CI both use. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= .demo
+WORKSPACE := $(DEMO)/workspace
+RADIOGRAPHS := tests/samples/pneumoniamnist/pneumoniamnist.npz
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench clean
+
+help:          ## list the doors
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed   ## make .venv with the pinned set
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("medgan needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[platform,dev]'
+	@touch $@
+
+$(DEMO)/archive/.built: medgan/archive/phantom.py | $(VENV)/.installed
+	$(BIN)/medgan phantom $(DEMO)/archive --radiographs $(RADIOGRAPHS)
+	@touch $@
+
+$(WORKSPACE)/keys/pseudonym.key: | $(VENV)/.installed
+	$(BIN)/medgan key new $@
+
+demo: $(DEMO)/archive/.built $(WORKSPACE)/keys/pseudonym.key   ## a DICOM archive becomes the next published version
+	$(BIN)/python -m flows nightly --archive $(DEMO)/archive --workspace $(WORKSPACE) --site deployments/sites/demo.yaml
+
+test: $(VENV)/.installed   ## the tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed   ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed   ## speed and quality, as ratios on this machine
+	$(BIN)/python -m tests.bench
+
+clean:         ## forget the demo (its archive, keys and releases)
+	rm -rf $(DEMO)

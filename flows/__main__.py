@@ -1,0 +1,191 @@
+"""Run a flow from a terminal: `python -m flows nightly --archive PATH --workspace DIR`.
+
+Without `PREFECT_API_URL` a temporary Prefect server runs inside the workspace. A command prints
+its outcome as a record; the next one reads it with `--from`, so the night can be walked by hand:
+
+    python -m flows ingest --archive scans.zip --workspace w > ingest.json
+    python -m flows train --from ingest.json --site deployments/sites/demo.yaml --workspace w > train.json
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+
+from medgan.errors import InvalidRequest, MedganError
+from medgan.records import (
+    CohortRecipe,
+    CohortSpec,
+    IngestOutcome,
+    Night,
+    Record,
+    ReleaseTerms,
+    SynthesisOutcome,
+    TrainOutcome,
+    TrainRequest,
+)
+
+app = typer.Typer(
+    name="flows",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The flows of medgan: each command runs one, `nightly` runs them all. "
+    "Exit status: 0 done, 2 unusable input, 4 validation failed, 5 training diverged, 6 refused by the gate.",
+)
+
+Archive = Annotated[Path, typer.Option(help="Folder, zip or tar of DICOM; may hold a labels.csv keyed by PatientID.")]
+Workspace = Annotated[Path, typer.Option(help="Folder that holds the zones (and Prefect's own home).")]
+Site = Annotated[Path | None, typer.Option(help="YAML file of flow parameters, as in deployments/sites/.")]
+From = Annotated[Path, typer.Option("--from", help="Outcome record of the step before; - reads standard input.")]
+Dataset = Annotated[str | None, typer.Option(help="Name that versions are published under.")]
+Kimg = Annotated[float | None, typer.Option(help="Thousands of real images to show in training.")]
+Images = Annotated[int | None, typer.Option(help="Synthetic images to make.")]
+Policy = Annotated[str | None, typer.Option(help="Privacy policy that decides.")]
+Profile = Annotated[str | None, typer.Option(help="De-identification profile and options.")]
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+@app.command()
+def nightly(
+    archive: Archive,
+    workspace: Workspace,
+    site: Site = None,
+    dataset: Dataset = None,
+    profile: Profile = None,
+    kimg: Kimg = None,
+    images: Images = None,
+    policy: Policy = None,
+) -> None:
+    """Archive to published version: ingest, train, synthesize, clear, publish."""
+    parameters = _parameters(site, dataset=dataset, profile=profile, policy=policy, kimg=kimg, images=images)
+    source = _register(archive, workspace)
+    _start(workspace)
+    from flows.nightly import nightly as flow
+    from tasks.summary import render
+
+    report = flow(archive=source, **parameters)
+    typer.echo(render(report))
+
+
+@app.command()
+def ingest(archive: Archive, workspace: Workspace, collection: str = "main", profile: str = "basic") -> None:
+    """Archive to collection; prints the IngestOutcome."""
+    source = _register(archive, workspace)
+    _start(workspace)
+    from flows.ingest import ingest as flow
+
+    _emit(flow(archive=source, collection=collection, profile=profile))
+
+
+@app.command()
+def train(step: From, workspace: Workspace, site: Site = None, kimg: Kimg = None) -> None:
+    """Collection to generator; takes an IngestOutcome, prints the TrainOutcome."""
+    parameters = _parameters(site, kimg=kimg)
+    before = _read(step, IngestOutcome)
+    _start(workspace)
+    from flows.train import train as flow
+
+    _emit(
+        flow(
+            snapshot=before.ingest.snapshot,
+            recipe=CohortRecipe.model_validate(parameters["recipe"]),
+            training=TrainRequest.model_validate(parameters.get("training", {})),
+        )
+    )
+
+
+@app.command()
+def synthesize(
+    step: From, workspace: Workspace, site: Site = None, images: Images = None, policy: Policy = None
+) -> None:
+    """Generator to measured synthetic cohort; takes a TrainOutcome, prints the SynthesisOutcome."""
+    parameters = _parameters(site, images=images, policy=policy)
+    before = _read(step, TrainOutcome)
+    _start(workspace)
+    from flows.synthesize import synthesize as flow
+
+    spec = CohortSpec.model_validate(parameters.get("spec", {}))
+    _emit(flow(trained=before, spec=spec, policy=parameters.get("policy", "internal")))
+
+
+@app.command()
+def publish(step: From, workspace: Workspace, night: Path, site: Site = None) -> None:
+    """Cleared cohort to published version; takes a SynthesisOutcome and a Night, prints the Release."""
+    parameters = _parameters(site)
+    before, tonight = _read(step, SynthesisOutcome), _read(night, Night)
+    _start(workspace)
+    from flows.publish import publish as flow
+
+    _emit(flow(synthesis=before, terms=ReleaseTerms.model_validate(parameters["terms"]), night=tonight))
+
+
+def _parameters(
+    site: Path | None, *, kimg: float | None = None, images: int | None = None, **overrides: str | None
+) -> dict[str, Any]:
+    """Flow parameters: the site's file, then what the command line says."""
+    parameters: dict[str, Any] = {} if site is None else yaml.safe_load(_text(site))
+    parameters |= {key: value for key, value in overrides.items() if value is not None}
+    if kimg is not None:
+        parameters["training"] = {**parameters.get("training", {}), "total_kimg": kimg}
+    if images is not None:
+        parameters["spec"] = {**parameters.get("spec", {}), "images": images}
+    return parameters
+
+
+def _register(archive: Path, workspace: Path) -> Any:
+    from tasks.sources import register
+
+    return register(archive, workspace)
+
+
+def _start(workspace: Path) -> None:
+    """Point Prefect at the workspace, unless the environment says otherwise. Before Prefect is imported."""
+    root = workspace.expanduser().resolve()
+    os.environ["MEDGAN_WORKSPACE"] = str(root)
+    os.environ.setdefault("PREFECT_HOME", str(root / "prefect"))
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def _read(step: Path, kind: type[RecordT]) -> RecordT:
+    text = sys.stdin.read() if str(step) == "-" else _text(step)
+    return kind.model_validate_json(text)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise InvalidRequest(f"a file given on the command line cannot be read ({error.strerror})") from None
+
+
+def _emit(outcome: Record) -> None:
+    typer.echo(outcome.model_dump_json(indent=2))
+
+
+def main() -> None:
+    """Run a command; a foreseen error is one sentence on standard error and its own exit status."""
+    errors = Console(stderr=True)
+    try:
+        app()
+    except MedganError as error:
+        errors.print(f"[bold red]{error.kind}[/]: {error}", highlight=False)
+        sys.exit(error.exit_status)
+    except (ValidationError, KeyError) as error:
+        what = error.title if isinstance(error, ValidationError) else f"parameter {error}"
+        errors.print(f"[bold red]invalid-request[/]: {what} is missing or malformed; see --help", highlight=False)
+        sys.exit(InvalidRequest.exit_status)
+
+
+if __name__ == "__main__":
+    main()

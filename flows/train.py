@@ -1,0 +1,22 @@
+"""Collection -> admitted cohort -> generator."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from medgan.records import CohortRecipe, CollectionSnapshot, TrainOutcome, TrainRequest
+from tasks.cohort import admit_cohort, prepare_cohort
+from tasks.train import train_generator
+
+
+@flow(name="train")
+def train(snapshot: CollectionSnapshot, recipe: CohortRecipe, training: TrainRequest) -> TrainOutcome:
+    """Prepare a cohort, admit it, and train a generator on its train split.
+
+    Args:
+        snapshot: The state of the collection to train on.
+        recipe: Which images, in which form, split how.
+        training: Which training recipe, for how long.
+    """
+    admitted = admit_cohort(prepare_cohort(snapshot, recipe))
+    return TrainOutcome(cohort=admitted, model=train_generator(admitted, training))

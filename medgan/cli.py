@@ -1,0 +1,85 @@
+"""`medgan ...`: one door to every room; each room brings its own commands.
+
+Room modules import their heavy libraries inside their commands, so that `medgan --help` is quick
+and the light install (no torch, no pydicom) still lists and pulls.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from medgan.errors import MedganError
+
+app = typer.Typer(
+    name="medgan",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Synthetic medical imaging data sets that may be shared: pull one, or run the rooms that make them. "
+    "Exit status: 0 done, 2 unusable input, 3 some quarantined, 6 refused by the gate, 7 not what was signed.",
+)
+
+# Each module has `app`; its commands are added to the top level.
+_ROOMS = (
+    "medgan.client.cli",
+    "medgan.release.cli",
+    "medgan.deid.cli",
+    "medgan.collection.cli",
+    "medgan.privacy.cli",
+)
+
+source = typer.Typer(no_args_is_help=True, help="Registered archives.")
+app.add_typer(source, name="source")
+
+
+@source.command("add")
+def source_add(
+    name: Annotated[str, typer.Argument(help="What the flows will call it.")],
+    path: Annotated[Path, typer.Argument(help="Folder, zip or tar.")],
+    workspace: Annotated[Path, typer.Option(help="Folder that holds the zones.")],
+) -> None:
+    """Register an archive under a name; its place is sealed, flows see the name only."""
+    from medgan import keys
+    from medgan.archive import sources
+    from medgan.settings import Zones
+
+    sources.preflight(path)
+    zones = Zones.under(workspace)
+    ref = sources.register(path, zones=zones, keyring=keys.load(zones.pseudonym_key), name=name)
+    typer.echo(ref.source)
+
+
+@app.command()
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Where to build the archive.")],
+    radiographs: Annotated[Path, typer.Option(help="PneumoniaMNIST (.npz).")],
+    patients: Annotated[int | None, typer.Option(help="Only the first so many patients.")] = None,
+) -> None:
+    """Build the demo archive: real radiographs of made-up patients, and real vendor files."""
+    from medgan.archive.phantom import build_demo_archive
+
+    planted = build_demo_archive(folder, radiographs=radiographs, patients=patients)
+    typer.echo(f"{len(planted.needles):,} made-up identifiers planted")
+
+
+for _room in _ROOMS:
+    app.add_typer(importlib.import_module(_room).app)
+
+
+def main() -> None:
+    """Run a command; a foreseen error is one sentence on standard error and its own exit status."""
+    try:
+        app()
+    except MedganError as error:
+        Console(stderr=True).print(f"[bold red]{error.kind}[/]: {error}", highlight=False)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

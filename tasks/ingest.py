@@ -1,0 +1,51 @@
+"""Archive to collection."""
+
+from __future__ import annotations
+
+from prefect.artifacts import create_table_artifact
+
+from medgan import keys
+from medgan.archive import scan
+from medgan.collection import ingest
+from medgan.records import ArchiveRef, IngestReport, Name, ScanReport
+from tasks import runtime
+
+
+@runtime.step("scan archive")
+def scan_archive(archive: ArchiveRef) -> ScanReport:
+    """Find the instances of a registered source and group them into studies."""
+    zones = runtime.zones()
+    with runtime.progress("scan archive") as report:
+        found = scan.scan(archive, zones=zones, keyring=keys.load(zones.pseudonym_key), on_progress=report)
+    runtime.log("scanned", instances=found.instances, studies=found.studies, rejected=sum(found.rejected.values()))
+    return found
+
+
+@runtime.step("de-identify and store")
+def ingest_studies(scanned: ScanReport, collection: Name, profile: str) -> IngestReport:
+    """De-identify every study, verify it on its bytes, and commit the new ones to the collection."""
+    zones = runtime.zones()
+    with runtime.progress("de-identify and store") as report:
+        done = ingest.ingest(
+            scanned,
+            zones=zones,
+            key_handle=zones.pseudonym_key,
+            collection=collection,
+            profile=profile,
+            workers=runtime.workers(),
+            scheduler=runtime.scheduler(),
+            on_progress=report,
+        )
+    runtime.log("stored", stored=done.stored, known=done.known, quarantined=sum(done.quarantined.values()))
+    create_table_artifact(
+        key="ingest-accounting",
+        description="Received = stored + known + quarantined + pending, as sets of SHA-256.",
+        table=[
+            {"what": "received", "instances": done.received},
+            {"what": "stored", "instances": done.stored},
+            {"what": "known already", "instances": done.known},
+            {"what": "pending", "instances": done.pending},
+            *({"what": f"quarantined: {reason}", "instances": n} for reason, n in sorted(done.quarantined.items())),
+        ],
+    )
+    return done

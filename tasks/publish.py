@@ -1,0 +1,48 @@
+"""A cleared cohort to a published version."""
+
+from __future__ import annotations
+
+from prefect.artifacts import create_link_artifact
+
+from medgan.privacy import gate
+from medgan.records import (
+    ClearedCohort,
+    Night,
+    PrivacyReport,
+    QualityReport,
+    Release,
+    ReleaseRequest,
+    ReleaseTerms,
+    SyntheticCohort,
+)
+from medgan.release import publish, sign
+from tasks import runtime
+
+
+@runtime.step("clear cohort", retries=0)
+def clear_cohort(synthetic: SyntheticCohort, quality: QualityReport, privacy: PrivacyReport) -> ClearedCohort:
+    """Re-read the evidence from the store and clear the cohort, or refuse."""
+    cleared = gate.clear(synthetic, quality, privacy, zones=runtime.zones())
+    runtime.log("cleared", synthetic=synthetic.synthetic, policy=cleared.policy)
+    return cleared
+
+
+@runtime.step("publish version")
+def publish_version(cleared: ClearedCohort, terms: ReleaseTerms, night: Night) -> Release:
+    """Publish the next version: files, manifest, signature, and the index last."""
+    zones = runtime.zones()
+    sign.ensure_key(zones)
+    request = ReleaseRequest(
+        name=night.dataset,
+        created=night.started,
+        night=night.number,
+        **terms.model_dump(exclude={"schema_version"}),
+    )
+    release = publish.publish(cleared, request, zones=zones)
+    runtime.log("published", name=release.name, version=release.version, images=release.images)
+    create_link_artifact(
+        key="catalogue",
+        link=(zones.registry / "index.html").as_uri(),
+        description=f"{release.name}@{release.version} in the catalogue",
+    )
+    return release

@@ -1,0 +1,151 @@
+"""What every task shares: its name and retry policy, the scrubbed border, progress, artifacts.
+
+The border is scrubbed here, once: an exception that medgan raised on purpose passes (its message
+holds no identifier, see `medgan.errors`); any other leaves its type and place behind and nothing
+else, because Prefect keeps messages and tracebacks in its database.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from medgan.errors import InvalidRequest, MedganError
+from medgan.settings import Zones
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PROGRESS_SECONDS = 3.0
+"""Least time between two writes of one progress artifact: a write costs a request to the server."""
+
+
+class UnexpectedFailure(MedganError):
+    """Something broke that medgan did not foresee; only its type and place are told."""
+
+    kind = "unexpected"
+
+
+def step(
+    name: str, *, retries: int = 2, timeout_seconds: float | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a verb a Prefect task: retried when its error says so, never cached, scrubbed at the border.
+
+    `NO_CACHE` because our verbs are keyed by content themselves, and hashing inputs costs 70 ms a task.
+    """
+
+    def decorate(verb: Callable[P, R]) -> Callable[P, R]:
+        return task(
+            name=name,
+            retries=retries,
+            retry_delay_seconds=[5.0, 30.0][:retries],
+            retry_condition_fn=_is_retryable,
+            timeout_seconds=timeout_seconds,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )(scrubbed(verb))
+
+    return decorate
+
+
+def scrubbed(verb: Callable[P, R]) -> Callable[P, R]:
+    """Let `MedganError` pass and replace every other exception by its type and place."""
+
+    @functools.wraps(verb)
+    def border(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return verb(*args, **kwargs)
+        except Exception as caught:  # noqa: BLE001 - the border's whole purpose
+            failure = _without_identifiers(caught)
+        # Raised outside of the handler, so that the original is not carried along as context.
+        raise failure
+
+    return border
+
+
+def _without_identifiers(caught: Exception) -> MedganError:
+    if isinstance(caught, MedganError):
+        caught.__cause__ = caught.__context__ = None
+        return caught.with_traceback(None)
+    trace, place = caught.__traceback__, "an unknown place"
+    while trace is not None:
+        place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return UnexpectedFailure(f"{type(caught).__name__} at {place}; run the step alone to see more")
+
+
+async def _is_retryable(_task: Any, _run: Any, state: Any) -> bool:
+    try:
+        await state.result()
+    except MedganError as error:
+        return error.retryable
+    except Exception:  # noqa: BLE001 - whatever it was, it was not declared retryable
+        return False
+    return False
+
+
+def zones() -> Zones:
+    """The roots of this deployment: below `MEDGAN_WORKSPACE`. A path is never a parameter of a flow."""
+    workspace = os.environ.get("MEDGAN_WORKSPACE")
+    if not workspace:
+        raise InvalidRequest("MEDGAN_WORKSPACE is not set: it names the folder that holds the zones")
+    return Zones.under(workspace)
+
+
+def workers() -> int | None:
+    """Dask workers of the embedded cluster (`MEDGAN_WORKERS`), or None for one a core."""
+    count = os.environ.get("MEDGAN_WORKERS")
+    return int(count) if count else None
+
+
+def scheduler() -> str | None:
+    """Address of a Dask scheduler (`MEDGAN_DASK_SCHEDULER`), or None for the embedded cluster."""
+    return os.environ.get("MEDGAN_DASK_SCHEDULER") or None
+
+
+def log(message: str, **numbers: float | str) -> None:
+    """One structured line in the run's log: what was done, with counts."""
+    get_run_logger().info("%s %s", message, " ".join(f"{key}={value}" for key, value in numbers.items()))
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield `(done, total) -> None` that moves a bar on a terminal and an artifact in Prefect's UI."""
+    artifact = create_progress_artifact(progress=0.0, description=what)
+    last = time.monotonic()
+    with _bar() as bar:
+        row = bar.add_task(what, total=None)
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            bar.update(row, completed=done, total=total)
+            if time.monotonic() - last >= _PROGRESS_SECONDS:
+                last = time.monotonic()
+                update_progress_artifact(artifact, 100.0 * done / max(total, 1))
+
+        yield report
+    update_progress_artifact(artifact, 100.0)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )

@@ -1,0 +1,23 @@
+"""Registering a source before a flow starts, so that no path ever becomes a parameter.
+
+This module imports no Prefect: a source that cannot be used is refused before anything is written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medgan import keys
+from medgan.archive import sources
+from medgan.records import ArchiveRef
+from medgan.settings import Zones
+
+
+def register(path: Path, workspace: Path, name: str | None = None) -> ArchiveRef:
+    """Check that `path` can be ingested, seal its place under `workspace`, and give its handle.
+
+    Raises `UnusableArchive` or `UnusableKey` before anything is written.
+    """
+    sources.preflight(path)
+    zones = Zones.under(workspace)
+    return sources.register(path, zones=zones, keyring=keys.load(zones.pseudonym_key), name=name)
