@@ -6,7 +6,20 @@ from medgan.records.cohort import CohortRecipe, CohortSnapshot, ValidatedCohort
 from medgan.records.collection import CollectionSnapshot, IngestReport
 from medgan.records.model import PrivacyBudget, TrainedModel, TrainRequest
 from medgan.records.night import IngestOutcome, Night, NightReport, SynthesisOutcome, TrainOutcome
-from medgan.records.release import Manifest, ManifestFile, Release, ReleaseRequest, ReleaseStatus, ReleaseTerms
+from medgan.records.release import (
+    Envelope,
+    EnvelopeSignature,
+    Index,
+    IndexDataset,
+    IndexVersion,
+    Manifest,
+    ManifestFile,
+    Release,
+    ReleaseEvidence,
+    ReleaseRequest,
+    ReleaseStatus,
+    ReleaseTerms,
+)
 from medgan.records.report import (
     ClearedCohort,
     GateTest,
@@ -26,8 +39,13 @@ __all__ = [
     "CohortSnapshot",
     "CohortSpec",
     "CollectionSnapshot",
+    "Envelope",
+    "EnvelopeSignature",
     "GateTest",
     "Handle",
+    "Index",
+    "IndexDataset",
+    "IndexVersion",
     "IngestOutcome",
     "IngestReport",
     "Manifest",
@@ -43,6 +61,7 @@ __all__ = [
     "QuarantineRecord",
     "Record",
     "Release",
+    "ReleaseEvidence",
     "ReleaseRequest",
     "ReleaseStatus",
     "ReleaseTerms",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from pydantic import Field
 
 from medgan.records.archive import ScanReport
 from medgan.records.base import Name, Record
 from medgan.records.cohort import ValidatedCohort
 from medgan.records.collection import IngestReport
-from medgan.records.model import TrainedModel
+from medgan.records.model import TrainedModel, TrainRequest
 from medgan.records.release import Release
 from medgan.records.report import PrivacyReport, QualityReport
-from medgan.records.synthetic import SyntheticCohort
+from medgan.records.synthetic import CohortSpec, SyntheticCohort
+
+Seeded = TypeVar("Seeded", TrainRequest, CohortSpec)
 
 
 class Night(Record):
@@ -21,10 +25,9 @@ class Night(Record):
     number: int = Field(ge=1)
     started: str = Field(description="UTC, ISO 8601, seconds.")
 
-    @property
-    def seed(self) -> int:
-        """Seed of everything random in this night."""
-        return self.number
+    def seeded(self, request: Seeded) -> Seeded:
+        """`request` with this night's own seed, so that two nights draw different images."""
+        return request.model_copy(update={"seed": request.seed + self.number})
 
 
 class IngestOutcome(Record):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from medgan.records.base import Name, Record, Sha256
+from medgan.records.base import Handle, Name, Record, Sha256
 
 
 class ReleaseRequest(Record):
@@ -48,6 +49,20 @@ class ManifestFile(Record):
     pixel_sha256: Sha256 | None = Field(default=None, description="Of the decoded bytes, for shards.")
 
 
+class ReleaseEvidence(Record):
+    """What binds a verdict to the bytes of a version."""
+
+    synthetic: Handle = Field(description="The synthetic cohort that was cleared.")
+    model: Handle
+    cohort: Handle
+    pixel_sha256: Sha256 = Field(description="Of all decoded images, row order, little-endian.")
+    labels_sha256: Sha256
+    quality_sha256: Sha256
+    privacy_sha256: Sha256
+    policy: Name
+    policy_sha256: Sha256
+
+
 class Manifest(Record):
     """What a version consists of: `files` sorted by path."""
 
@@ -55,6 +70,15 @@ class Manifest(Record):
     version: str
     created: str
     files: tuple[ManifestFile, ...]
+    title: str = ""
+    licence: str = ""
+    attribution: str = ""
+    night: int = Field(default=1, ge=1, description="The night that made this version.")
+    images: int = Field(default=0, ge=0)
+    class_counts: dict[str, int] = Field(default_factory=dict)
+    evidence: ReleaseEvidence | None = Field(default=None, description="Always there in what medgan publishes.")
+    previous: str | None = Field(default=None, description="The version before this one.")
+    previous_manifest_sha256: Sha256 | None = None
 
 
 class ReleaseTerms(Record):
@@ -64,3 +88,64 @@ class ReleaseTerms(Record):
     licence: str = Field(min_length=1, description="SPDX identifier of the synthetic data's licence.")
     terms: str = Field(min_length=1, description="Terms of use, in words.")
     attribution: str = Field(default="", description="Credit that the source's licence asks for.")
+
+
+class IndexVersion(Record):
+    """What the index says of one version."""
+
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    status: ReleaseStatus
+    created: str
+    manifest_sha256: Sha256
+    images: int = Field(ge=0)
+    bytes: int = Field(ge=0, description="All files of the version.")
+    night: int = Field(default=1, ge=1)
+    signatures: int = Field(default=1, ge=1, le=2, description="Signatures due: pipeline, and approver where two.")
+    reason: str = Field(default="", description="Why it was withdrawn.")
+
+
+class IndexDataset(Record):
+    """One data set of the registry; `versions` in order of publication."""
+
+    name: Name
+    title: str
+    licence: str
+    channels: dict[str, str] = Field(description="latest, stable -> version.")
+    versions: tuple[IndexVersion, ...]
+
+
+class Index(Record):
+    """The signed table of contents of a registry. `counter` only grows; after `expires` it is not believed."""
+
+    counter: int = Field(ge=1)
+    created: str
+    expires: str
+    datasets: tuple[IndexDataset, ...]
+
+
+class EnvelopeSignature(BaseModel):
+    """One signature of a DSSE envelope; `keyid` is the SHA-256 of the raw public key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keyid: Sha256
+    sig: str = Field(description="Base64 of the 64 bytes of an Ed25519 signature.")
+
+
+class Envelope(BaseModel):
+    """A DSSE envelope (github.com/secure-systems-lab/dsse, envelope.md); field names are the protocol's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    payloadType: str  # noqa: N815 - the protocol's name
+    payload: str = Field(description="Base64 of the signed bytes.")
+    signatures: tuple[EnvelopeSignature, ...]
+
+    def body(self) -> bytes:
+        """The payload's bytes; `ValueError` when it is not base64."""
+        return base64.b64decode(self.payload, validate=True)
+
+    def signed_bytes(self) -> bytes:
+        """What is signed: DSSE's pre-authentication encoding of type and payload (protocol.md)."""
+        kind, body = self.payloadType.encode(), self.body()
+        return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(body), body)
