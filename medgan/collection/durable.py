@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medgan.errors import StoreUnavailable
+from medgan.errors import Conflict, StoreUnavailable
 
 PARTIAL = ".partial"
 """Suffix of everything unfinished; whoever holds the folder's lock may delete it."""
@@ -80,3 +81,23 @@ def _fsync_tree(root: Path) -> None:
             finally:
                 os.close(descriptor)
         fsync_folder(Path(folder))
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the advisory lock file `path` (flock: gone with its process, however that dies).
+
+    Raises:
+        Conflict: somebody else holds it and `wait` is false.
+    """
+    with explained_disk():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict("another process is writing here: wait until it is done, then run again") from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,71 @@
+"""The night ledger: which number tonight has, and how it ended.
+
+One file a night, `nights/<dataset>/NNNN.json`, written once when it begins and once when it is over. A night
+that a crash left open is given again, so the rerun has the same seeds and the same timestamps.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import Field
+
+from medgan.collection import durable
+from medgan.errors import Conflict
+from medgan.records import Night
+from medgan.records.base import Record
+from medgan.settings import Zones
+
+
+class LedgerEntry(Record):
+    """One file of the ledger."""
+
+    night: Night
+    outcome: str | None = Field(default=None, description="How it ended; empty while it is open.")
+
+
+def begin(dataset: str, *, zones: Zones) -> Night:
+    """The night that is open, or the next one; numbers start at 1 and have no gap."""
+    folder = _folder(dataset, zones)
+    with durable.locked(folder.with_name(f".{dataset}.lock")):
+        entries = history(dataset, zones=zones)
+        if entries and entries[-1].outcome is None:
+            return entries[-1].night
+        started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        night = Night(dataset=dataset, number=len(entries) + 1, started=started)
+        durable.write_bytes(folder / _file_name(night.number), LedgerEntry(night=night).canonical())
+        return night
+
+
+def finish(night: Night, outcome: str, *, zones: Zones) -> None:
+    """Close `night` with a short outcome such as `published`.
+
+    Closing it again with the same outcome changes nothing.
+
+    Raises:
+        Conflict: the night is unknown, or was closed with another outcome.
+    """
+    folder = _folder(night.dataset, zones)
+    with durable.locked(folder.with_name(f".{night.dataset}.lock")):
+        path = folder / _file_name(night.number)
+        entry = LedgerEntry.model_validate_json(path.read_bytes()) if path.is_file() else None
+        if entry is None or entry.night != night or entry.outcome not in {None, outcome}:
+            raise Conflict(f"night {night.number} is not open under this record: look at the ledger of the data set")
+        if entry.outcome is None:
+            durable.write_bytes(path, LedgerEntry(night=night, outcome=outcome).canonical())
+
+
+def history(dataset: str, *, zones: Zones) -> list[LedgerEntry]:
+    """Every night of `dataset`, oldest first."""
+    paths = sorted(_folder(dataset, zones).glob("[0-9]*.json"), key=lambda path: int(path.stem))
+    return [LedgerEntry.model_validate_json(path.read_bytes()) for path in paths]
+
+
+def _folder(dataset: str, zones: Zones) -> Path:
+    Night(dataset=dataset, number=1, started="")  # refuses a name that is no name before it becomes a path
+    return zones.pseudonymised / "nights" / dataset
+
+
+def _file_name(number: int) -> str:
+    return f"{number:04d}.json"
