@@ -1,0 +1,83 @@
+"""One small archive and one night, shared by every flow test of a session: Prefect's harness costs 20 s."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from medgan.archive.phantom import Planted
+
+ROOT = Path(__file__).parents[2]
+RADIOGRAPHS = ROOT / "tests/samples/pneumoniamnist/pneumoniamnist.npz"
+PATIENTS = 800
+
+SITE = {
+    **yaml.safe_load((ROOT / "deployments/sites/demo.yaml").read_text()),
+    "training": {"recipe": "xray_32_cpu", "total_kimg": 2},
+    "spec": {"images": 256},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A workspace with a key, an archive of made-up patients, and the parameters of its nights."""
+
+    folder: Path
+    archive: Path
+    workspace: Path
+    parameters: Path
+    planted: Planted
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`python -m flows ...` in a process of its own, without a server; output captured."""
+        return subprocess.run(
+            [sys.executable, "-m", "flows", *command],
+            cwd=ROOT,
+            env=clean_environment() | environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+
+    def nightly(self, **environment: str) -> subprocess.CompletedProcess[str]:
+        """One night over the archive."""
+        return self.run(
+            *("nightly", "--archive", str(self.archive), "--workspace", str(self.workspace)),
+            *("--site", str(self.parameters)),
+            **environment,
+        )
+
+
+def clean_environment() -> dict[str, str]:
+    """This environment without anybody's Prefect or medgan settings."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MEDGAN_"))}
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A fresh site; nights are run by the tests."""
+    from medgan.archive.phantom import build_demo_archive
+
+    from medgan import keys
+
+    folder = tmp_path_factory.mktemp("site")
+    archive, workspace, parameters = folder / "archive", folder / "workspace", folder / "site.yaml"
+    planted = build_demo_archive(archive, radiographs=RADIOGRAPHS, patients=PATIENTS)
+    keys.create(workspace / "keys" / "pseudonym.key")
+    parameters.write_text(yaml.safe_dump(SITE))
+    return Site(folder=folder, archive=archive, workspace=workspace, parameters=parameters, planted=planted)
+
+
+@pytest.fixture(scope="session")
+def first_night(site: Site) -> subprocess.CompletedProcess[str]:
+    """The first night of the site, run from the command line as `make demo` does."""
+    return site.nightly()

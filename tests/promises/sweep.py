@@ -1,0 +1,98 @@
+"""Looking for identifiers in raw bytes: every file, every encoding, inside compressed streams too.
+
+Thousands of needles in some fifty spellings each are looked for at once: every window of the first
+`_KEY` bytes of a blob is looked up in a sorted table of keys, and only a match is compared in full.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+_ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be", "shift_jis", "gb18030", "euc_kr", "iso8859_5", "iso8859_7", "latin-1")
+_KEY = 5
+_BLOCK = 1 << 22
+
+
+def spellings(needle: str) -> set[bytes]:
+    """The byte strings that would betray `needle`: as it is, with ^ as other separators, in other encodings."""
+    variants = {needle, needle.upper(), needle.lower(), *(needle.replace("^", mark) for mark in (" ", "_", ", "))}
+    found = {variant.encode("unicode_escape") for variant in variants}
+    for variant in variants:
+        for encoding in _ENCODINGS:
+            try:
+                found.add(variant.encode(encoding))
+            except UnicodeEncodeError:
+                continue
+    return found
+
+
+def contents(path: Path) -> Iterator[bytes]:
+    """The bytes of a file, and what they inflate to where they are one compressed stream."""
+    raw = path.read_bytes()
+    yield raw
+    for inflate in (gzip.decompress, zlib.decompress):
+        try:
+            yield inflate(raw)
+        except (OSError, EOFError, zlib.error):
+            continue
+
+
+def _windows(raw: bytes) -> np.ndarray:
+    """Every run of `_KEY` bytes as one integer, (len - _KEY + 1,) uint64."""
+    octets = np.frombuffer(raw, dtype=np.uint8).astype(np.uint64)
+    count = len(octets) - _KEY + 1
+    total = np.zeros(max(count, 0), dtype=np.uint64)
+    for offset in range(_KEY if count > 0 else 0):
+        total = (total << np.uint64(8)) | octets[offset : offset + count]
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Scanner:
+    """All spellings of all needles, ready to be looked for."""
+
+    keys: np.ndarray
+    wanted: dict[int, list[tuple[bytes, str]]]
+
+    @classmethod
+    def of(cls, needles: Iterable[str]) -> Scanner:
+        """Prepare for `needles`; each must have at least `_KEY` bytes in every spelling."""
+        wanted: dict[int, list[tuple[bytes, str]]] = {}
+        for needle in needles:
+            for spelling in spellings(needle):
+                assert len(spelling) >= _KEY, f"a needle of {len(spelling)} bytes would be found by chance"
+                key = int.from_bytes(spelling[:_KEY], "big")
+                wanted.setdefault(key, []).append((spelling, needle))
+        return cls(np.array(sorted(wanted), dtype=np.uint64), wanted)
+
+    def find(self, raw: bytes) -> set[str]:
+        """Needles that occur in `raw`."""
+        found: set[str] = set()
+        for start in range(0, len(raw), _BLOCK):
+            windows = _windows(raw[start : start + _BLOCK + _KEY - 1])
+            if not len(windows):
+                continue
+            slots = np.searchsorted(self.keys, windows).clip(max=len(self.keys) - 1)
+            for at in np.flatnonzero(self.keys[slots] == windows):
+                position = start + int(at)
+                found |= {
+                    needle for spelling, needle in self.wanted[int(windows[at])] if raw.startswith(spelling, position)
+                }
+        return found
+
+
+def residue(root: Path, needles: Iterable[str]) -> dict[str, list[str]]:
+    """Needle -> files below `root` that hold it, in their bytes or their names; logs are files like any other."""
+    scanner = Scanner.of(needles)
+    hits: dict[str, list[str]] = {}
+    for path in sorted(p for p in root.rglob("*") if p.is_file() and not p.is_symlink()):
+        where = str(path.relative_to(root))
+        for needle in set().union(scanner.find(where.encode()), *(scanner.find(blob) for blob in contents(path))):
+            hits.setdefault(needle, []).append(where)
+    return hits
