@@ -101,3 +101,15 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path` for a file that is gone when the block ends."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    with explained_disk():
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+        finally:
+            partial.unlink(missing_ok=True)

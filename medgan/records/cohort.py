@@ -25,6 +25,10 @@ class CohortRecipe(Record):
     intensity_percentiles: tuple[float, float] = Field(
         default=(0.1, 99.9), description="Percentiles of each image that become -1 and 1; both are kept."
     )
+    intensity_window: tuple[float, float] | None = Field(
+        default=None,
+        description="Physical values that become -1 and 1 in every image (CT: -1024, 3071); no percentiles then.",
+    )
 
     @model_validator(mode="after")
     def _fractions_fill_the_cohort(self) -> CohortRecipe:

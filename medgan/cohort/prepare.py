@@ -1,0 +1,144 @@
+"""Collection to cohort: select rows, resample and window frames, split by patient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from medgan.cohort import layout, read, resample
+from medgan.cohort.split import split_of
+from medgan.cohort.write import SHARD_IMAGES, CohortContent, write
+from medgan.collection import durable
+from medgan.collection import read as collection
+from medgan.errors import InvalidRequest
+from medgan.records import CohortRecipe, CohortSnapshot, CollectionSnapshot
+from medgan.settings import Zones
+
+_MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Converted:
+    """Images (N, S, S) uint16 with the window (N, 2) in physical units and the spacing (N,) in mm of each."""
+
+    images: npt.NDArray[np.uint16]
+    windows: npt.NDArray[np.float64]
+    spacing_mm: npt.NDArray[np.float64]
+
+
+def prepare(snapshot: CollectionSnapshot, recipe: CohortRecipe, *, zones: Zones) -> CohortSnapshot:
+    """Prepare the cohort that `recipe` asks for; a cohort that stands already is returned as it is.
+
+    Raises:
+        InvalidRequest: the recipe names a column that is not there, or selects no image.
+        IntegrityError: pixels or table of the collection are damaged.
+    """
+    handle = layout.handle(snapshot.table_sha256, recipe)
+    finished = read.record(handle, zones=zones)
+    if finished is not None:
+        return finished
+    selected = select(collection.table(snapshot, zones=zones), recipe)
+    # Scattered writes while packs are read in their own order; the scratch file goes when the block ends.
+    with durable.scratch(layout.folder(handle, zones=zones).with_suffix(".npy")) as scratch:
+        converted = _convert(snapshot, selected, recipe, scratch=scratch, zones=zones)
+        content = CohortContent(
+            blocks=_blocks(converted.images),
+            table=_table(selected, converted, recipe),
+            attributes=_attributes(selected, converted, recipe),
+        )
+        # Icechunk's snapshot ids are random; the table's digest names the same content the same way every time.
+        token = f"{snapshot.collection}@{snapshot.table_sha256}"
+        return write(handle, content, recipe=recipe, collection_snapshot=token, zones=zones)
+
+
+def select(table: pd.DataFrame, recipe: CohortRecipe) -> pd.DataFrame:
+    """Rows of the collection's table that the recipe wants, with their `class`; canonical order, index 0..n-1."""
+    label = _column(table, recipe.class_attribute)
+    wanted = table["modality"].isin(recipe.modalities) & table["photometric"].isin(_MONOCHROME)
+    selected = table.assign(**{"class": table[label]})[wanted & (table[label] != "")]
+    if selected.empty:
+        raise InvalidRequest(
+            f"the recipe selects no image: {int(wanted.sum())} of {len(table)} frames have its modality, none a class"
+        )
+    return selected.reset_index(drop=True)
+
+
+def _column(table: pd.DataFrame, attribute: str) -> str:
+    """The joined label of this name where there is one, else the kept attribute."""
+    for name in (f"label_{attribute}", attribute):
+        if name in table.columns:
+            return name
+    raise InvalidRequest("the collection has no column for the recipe's class attribute: join labels that have it")
+
+
+def _convert(
+    snapshot: CollectionSnapshot, rows: pd.DataFrame, recipe: CohortRecipe, *, scratch: Path, zones: Zones
+) -> _Converted:
+    """Convert every row's frame, reading packs in their own order."""
+    size = recipe.size_px
+    images_NSS = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint16, shape=(len(rows), size, size))
+    windows_N2 = np.zeros((len(rows), 2))
+    spacing_mm_N = np.full(len(rows), np.nan)
+    in_pack_order = rows.sort_values(["pack", "pack_index"], kind="stable")
+    frames = collection.frames(snapshot, in_pack_order, zones=zones)
+    indices, records = in_pack_order.index.to_list(), in_pack_order.itertuples(index=False)
+    for i, row, frame in zip(indices, records, frames, strict=True):
+        images_NSS[i], windows_N2[i], spacing_mm_N[i] = _convert_one(row, frame, recipe)
+    return _Converted(images=images_NSS, windows=windows_N2, spacing_mm=spacing_mm_N)
+
+
+def _convert_one(
+    row: Any, frame: npt.NDArray[Any], recipe: CohortRecipe
+) -> tuple[npt.NDArray[np.uint16], tuple[float, float], float]:
+    """One frame (rows, columns) to (S, S) uint16, its window and its new spacing in mm (NaN where unknown)."""
+    values_HW = resample.to_physical(
+        frame, slope=row.rescale_slope, intercept=row.rescale_intercept, inverted=row.photometric == "MONOCHROME1"
+    )
+    spacing_mm = (row.spacing_row_mm, row.spacing_column_mm)
+    known = all(np.isfinite(value) and value > 0 for value in spacing_mm)
+    square_SS = resample.to_square(values_HW, recipe.size_px, spacing_mm=spacing_mm if known else (1.0, 1.0))
+    window = recipe.intensity_window or resample.window_of(values_HW, recipe.intensity_percentiles)
+    longest_mm = max(values_HW.shape[0] * spacing_mm[0], values_HW.shape[1] * spacing_mm[1])
+    return resample.to_stored(square_SS, window), window, longest_mm / recipe.size_px if known else np.nan
+
+
+def _table(rows: pd.DataFrame, converted: _Converted, recipe: CohortRecipe) -> pd.DataFrame:
+    """The cohort's table: row i is image i."""
+    keys = ("patient_key", "study_key", "series_key", "instance_key", "frame", "pixel_sha256", "class")
+    columns: dict[str, Any] = {"id": np.arange(len(rows), dtype=np.int64)} | {key: rows[key] for key in keys}
+    for covariate in recipe.covariates:
+        name = f"label_{covariate}" if f"label_{covariate}" in rows else covariate
+        if name not in rows:
+            raise InvalidRequest("the collection has no column for one of the recipe's covariates: leave it out")
+        columns[covariate] = rows[name]
+    columns["split"] = [split_of(patient, recipe) for patient in rows["patient_key"]]
+    columns["window_low"], columns["window_high"] = converted.windows.T
+    columns["spacing_mm"] = converted.spacing_mm
+    return pd.DataFrame(columns)
+
+
+def _attributes(rows: pd.DataFrame, converted: _Converted, recipe: CohortRecipe) -> dict[str, Any]:
+    """How stored values are to be read; physical units only where every image shares one window."""
+    window, units = recipe.intensity_window, set(rows["units"])
+    low, high = window or (0.0, 1.0)
+    attributes: dict[str, Any] = {
+        "intensity_range": [0, resample.STORED_MAX],
+        "rescale_slope": (high - low) / resample.STORED_MAX,
+        "rescale_intercept": low,
+        "units": units.pop() if window and len(units) == 1 else "1",
+    }
+    spacing_mm = np.unique(converted.spacing_mm.round(6))
+    if len(spacing_mm) == 1 and np.isfinite(spacing_mm[0]):
+        attributes["spacing_mm"] = [float(spacing_mm[0])] * 2
+    return attributes
+
+
+def _blocks(images_NSS: npt.NDArray[np.uint16]) -> Iterator[npt.NDArray[np.uint16]]:
+    for start in range(0, len(images_NSS), SHARD_IMAGES):
+        yield images_NSS[start : start + SHARD_IMAGES]

@@ -1,0 +1,55 @@
+"""Read a collection: its table as pandas, its pixels as frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import zarr
+
+from medgan.collection import layout, packs, schema, store
+from medgan.collection import table as tables
+from medgan.errors import IntegrityError
+from medgan.records import CollectionSnapshot
+from medgan.settings import Zones
+
+
+def table(snapshot: CollectionSnapshot, *, zones: Zones) -> pd.DataFrame:
+    """The table of kept attributes, one row a frame, in canonical order (columns: docs/data-format.md).
+
+    Raises:
+        InvalidRequest: the snapshot is not in the collection.
+        IntegrityError: the table is not what the snapshot's digest says.
+    """
+    frame = table_of(store.root(snapshot, zones=zones))
+    if content_digest(frame) != snapshot.table_sha256:
+        raise IntegrityError("the collection's table is not what its snapshot says: restore it from a copy")
+    return frame
+
+
+def frames(snapshot: CollectionSnapshot, rows: pd.DataFrame, *, zones: Zones) -> Iterator[npt.NDArray[Any]]:
+    """Frames of `rows` of the table, in row order: (rows, columns[, 3]) integers as stored."""
+    return packs.frames(store.root(snapshot, zones=zones), rows)
+
+
+def parts_of(root: zarr.Group) -> list[pd.DataFrame]:
+    """The table parts in the order in which they were committed, rows as they lie."""
+    tables_group = root.get(layout.TABLE)
+    if not isinstance(tables_group, zarr.Group):
+        return []
+    arrays = sorted(tables_group.arrays())
+    return [schema.conform(tables.from_parquet(np.asarray(array[:]).tobytes())) for _, array in arrays]
+
+
+def table_of(root: zarr.Group) -> pd.DataFrame:
+    """All parts together, in canonical order."""
+    parts = parts_of(root) or [schema.frame_of([])]
+    return schema.in_order(schema.conform(pd.concat(parts, ignore_index=True)))
+
+
+def content_digest(frame: pd.DataFrame) -> str:
+    """Digest of a table in canonical order; where the pixels lie does not count."""
+    return store.EMPTY_TABLE_SHA256 if frame.empty else tables.digest(frame, without=tables.PLACE_COLUMNS)

@@ -1,0 +1,182 @@
+"""The Icechunk repository of a collection: the only module that knows Icechunk.
+
+On a local file system concurrent commits are not safe, so there is one committer a collection: `writer` holds a
+lock file (flock) from opening to commit, and a second one gets `Conflict`. A commit carries its accounting in its
+metadata, so the record of a snapshot is read without touching the table.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import icechunk
+import zarr
+
+from medgan.collection import durable, layout
+from medgan.errors import InvalidRequest, StoreUnavailable
+from medgan.records import CollectionSnapshot, sha256_hex
+from medgan.settings import Zones
+
+BRANCH = "main"
+_COUNTS = ("instances", "series", "studies", "patients")
+EMPTY_TABLE_SHA256 = sha256_hex(b"")
+
+# It warns of concurrent commits on every opening of a local repository; the committer's lock is the answer.
+icechunk.set_logs_filter("error")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """One entry of the log. `written_at` is Icechunk's clock (UTC); nothing that is released depends on it."""
+
+    snapshot: CollectionSnapshot
+    message: str
+    written_at: datetime
+    tags: tuple[str, ...]
+
+
+class Writer:
+    """The one committer, inside `writer(...)`: `group` is the root to write to, `commit` makes it visible."""
+
+    def __init__(self, collection: str, repository: icechunk.Repository) -> None:
+        """Open a writable session on the head of `repository`."""
+        self._collection = collection
+        self._repository = repository
+        self._session = repository.writable_session(BRANCH)
+        self.head = _snapshot(collection, repository.lookup_snapshot(self._session.snapshot_id))
+        self.group = zarr.open_group(self._session.store, mode="a", zarr_format=3)
+
+    def commit(self, message: str, *, counts: dict[str, int], table_sha256: str) -> CollectionSnapshot:
+        """Commit what was written to `group`; `message` holds counts only."""
+        metadata = {"counts": counts, "table_sha256": table_sha256}
+        with _explained():
+            snapshot_id = self._session.commit(message, metadata=metadata)
+        return _snapshot(self._collection, self._repository.lookup_snapshot(snapshot_id))
+
+
+@contextmanager
+def writer(collection: str, *, zones: Zones) -> Iterator[Writer]:
+    """Hold the collection's lock and yield its writer; creates the repository when there is none.
+
+    Leaving the block without a commit leaves the collection as it was.
+
+    Raises:
+        Conflict: another process is writing to this collection.
+    """
+    with durable.locked(layout.lock(collection, zones=zones), wait=False):
+        yield Writer(collection, _open_or_create(layout.repository(collection, zones=zones)))
+
+
+def head(collection: str, *, zones: Zones) -> CollectionSnapshot:
+    """The newest snapshot."""
+    repository = _open(collection, zones)
+    return _snapshot(collection, repository.lookup_snapshot(repository.lookup_branch(BRANCH)))
+
+
+def root(snapshot: CollectionSnapshot, *, zones: Zones) -> zarr.Group:
+    """The collection as it was at `snapshot`, read-only; `InvalidRequest` when that was erased or never was."""
+    repository = _open(snapshot.collection, zones)
+    try:
+        session = repository.readonly_session(snapshot_id=snapshot.snapshot_id)
+        return zarr.open_group(session.store, mode="r", zarr_format=3)
+    except (icechunk.IcechunkError, FileNotFoundError):
+        message = (
+            f"snapshot {snapshot.snapshot_id} is not in collection {snapshot.collection}: it was erased or never was"
+        )
+        raise InvalidRequest(message) from None
+
+
+def log(collection: str, *, zones: Zones) -> list[Commit]:
+    """Every commit, newest first; the empty root is left out."""
+    repository = _open(collection, zones)
+    tags_of: dict[str, list[str]] = {}
+    for tag in sorted(repository.list_tags()):
+        tags_of.setdefault(repository.lookup_tag(tag), []).append(tag)
+    return [
+        Commit(
+            snapshot=_snapshot(collection, info),
+            message=info.message,
+            written_at=info.written_at,
+            tags=tuple(tags_of.get(info.id, ())),
+        )
+        for info in repository.ancestry(branch=BRANCH)
+        if "counts" in info.metadata
+    ]
+
+
+def tag(snapshot: CollectionSnapshot, name: str, *, zones: Zones) -> None:
+    """Name a snapshot for ever; a name is never moved or reused."""
+    with durable.locked(layout.lock(snapshot.collection, zones=zones)):
+        try:
+            _open(snapshot.collection, zones).create_tag(name, snapshot.snapshot_id)
+        except icechunk.IcechunkError:
+            message = f"tag {name!r} was used before, or its snapshot is gone: choose another name"
+            raise InvalidRequest(message) from None
+
+
+def forget_history(collection: str, *, older_than: datetime, zones: Zones) -> int:
+    """Expire every snapshot written before `older_than` but the head, and delete what only they held.
+
+    Tags of expired snapshots go with them. Returns the number of snapshots expired. Takes the committer's lock:
+    garbage collection never runs beside a writer.
+    """
+    with durable.locked(layout.lock(collection, zones=zones), wait=False), _explained():
+        repository = _open(collection, zones)
+        expired = repository.expire_snapshots(older_than, delete_expired_tags=True)
+        repository.garbage_collect(older_than)
+        return len(expired)
+
+
+def _open(collection: str, zones: Zones) -> icechunk.Repository:
+    path = layout.repository(collection, zones=zones)
+    storage = _storage(path)
+    if not path.is_dir() or not icechunk.Repository.exists(storage):
+        raise InvalidRequest(f"there is no collection {collection}: ingest an archive into it first")
+    with _explained():
+        return icechunk.Repository.open(storage, config=_config())
+
+
+def _open_or_create(path: Path) -> icechunk.Repository:
+    with durable.explained_disk():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    storage = _storage(path)
+    with _explained():
+        if path.is_dir() and icechunk.Repository.exists(storage):
+            return icechunk.Repository.open(storage, config=_config())
+        shutil.rmtree(path, ignore_errors=True)  # killed while it was created: nothing in it was ever committed
+        return icechunk.Repository.create(_storage(path), config=_config())
+
+
+def _storage(path: Path) -> icechunk.Storage:
+    return icechunk.local_filesystem_storage(str(path))
+
+
+def _config() -> icechunk.RepositoryConfig:
+    return icechunk.RepositoryConfig.default()
+
+
+def _snapshot(collection: str, info: icechunk.SnapshotInfo) -> CollectionSnapshot:
+    counts: dict[str, Any] = info.metadata.get("counts", dict.fromkeys(_COUNTS, 0))
+    digest = info.metadata.get("table_sha256", EMPTY_TABLE_SHA256)
+    return CollectionSnapshot(
+        collection=collection,
+        snapshot_id=info.id,
+        table_sha256=digest,
+        **{name: int(counts[name]) for name in _COUNTS},
+    )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn an Icechunk error into `StoreUnavailable`: its own text may hold a path."""
+    try:
+        yield
+    except icechunk.IcechunkError:
+        message = "the collection's repository could not be read or written: check the disk, then run again"
+        raise StoreUnavailable(message) from None
