@@ -8,6 +8,7 @@ else, because Prefect keeps messages and tracebacks in its database.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import time
@@ -86,14 +87,23 @@ def _without_identifiers(caught: Exception) -> MedganError:
     return UnexpectedFailure(f"{type(caught).__name__} at {place}; run the step alone to see more")
 
 
-async def _is_retryable(_task: Any, _run: Any, state: Any) -> bool:
-    try:
-        await state.result()
-    except MedganError as error:
-        return error.retryable
-    except Exception:  # noqa: BLE001 - whatever it was, it was not declared retryable
-        return False
-    return False
+def _is_retryable(_task: Any, _run: Any, state: Any) -> bool:
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, MedganError) and error.retryable
+
+
+class _ForeseenWithoutTraceback(logging.Filter):
+    """An error that says what happened and what to do needs no traceback of Prefect's engine under it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop the traceback of a `MedganError`; the record itself always passes."""
+        if record.exc_info and isinstance(record.exc_info[1], MedganError):
+            record.exc_info = record.exc_text = None
+        return True
+
+
+for _name in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_name).addFilter(_ForeseenWithoutTraceback())
 
 
 def zones() -> Zones:
