@@ -1,0 +1,44 @@
+"""`python -m medgan.gan IMAGES.npz --out FOLDER`: train from plain arrays with numpy, torch and safetensors alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from medgan.errors import MedganError
+from medgan.gan import config as configs
+from medgan.gan.fit import Tick, fit
+from medgan.gan.images import read_plain
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m medgan.gan", description=__doc__)
+    parser.add_argument("images", type=Path, help=".npz with `images` (N, S, S) integers and `labels` (N,), or .npy")
+    parser.add_argument("--labels", type=Path, help=".npy of class indices beside an .npy of images")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an interrupted run goes on")
+    parser.add_argument("--recipe", default="xray_32_cpu", choices=sorted(configs.RECIPES))
+    parser.add_argument("--kimg", type=float, help="thousands of real images to show; the recipe's own if not given")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    try:
+        config = configs.build(given.recipe, seed=given.seed, total_kimg=given.kimg)
+        seconds = fit(read_plain(given.images, given.labels), config, given.out, on_tick=_show)
+    except MedganError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_status
+    sys.stdout.write(f"trained {config.total_kimg:g} kimg in {seconds:.0f} s\n")
+    return 0
+
+
+def _show(tick: Tick) -> None:
+    sys.stdout.write(
+        f"{tick.kimg:8.1f}/{tick.total_kimg:.0f} kimg  {tick.kimg_per_second:.3f} kimg/s  D {tick.loss_d:.3f}  "
+        f"G {tick.loss_g:.3f}  D(real) {tick.d_real:+.2f}  D(fake) {tick.d_fake:+.2f}\n"
+    )
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Safetensors in, safetensors out: one file holds the whole state of a run and replaces the last one atomically.
+
+Nothing is unpickled. The position in the run travels in the file's own header, so state and position cannot disagree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medgan.errors import IntegrityError
+from medgan.gan.step import Optimiser, Players
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Where a run stands: rounds played, retreats made, seconds spent, and the configuration it belongs to."""
+
+    step: int
+    retreats: int
+    seconds: float
+    config_sha256: str
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`: temporary name in the same folder, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def save_network(path: Path, network: nn.Module) -> None:
+    """Write one network's tensors to `path`."""
+    _save(path, {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, {})
+
+
+def load_network(path: Path, network: nn.Module) -> None:
+    """Fill `network` from `path`; `IntegrityError` when the file is another network's."""
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError):
+        raise IntegrityError("the stored weights do not belong to this network: train the model again") from None
+
+
+def save_state(path: Path, players: Players, *, seconds: float, config_sha256: str) -> None:
+    """Write everything a run needs to go on."""
+    tensors: dict[str, Tensor] = {}
+    for name, network in _networks(players).items():
+        tensors |= {f"{name}/{key}": tensor.contiguous() for key, tensor in network.state_dict().items()}
+    for name, optimiser in _optimisers(players).items():
+        for index, slots in optimiser.state_dict()["state"].items():
+            tensors |= {f"{name}/{index}/{key}": torch.as_tensor(slot).contiguous() for key, slot in slots.items()}
+    position = {
+        "step": players.step,
+        "retreats": players.retreats,
+        "seconds": seconds,
+        "config_sha256": config_sha256,
+    }
+    _save(path, tensors, {"position": json.dumps(position)})
+
+
+def load_state(path: Path, players: Players, *, config_sha256: str) -> Position | None:
+    """Fill `players` from `path` and return the position; None when there is no state of this configuration."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            position = Position(**json.loads(file.metadata()["position"]))
+        if position.config_sha256 != config_sha256:
+            return None
+        tensors = load_file(path)
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None  # half of a file can only be left by a broken disk: begin again
+    for name, network in _networks(players).items():
+        network.load_state_dict(_below(tensors, name))
+    for name, optimiser in _optimisers(players).items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in _below(tensors, name).items():
+            index, _, slot = key.partition("/")
+            state.setdefault(int(index), {})[slot] = tensor
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    players.step, players.retreats = position.step, position.retreats
+    return position
+
+
+def _networks(players: Players) -> dict[str, nn.Module]:
+    return {"g": players.generator, "d": players.discriminator, "ema": players.average}
+
+
+def _optimisers(players: Players) -> dict[str, Optimiser]:
+    return {"og": players.optimiser_g, "od": players.optimiser_d}
+
+
+def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+
+
+def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, temporary, metadata)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,150 @@
+"""What to train and how: a frozen configuration beside what it configures, and the named recipes.
+
+Every historical system is a configuration: loss, penalty, backbone and optimiser are independent choices.
+A configuration is checked when it is made and has a digest that travels to the model and the datasheet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from math import log2
+from typing import Any, Literal
+
+from medgan.errors import InvalidRequest
+
+CODE_VERSION = 1
+"""Raised whenever a change of this package changes the weights that a configuration trains."""
+
+Loss = Literal["r3", "gan-minimax", "gan-ns", "wgan-clip", "wgan-gp", "hinge"]
+Backbone = Literal["dcgan", "residual", "dense"]
+Norm = Literal["none", "batch"]
+Resample = Literal["smooth", "transposed"]
+_BASE_PX = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """One training run, complete: the same config, data and machine give the same weights bit for bit.
+
+    `widths` are channels from 4 px upward, one a doubling; one entry more than doublings adds a stage at full
+    resolution, otherwise the last upsampling makes the image (as in DCGAN).
+    """
+
+    recipe: str
+    size_px: int
+    total_kimg: float
+    seed: int = 0
+    # networks
+    backbone: Backbone = "dcgan"
+    widths: tuple[int, ...] = (96, 48, 24)
+    widths_d: tuple[int, ...] = ()  # the discriminator's; the generator's where empty
+    blocks: int = 1
+    latent_dim: int = 64
+    embedding_dim: int = 16
+    norm_g: Norm = "none"
+    norm_d: Norm = "none"
+    resample: Resample = "smooth"
+    spectral_norm: bool = False
+    unconditional_drop: float = 0.1
+    # objective
+    loss: Loss = "r3"
+    gamma: float = 0.2
+    gamma_end: float | None = None
+    penalty_every: int = 4
+    clip: float = 0.0
+    critic_steps: int = 1
+    # optimiser
+    optimiser: Literal["adam", "rmsprop"] = "adam"
+    learning_rate: float = 1e-3
+    learning_rate_end: float | None = None
+    beta1: float = 0.5
+    beta2: float = 0.99
+    batch: int = 32
+    accumulate: int = 1
+    ema_half_life_kimg: float = 20.0
+    # augmentation inside the discriminator's path
+    augment_p: float = 0.3
+    augment_shift: float = 0.06
+    augment_zoom: float = 0.05
+    augment_gain: float = 0.05
+    augment_bias: float = 0.05
+    augment_flip: bool = False
+    # the run
+    threads: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    tick_kimg: float = 8.0
+    retreats: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot train, with the number that is wrong."""
+        doublings = log2(self.size_px / _BASE_PX) if self.size_px >= 2 * _BASE_PX else 0.5
+        dense = self.backbone == "dense"
+        self._require(doublings.is_integer(), f"size_px must be 4 times a power of two, not {self.size_px}")
+        for widths in (self.widths, self.widths_d or self.widths):
+            fits = dense or len(widths) in (doublings, doublings + 1)
+            self._require(fits, f"{self.size_px} px need {doublings:.0f} or {doublings + 1:.0f} widths")
+        residual = self.backbone != "residual" or len(self.widths) == doublings + 1
+        self._require(residual, "the residual backbone needs a width for every resolution, the image's included")
+        self._require(self.total_kimg > 0, "total_kimg must be positive")
+        self._require(self.batch % self.accumulate == 0, "batch must be a multiple of accumulate")
+        self._require(0 <= self.augment_p < 1, "augment_p must lie in [0, 1): at 1 augmentations leak into images")
+        self._require(self.threads >= 1, "at least one thread is needed")
+        self._require(min(self.penalty_every, self.critic_steps) >= 1, "penalty_every and critic_steps start at 1")
+
+    @staticmethod
+    def _require(condition: bool, message: str) -> None:
+        if not condition:
+            raise InvalidRequest(message)
+
+    @property
+    def total_steps(self) -> int:
+        """Generator steps of the run."""
+        return max(1, round(self.total_kimg * 1000 / self.batch))
+
+    @property
+    def tick_steps(self) -> int:
+        """Generator steps between two ticks."""
+        return max(1, round(self.tick_kimg * 1000 / self.batch))
+
+    @property
+    def discriminator_widths(self) -> tuple[int, ...]:
+        """Channels of the discriminator from 4 px upward."""
+        return self.widths_d or self.widths
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 over the canonical JSON of every field and of `CODE_VERSION`."""
+        value = {"code_version": CODE_VERSION, **asdict(self)}
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> TrainConfig:
+        """Rebuild from `asdict`; `InvalidRequest` on a field that this version does not know."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(value) - known)
+        if unknown:
+            raise InvalidRequest(f"the configuration has {len(unknown)} field(s) of another version of medgan")
+        given = dict(value)
+        for name in ("widths", "widths_d"):
+            given[name] = tuple(given.get(name, ()))
+        return cls(**given)
+
+
+def xray_32_cpu() -> TrainConfig:
+    """Class-conditional radiographs at 32 px in about three minutes of one core: steps first, width later."""
+    return TrainConfig(recipe="xray_32_cpu", size_px=32, total_kimg=110.0)
+
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {"xray_32_cpu": xray_32_cpu}
+
+
+def build(recipe: str, *, seed: int = 0, total_kimg: float | None = None) -> TrainConfig:
+    """The configuration behind a recipe's name with a request's overrides; `InvalidRequest` on an unknown name."""
+    if recipe not in RECIPES:
+        raise InvalidRequest(f"there is no such recipe; choose one of {', '.join(sorted(RECIPES))}")
+    config = RECIPES[recipe]()
+    return replace(config, seed=seed, total_kimg=config.total_kimg if total_kimg is None else total_kimg)

@@ -1,0 +1,67 @@
+"""Discriminators: image_NCHW and class c_N to one logit an image, with a projection <features, Emb(c)>."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from medgan.gan.config import TrainConfig
+from medgan.gan.layers import Residual, activate, down, he_
+
+
+class Discriminator(nn.Module):
+    """Ladder from the image to a 4x4 map, a dense layer, and the conditional projection (Miyato and Koyama 2018)."""
+
+    def __init__(self, config: TrainConfig, classes: int) -> None:
+        """Build for `classes` classes and the null condition."""
+        super().__init__()
+        widths = config.discriminator_widths[::-1]
+        full = 4 * 2 ** (len(widths) - 1) == config.size_px
+        residual = config.backbone == "residual"
+        depth = config.blocks * len(widths)
+        self.enter: nn.Module = nn.Conv2d(1, widths[0], 3, padding=1) if full else down(config.resample, 1, widths[0])
+        stages: list[nn.Module] = []
+        for index, width in enumerate(widths):
+            layers: list[nn.Module] = []
+            if index:
+                layers.append(down(config.resample, widths[index - 1], width))
+                layers += [nn.BatchNorm2d(width)] if config.norm_d == "batch" else []
+            layers += [Residual(width, depth=depth) for _ in range(config.blocks)] if residual else [nn.LeakyReLU(0.2)]
+            stages.append(nn.Sequential(*layers))
+        self.stages = nn.ModuleList(stages)
+        features = widths[-1]
+        self.gather = nn.Linear(16 * features, features)
+        self.judge = nn.Linear(features, 1)
+        self.embedding = nn.Embedding(classes + 1, features)
+        self.scale = 1 / sqrt(features)
+        he_(self.gather)
+        he_(self.judge, 1.0)
+        if config.spectral_norm:
+            _spectral(self)
+
+    def forward(self, x_NCHW: Tensor, c_N: Tensor) -> Tensor:
+        """Logits (N,), float32."""
+        x = self.enter(x_NCHW)
+        for stage in self.stages:
+            x = stage(x)
+        features_NF = activate(self.gather(x.flatten(1)))
+        projection_N = (features_NF * self.embedding(c_N)).sum(1) * self.scale
+        logits_N: Tensor = self.judge(features_NF).squeeze(1) + projection_N
+        return logits_N
+
+
+def _spectral(network: nn.Module) -> None:
+    """Spectral normalisation of every convolution and dense layer."""
+    for module in list(network.modules()):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            spectral_norm(module)
+
+
+def build(config: TrainConfig, classes: int) -> nn.Module:
+    """The discriminator a configuration asks for, with weights from `config.seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2 * config.seed + 1)
+        return Discriminator(config, classes)

@@ -1,0 +1,95 @@
+"""The training set: images as they are stored, one affine to [-1, 1], and an order that needs no state.
+
+Intensity never passes through 8 bits: uint16 (or any integer) in, float32 to the network, uint16 out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medgan.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSet:
+    """pixels: integers, array or memory map. class_index: int64. lo, hi: stored values that become -1 and 1."""
+
+    pixels: NDArray[Any]
+    class_index: NDArray[np.int64]
+    classes: tuple[str, ...]
+    lo: float
+    hi: float
+
+    def __post_init__(self) -> None:
+        """Refuse a set whose parts do not fit together."""
+        shape = self.pixels.shape
+        if len(shape) != 3 or shape[1] != shape[2] or not shape[0]:  # noqa: PLR2004 - (N, H, W)
+            raise InvalidRequest("training images must be an array of shape (N, size, size) with N of at least 1")
+        if len(self.class_index) != shape[0]:
+            raise InvalidRequest(f"{shape[0]} images but {len(self.class_index)} class indices")
+        if self.class_index.min() < 0 or self.class_index.max() >= len(self.classes):
+            raise InvalidRequest(f"a class index lies outside the {len(self.classes)} classes")
+        if not self.hi > self.lo:
+            raise InvalidRequest("the intensity range is empty")
+
+    def batch(self, indices_N: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Images (N, 1, H, W) float32 in about [-1, 1] and their class indices."""
+        stored = np.asarray(self.pixels[indices_N], np.float32)
+        return to_unit(stored, self.lo, self.hi)[:, None], self.class_index[indices_N]
+
+
+def to_unit(stored: NDArray[Any], lo: float, hi: float) -> NDArray[np.float32]:
+    """Stored values to float32, `lo` to -1 and `hi` to 1."""
+    return (np.asarray(stored, np.float32) - np.float32(lo)) * np.float32(2 / (hi - lo)) - np.float32(1)
+
+
+def to_stored(unit: NDArray[np.floating[Any]], lo: float, hi: float) -> NDArray[np.uint16]:
+    """Inverse of `to_unit`, rounded once, kept within the window and uint16."""
+    stored = np.rint((unit.astype(np.float64) + 1) * ((hi - lo) / 2) + lo)
+    return np.clip(stored, max(lo, 0), min(hi, 65535)).astype(np.uint16)
+
+
+def indices(step: int, batch: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Indices (batch,) that step `step` shows: a fresh permutation an epoch, computed from counters alone."""
+    place_N = np.arange(step * batch, (step + 1) * batch)
+    epoch_N, offset_N = np.divmod(place_N, count)
+    orders = [_permutation(seed, int(epoch), count)[offset_N[epoch_N == epoch]] for epoch in np.unique(epoch_N)]
+    return np.concatenate(orders)
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
+
+
+def read_plain(images: Path, labels: Path | None = None) -> TrainingSet:
+    """A set from .npy or .npz (arrays `images`, `labels`); the intensity window is the full range found.
+
+    `InvalidRequest` when the file holds something else. Nothing is unpickled.
+    """
+    loaded = np.load(images, mmap_mode="r", allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        pixels = loaded
+        index = np.load(labels, allow_pickle=False) if labels else np.zeros(len(pixels), np.int64)
+    else:
+        with loaded:
+            if "images" not in loaded:
+                raise InvalidRequest("an .npz for training holds an array `images` and, with classes, `labels`")
+            pixels = loaded["images"]
+            index = loaded["labels"] if "labels" in loaded else np.zeros(len(pixels), np.int64)
+    if not np.issubdtype(pixels.dtype, np.integer):
+        raise InvalidRequest("training images are stored as integers, so that nothing is quantised twice")
+    index = np.asarray(index, np.int64).reshape(-1)
+    return TrainingSet(
+        pixels=pixels,
+        class_index=index,
+        classes=tuple(str(value) for value in range(int(index.max(initial=0)) + 1)),
+        lo=float(pixels.min()),
+        hi=float(pixels.max()),
+    )

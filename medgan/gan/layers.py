@@ -1,0 +1,98 @@
+"""Blocks of both networks: smooth resampling at the price of a strided convolution, and the residual block.
+
+Legend: N images, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu, pad
+
+LEAK = 0.2
+_RESIDUAL_GAIN = sqrt(2 / (1 + LEAK**2))  # He et al. 2015 for a leaky rectifier
+_GROUP = 16
+
+
+def activate(x_NCHW: Tensor) -> Tensor:
+    """Leaky rectifier of slope 0.2."""
+    return leaky_relu(x_NCHW, LEAK)
+
+
+class SmoothUp(nn.Module):
+    """Nearest x2 upsampling followed by a 3x3 convolution, computed as one 4x4 transposed convolution.
+
+    Summing the 3x3 kernel over the four places a repeated pixel takes gives a 4x4 kernel: 4 taps a pixel instead
+    of 9, and no checkerboard, because every output phase sees the same 3x3 kernel.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        """Map (N, c_in, H, W) to (N, c_out, 2H, 2W)."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(c_in, c_out, 3, 3) * _RESIDUAL_GAIN / sqrt(9 * c_in))
+        self.bias = nn.Parameter(torch.zeros(c_out))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Upsample and convolve."""
+        return conv_transpose2d(x_NCHW, _box_4x4(self.weight), self.bias, stride=2, padding=1)
+
+
+class SmoothDown(nn.Module):
+    """3x3 convolution followed by 2x2 averaging, computed as one 4x4 convolution of stride 2."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        """Map (N, c_in, 2H, 2W) to (N, c_out, H, W)."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(c_out, c_in, 3, 3) * _RESIDUAL_GAIN / sqrt(9 * c_in))
+        self.bias = nn.Parameter(torch.zeros(c_out))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Convolve and average."""
+        return conv2d(x_NCHW, _box_4x4(self.weight) / 4, self.bias, stride=2, padding=1)
+
+
+def _box_4x4(kernel_AB33: Tensor) -> Tensor:
+    """3x3 kernels convolved with a 2x2 box of ones."""
+    k = pad(kernel_AB33, (1, 1, 1, 1))
+    return k[..., 1:, 1:] + k[..., 1:, :-1] + k[..., :-1, 1:] + k[..., :-1, :-1]
+
+
+def up(resample: str, c_in: int, c_out: int) -> nn.Module:
+    """x2 upsampling layer of one of the two kinds."""
+    return SmoothUp(c_in, c_out) if resample == "smooth" else nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)
+
+
+def down(resample: str, c_in: int, c_out: int) -> nn.Module:
+    """x2 downsampling layer of one of the two kinds."""
+    return SmoothDown(c_in, c_out) if resample == "smooth" else nn.Conv2d(c_in, c_out, 4, 2, 1)
+
+
+class Residual(nn.Module):
+    """x + W3 a(Wg a(W1 x)): 1x1, 3x3 grouped, 1x1, biases before the activations, no normalisation."""
+
+    def __init__(self, channels: int, *, depth: int, expansion: int = 2) -> None:
+        """`depth` counts the blocks of the network: W1 and Wg start scaled by depth^(-1/4), W3 at zero."""
+        super().__init__()
+        inner = max(_GROUP, channels * expansion)
+        inner -= inner % _GROUP
+        self.widen = nn.Conv2d(channels, inner, 1)
+        self.mix = nn.Conv2d(inner, inner, 3, padding=1, groups=inner // _GROUP)
+        self.narrow = nn.Conv2d(inner, channels, 1, bias=False)
+        scale = _RESIDUAL_GAIN * depth**-0.25
+        for layer in (self.widen, self.mix):
+            he_(layer, scale)
+        nn.init.zeros_(self.narrow.weight)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Add the block's correction."""
+        correction: Tensor = self.narrow(activate(self.mix(activate(self.widen(x_NCHW)))))
+        return x_NCHW + correction
+
+
+def he_(layer: nn.Conv2d | nn.Linear, gain: float = _RESIDUAL_GAIN) -> None:
+    """Normal weights of variance gain^2 / fan-in, zero bias."""
+    nn.init.normal_(layer.weight, std=gain / sqrt(layer.weight[0].numel()))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,172 @@
+"""A run is decided by its configuration, survives a kill, and stops when it diverges."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from medgan.errors import InvalidRequest, TrainingDiverged
+from medgan.gan import fit as fitting
+from medgan.gan.fit import fit
+from medgan.gan.images import indices, read_plain
+from medgan.gan.step import Score, play
+from tests.unit.gan.builders import small_config, small_set
+
+TIMES = {"seconds", "kimg_per_second"}
+
+
+def curve(folder) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def weights(folder) -> bytes:
+    return (folder / "generator.safetensors").read_bytes()
+
+
+def test_same_config_gives_the_same_weights_bit_for_bit(tmp_path):
+    for name in ("a", "b"):
+        fit(small_set(), small_config(), tmp_path / name)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")
+    fit(small_set(), small_config(seed=4), tmp_path / "c")
+    assert weights(tmp_path / "c") != weights(tmp_path / "a")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from medgan.gan.fit import fit
+from medgan.gan import step
+from tests.unit.gan.builders import small_config, small_set
+import medgan.gan.fit as fitting
+played = [0]
+def play(*args):
+    played[0] += 1
+    if played[0] == 6:  # in the middle of the second tick
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step.play(*args)
+fitting.play = play
+fit(small_set(), small_config(), Path(sys.argv[1]))
+"""
+
+
+def test_run_killed_in_the_middle_goes_on_to_the_same_curve_and_weights(tmp_path):
+    fit(small_set(), small_config(), tmp_path / "whole")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed")],
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"},
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert len(curve(tmp_path / "killed")) == 1
+    with (tmp_path / "killed" / "train.jsonl").open("a") as file:
+        file.write('{"step": 11, "loss_d"')  # what a kill during a write can leave
+    fit(small_set(), small_config(), tmp_path / "killed")
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+
+def test_state_of_another_configuration_is_not_resumed(tmp_path):
+    fit(small_set(), small_config(seed=5), tmp_path / "a")
+    fit(small_set(), small_config(), tmp_path / "a")
+    fit(small_set(), small_config(), tmp_path / "b")
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def test_every_tick_tells_its_numbers_and_writes_a_picture(tmp_path):
+    ticks = []
+    fit(small_set(), small_config(), tmp_path, on_tick=ticks.append)
+    assert [tick.step for tick in ticks] == [4, 8, 12]
+    assert ticks[-1].kimg == ticks[-1].total_kimg == 0.192
+    assert all(tick.grid.read_bytes().startswith(b"\x89PNG") for tick in ticks)
+    assert all(tick.kimg_per_second > 0 and tick.retreats == 0 for tick in ticks)
+
+
+def test_non_finite_loss_rolls_back_to_the_last_average_at_half_the_step(tmp_path, monkeypatch):
+    seen = []
+
+    def once_broken(config, players, images):
+        seen.append((players.step, players.retreats, players.optimiser_g.param_groups[0]["lr"]))
+        if len(seen) == 7:
+            average, now = players.average.state_dict(), players.generator.state_dict()
+            assert any(not torch.equal(average[name], now[name]) for name in now)
+            return Score(float("nan"), 0.0, 0.0, 0.0)
+        if len(seen) == 8:  # the round after the roll-back starts from the average of the last tick
+            average, now = players.average.state_dict(), players.generator.state_dict()
+            assert all(torch.equal(average[name], now[name]) for name in now)
+        return play(config, players, images)
+
+    monkeypatch.setattr(fitting, "play", once_broken)
+    ticks = []
+    fit(small_set(), small_config(), tmp_path, on_tick=ticks.append)
+    assert [(step, retreats) for step, retreats, _ in seen[5:9]] == [(5, 0), (6, 0), (4, 1), (5, 1)]
+    assert seen[-1][2] == pytest.approx(seen[5][2] / 2, rel=0.6)
+    assert [tick.retreats for tick in ticks] == [0, 1, 1]
+    assert len(curve(tmp_path)) == 3
+
+
+def test_training_that_stays_broken_stops_with_an_error(tmp_path):
+    poisoned = replace(small_config(), learning_rate=1e30, learning_rate_end=None, retreats=2)
+    with pytest.raises(TrainingDiverged, match="3 times"):
+        fit(small_set(), poisoned, tmp_path)
+    assert not (tmp_path / "generator.safetensors").exists()
+
+
+def test_every_loss_trains_without_breaking(tmp_path):
+    for loss in ("gan-minimax", "gan-ns", "wgan-clip", "wgan-gp", "hinge"):
+        config = small_config(
+            loss=loss, gamma=0.0, total_kimg=0.064, norm_g="batch", spectral_norm=loss == "hinge",
+            clip=0.01 if loss == "wgan-clip" else 0.0, critic_steps=2 if loss.startswith("wgan") else 1,
+            optimiser="rmsprop" if loss == "wgan-clip" else "adam",
+        )  # fmt: skip
+        ticks = []
+        fit(small_set(), config, tmp_path / loss, on_tick=ticks.append)
+        assert np.isfinite([ticks[-1].loss_d, ticks[-1].loss_g]).all()
+
+
+def test_wrong_size_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InvalidRequest, match="64 px"):
+        fit(small_set(), small_config(size_px=64, widths=(8, 8, 8, 8)), tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+def test_an_epoch_shows_every_image_once_and_the_next_in_another_order():
+    shown = np.concatenate([indices(step, 16, 48, seed=1) for step in range(6)])
+    assert sorted(shown[:48]) == sorted(shown[48:]) == list(range(48))
+    assert list(shown[:48]) != list(shown[48:])
+    assert list(indices(2, 16, 40, seed=1)) == list(np.concatenate([indices(2, 16, 40, seed=1)]))
+
+
+def test_plain_npz_trains_with_numpy_torch_and_safetensors_alone(tmp_path):
+    small = small_set(32)
+    np.savez(tmp_path / "set.npz", images=small.pixels, labels=small.class_index)
+    program = (
+        "import sys\n"
+        "for name in ('pydantic', 'zarr', 'pandas', 'sklearn', 'scipy', 'dask', 'icechunk', 'pyarrow'):\n"
+        "    sys.modules[name] = None\n"
+        "from medgan.gan.__main__ import main\n"
+        "raise SystemExit(main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "set.npz"), "--out", str(tmp_path / "run"), "--kimg", "0.064"],
+        check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "kimg/s" in done.stdout
+    assert (tmp_path / "run" / "generator.safetensors").is_file()
+
+
+def test_plain_file_with_something_else_is_refused(tmp_path):
+    np.savez(tmp_path / "set.npz", pictures=np.zeros((2, 32, 32), np.uint8))
+    with pytest.raises(InvalidRequest, match="array `images`"):
+        read_plain(tmp_path / "set.npz")
+    np.save(tmp_path / "set.npy", np.zeros((2, 32, 32)))
+    with pytest.raises(InvalidRequest, match="integers"):
+        read_plain(tmp_path / "set.npy")
