@@ -33,11 +33,13 @@ demo: $(DEMO)/archive/.built $(WORKSPACE)/keys/pseudonym.key   ## a DICOM archiv
 test: $(VENV)/.installed   ## the tests
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.installed   ## ruff, mypy, import contracts
+check: $(VENV)/.installed   ## ruff, mypy, import contracts, infra by schema
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml
+	$(BIN)/hadolint infra/docker/Dockerfile
 
 bench: $(VENV)/.installed   ## speed and quality, as ratios on this machine
 	$(BIN)/python -m tests.bench
