@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medgan.records.base import Handle, Name, Record
 
@@ -32,3 +32,14 @@ class ScanReport(Record):
     label_rows: int = Field(ge=0, description="Rows of label tables found in the archive.")
     bytes: int = Field(ge=0)
     rejected: dict[str, int] = Field(default_factory=dict, description="Files refused, by reason code.")
+    duplicates: int = Field(default=0, ge=0, description="Files that repeat another one byte for byte.")
+    tables: int = Field(default=0, ge=0, description="Label tables and DICOMDIRs: read, and no instance.")
+    ambiguous_patients: int = Field(default=0, ge=0, description="Patient ids that several names go with.")
+
+    @model_validator(mode="after")
+    def _every_file_is_accounted_for(self) -> ScanReport:
+        accounted = self.instances + self.duplicates + self.tables + sum(self.rejected.values())
+        if accounted != self.files:
+            message = f"{self.files} files were looked at and {accounted} accounted for"
+            raise ValueError(message)
+        return self

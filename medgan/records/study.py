@@ -30,6 +30,7 @@ class QuarantineReason(StrEnum):
     NOT_REGULAR_FILE = "NOT_REGULAR_FILE"
     CHANGED_WHILE_READ = "CHANGED_WHILE_READ"
     TIMEOUT = "TIMEOUT"
+    BAD_ARCHIVE = "BAD_ARCHIVE"
 
 
 class QuarantineRecord(Record):
