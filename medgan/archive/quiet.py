@@ -1,0 +1,37 @@
+"""Keep third-party readers from saying what they read.
+
+pydicom and Pillow quote header values in warnings and log lines ("Invalid value for VR UI: ..."),
+which end on a terminal or in Prefect's database. Inside `quietly()` none of it is said; what is
+wrong with a file is said by our own reason codes.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from pydicom import config
+
+_SPEAKERS: Final = ("pydicom", "PIL", "tifffile", "pynetdicom")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Silence warnings and the readers' loggers, and accept values that break their VR, for this block."""
+    loggers = [logging.getLogger(name) for name in _SPEAKERS]
+    before = [logger.disabled for logger in loggers]
+    validation = config.settings.reading_validation_mode
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        config.settings.reading_validation_mode = config.IGNORE
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        config.settings.reading_validation_mode = validation
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled

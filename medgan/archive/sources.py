@@ -1,0 +1,94 @@
+"""Registered sources: a name in the open, the place sealed.
+
+Whoever reads a task's parameters sees `ArchiveRef(source="src-...")`; only the holder of the
+pseudonym key finds the folder behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from medgan.archive import container, structure
+from medgan.archive.container import Leaf
+from medgan.archive.storage import write_atomically
+from medgan.errors import BadInstance, InvalidRequest, UnusableArchive
+from medgan.keys import Keyring
+from medgan.records import ArchiveRef
+from medgan.settings import Zones
+
+_PURPOSE: Final = "source"
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_SNIFF_BYTES: Final = 4096
+
+
+def preflight(path: Path) -> None:
+    """Look whether `path` can be scanned, quickly and without writing anything.
+
+    Raises `UnusableArchive` in one sentence: missing, empty, broken, hostile, or without DICOM.
+    """
+    if not path.exists():
+        message = "the archive does not exist: check the path"
+        raise UnusableArchive(message)
+    seen = 0
+    for leaf in container.leaves(path, spool=None):
+        seen += 1
+        if _may_hold_dicom(leaf):
+            return
+    if not seen:
+        message = "the archive is empty"
+        raise UnusableArchive(message)
+    message = f"the archive holds no DICOM file among its {seen:,} files"
+    raise UnusableArchive(message)
+
+
+def register(path: Path, *, zones: Zones, keyring: Keyring, name: str | None = None) -> ArchiveRef:
+    """Seal the place of a source under a name; registering the same place again changes nothing."""
+    resolved = str(path.expanduser().resolve())
+    chosen = name or "src-" + keyring.mac("source-name", resolved).hex()[:16]
+    if not _NAME.fullmatch(chosen):
+        message = "a source's name is lower case letters, digits and dashes, at most 63"
+        raise InvalidRequest(message)
+    sealed = _sealed_path(chosen, zones)
+    if sealed.exists():
+        if _open(sealed.read_bytes(), keyring) != resolved:
+            message = "this source name stands for another place already: choose another name"
+            raise InvalidRequest(message)
+    else:
+        plain = json.dumps({"path": resolved}).encode()
+        write_atomically(sealed, keyring.seal(_PURPOSE, plain))
+    return ArchiveRef(source=chosen)
+
+
+def locate(source: str, *, zones: Zones, keyring: Keyring) -> Path:
+    """The path of a registered source; it stays inside `medgan.archive`."""
+    sealed = _sealed_path(source, zones)
+    if not sealed.exists():
+        message = "no source is registered under this name: run `medgan source add NAME PATH`"
+        raise InvalidRequest(message)
+    return Path(_open(sealed.read_bytes(), keyring))
+
+
+def _sealed_path(name: str, zones: Zones) -> Path:
+    return zones.identified / "sources" / f"{name}.sealed"
+
+
+@lru_cache(maxsize=64)
+def _open(sealed: bytes, keyring: Keyring) -> str:
+    return str(json.loads(keyring.unseal(_PURPOSE, sealed))["path"])
+
+
+def _may_hold_dicom(leaf: Leaf) -> bool:
+    """Whether a leaf starts like DICOM; an archive inside an archive gets the benefit of the doubt."""
+    if leaf.extent is None:
+        return False
+    if not leaf.extent.path:
+        return True
+    try:
+        head = container.head(leaf.extent, _SNIFF_BYTES)
+    except BadInstance:
+        return False
+    return container.archive_kind(head) is not None or structure.starts_like_dicom(head)
