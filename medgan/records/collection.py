@@ -20,13 +20,17 @@ class CollectionSnapshot(Record):
 
 
 class IngestReport(Record):
-    """The accounting of one ingest: received = stored + known + quarantined + pending, as sets of SHA-256."""
+    """The accounting of one ingest, as sets of SHA-256.
+
+    received = stored + known + quarantined + withdrawn + pending; what the scan refused is among the quarantined.
+    """
 
     snapshot: CollectionSnapshot
     received: int = Field(ge=0)
     stored: int = Field(ge=0, description="New instances of this run.")
     known: int = Field(ge=0, description="Instances that the collection already held, byte for byte.")
     quarantined: dict[str, int] = Field(default_factory=dict, description="Refused, by reason code.")
+    withdrawn: int = Field(default=0, ge=0, description="Of patients who were erased from the collection: not stored.")
     pending: int = Field(ge=0)
     labels_joined: int = Field(ge=0)
     labels_unmatched: int = Field(ge=0)
