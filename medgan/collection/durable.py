@@ -113,3 +113,15 @@ def scratch(path: Path) -> Iterator[Path]:
             yield partial
         finally:
             partial.unlink(missing_ok=True)
+
+
+def keep_only(folder: Path, names: set[str]) -> None:
+    """Remove every entry of `folder` that is not in `names`, and the folder when nothing is to be kept."""
+    if not folder.is_dir():
+        return
+    with explained_disk():
+        for path in folder.iterdir():
+            if path.name not in names:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not names:
+            folder.rmdir()

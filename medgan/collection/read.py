@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from medgan.collection import table as tables
 from medgan.errors import IntegrityError
 from medgan.records import CollectionSnapshot
 from medgan.settings import Zones
+
+WITHDRAWN = "withdrawn"
+"""Root attribute that lists who was erased."""
 
 
 def table(snapshot: CollectionSnapshot, *, zones: Zones) -> pd.DataFrame:
@@ -48,6 +52,20 @@ def table_of(root: zarr.Group) -> pd.DataFrame:
     """All parts together, in canonical order."""
     parts = parts_of(root) or [schema.frame_of([])]
     return schema.in_order(schema.conform(pd.concat(parts, ignore_index=True)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawn:
+    """Pseudonyms of erased patients and digests of the files that were theirs: not stored again."""
+
+    patients: frozenset[str]
+    sources: frozenset[str]
+
+
+def withdrawn(root: zarr.Group) -> Withdrawn:
+    """Who was erased from the collection, and what came of them."""
+    listed: Any = root.attrs.asdict().get(WITHDRAWN, {"patients": [], "sources": []})
+    return Withdrawn(patients=frozenset(listed["patients"]), sources=frozenset(listed["sources"]))
 
 
 def content_digest(frame: pd.DataFrame) -> str:

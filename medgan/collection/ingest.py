@@ -1,0 +1,208 @@
+"""Archive to collection: batches on Dask workers, one committer, one commit.
+
+Killed at any moment, a rerun finds the finished batches and goes on; the collection changes only by the commit at
+the end. A rerun on the same archive finds every instance known and commits nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medgan import cluster, keys
+from medgan.archive import intake, quarantine
+from medgan.collection import labels as label_tables
+from medgan.collection import layout, merge, read, stage, staging, store, write
+from medgan.collection.accounting import Accounting
+from medgan.collection.staging import Batch
+from medgan.deid import labels as deid_labels
+from medgan.deid import profile as profiles
+from medgan.records import CollectionSnapshot, IngestReport, QuarantineReason, QuarantineRecord, ScanReport
+from medgan.settings import Zones
+
+BATCH_INSTANCES = 64
+BATCH_BYTES = 32 * 1024 * 1024
+"""A batch ends at whichever comes first: small enough to lose, large enough to be worth a task."""
+IN_FLIGHT_PER_WORKER = 4
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    batches: tuple[Batch, ...]
+    folder: Path
+    studies: Counter[str]
+
+
+def ingest(
+    scan: ScanReport,
+    *,
+    zones: Zones,
+    key_handle: str,
+    collection: str,
+    profile: str = "basic",
+    label_columns: tuple[str, ...] = ("finding", "sex", "age"),
+    workers: int | None = None,
+    scheduler: str | None = None,
+    on_progress: Progress | None = None,
+) -> IngestReport:
+    """De-identify what the scan found and the collection does not hold, and commit it.
+
+    `on_progress` gets studies done and studies to do. Memory stays flat: a worker holds one instance, the
+    committer one shard and the table.
+
+    Raises:
+        Conflict: another ingest is writing to this collection.
+        InvalidRequest: the scan is not known here, or the profile is not one.
+        StoreUnavailable: a disk or the Dask scheduler did not answer; running again resumes.
+    """
+    started = time.monotonic()
+    keyring = keys.load(key_handle)
+    expression = profiles.load(profile)
+    found = intake.load(scan.scan_id, zones=zones, keyring=keyring)
+    labels = deid_labels.pseudonymise(found.labels, keyring=keyring, columns=label_columns)
+    context = stage.StageContext(
+        zones=zones, key_handle=key_handle, profile=profile, folder=layout.staging(collection, zones=zones)
+    )
+    with store.writer(collection, zones=zones) as writer:
+        table = read.table_of(writer.group)
+        withdrawn = read.withdrawn(writer.group)
+        accounting = _opening(found, table, withdrawn, zones)
+        digests = {"profile": expression.digest, "key": keyring.mac("staging").hex()}
+        plan = _plan(found, accounting.pending, context.folder, digests)
+        _stage_all(plan, partial(stage.run, context=context), workers=workers, scheduler=scheduler, report=on_progress)
+        merged = merge.settle(plan.batches, plan.folder, table, accounting, withdrawn=withdrawn.patients)
+        _quarantine_conflicts(merged.conflicts, zones)
+        accounting.check()
+        snapshot = _commit(writer, merged.rows, merged.folders, labels)
+        accounting.keep(scan.scan_id, zones=zones)
+        staging.finished(plan.folder, ())
+        table = read.table_of(writer.group)
+    joined = label_tables.matched(table, labels)
+    return IngestReport(
+        snapshot=snapshot,
+        received=len(accounting.received),
+        stored=len(accounting.stored),
+        known=len(accounting.known),
+        quarantined=accounting.reasons,
+        withdrawn=len(accounting.withdrawn),
+        pending=len(accounting.pending),
+        labels_joined=joined,
+        labels_unmatched=len(labels) - joined,
+        profile=expression.name,
+        profile_digest=expression.digest,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _opening(found: intake.Intake, table: pd.DataFrame, withdrawn: read.Withdrawn, zones: Zones) -> Accounting:
+    """What is known, withdrawn or was refused by the scan before any work is done."""
+    accounting = Accounting(received=found.received)
+    accounting.known = set(table["source_sha256"]) & found.received
+    present = {locator.sha256 for study in found.studies for locator in study.instances}
+    for sha256 in sorted(found.received - present - accounting.known):
+        refused = quarantine.load(zones, sha256)
+        if refused is not None:
+            accounting.quarantined[sha256] = refused.reason.value
+    accounting.withdrawn = present & withdrawn.sources
+    return accounting
+
+
+def _plan(found: intake.Intake, pending: set[str], folder: Path, context: dict[str, str]) -> _Plan:
+    """Batches of what is pending, in study order, each source digest once."""
+    work: list[tuple[str, Any]] = []
+    left = set(pending)
+    for study in sorted(found.studies, key=lambda study: study.key.key):
+        for locator in study.instances:
+            if locator.sha256 in left:
+                left.discard(locator.sha256)
+                work.append((study.key.key, locator))
+    batches = tuple(Batch.of(part, context=context) for part in _parts(work))
+    return _Plan(batches=batches, folder=folder, studies=Counter(study for study, _ in work))
+
+
+def _parts(work: Sequence[tuple[str, Any]]) -> Iterable[list[tuple[str, Any]]]:
+    part: list[tuple[str, Any]] = []
+    held_bytes = 0
+    for study, locator in work:
+        if part and (len(part) == BATCH_INSTANCES or held_bytes + locator.size > BATCH_BYTES):
+            yield part
+            part, held_bytes = [], 0
+        part.append((study, locator))
+        held_bytes += locator.size
+    if part:
+        yield part
+
+
+def _stage_all(
+    plan: _Plan, run: Callable[[Batch], str], *, workers: int | None, scheduler: str | None, report: Progress | None
+) -> None:
+    """Stage every batch that does not stand yet; a few are in flight at a time."""
+    finished = staging.finished(plan.folder, plan.batches)
+    left = Counter(plan.studies)
+    waiting = [batch for batch in plan.batches if batch.name not in finished]
+    _count_down(left, [batch for batch in plan.batches if batch.name in finished])
+    if report is not None:
+        report(len(plan.studies) - len(left), len(plan.studies))
+    if not waiting:
+        return
+    with cluster.open_client(workers=workers, scheduler=scheduler) as client:
+        from distributed import as_completed
+
+        queue = iter(waiting)
+        by_name = {batch.name: batch for batch in waiting}
+        window = IN_FLIGHT_PER_WORKER * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+        first = [client.submit(run, batch, pure=False) for batch in islice(queue, window)]
+        flying = as_completed(first)  # type: ignore[no-untyped-call]
+        for future in flying:
+            _count_down(left, [by_name[future.result()]])
+            future.release()
+            following = next(queue, None)
+            if following is not None:
+                flying.add(client.submit(run, following, pure=False))  # type: ignore[no-untyped-call]
+            if report is not None:
+                report(len(plan.studies) - len(left), len(plan.studies))
+
+
+def _count_down(left: Counter[str], batches: Iterable[Batch]) -> None:
+    """Take the instances of finished batches off their studies; a study with none left is done."""
+    for batch in batches:
+        for study in batch.studies:
+            left[study] -= 1
+            if left[study] == 0:
+                del left[study]
+
+
+def _commit(
+    writer: store.Writer, rows: pd.DataFrame, folders: Sequence[Path], labels: pd.DataFrame
+) -> CollectionSnapshot:
+    """Relabel what is there, append what is new, commit; without a change there is no commit."""
+    changed = False
+    for number, part in enumerate(read.parts_of(writer.group)):
+        relabelled = label_tables.join(part, labels)
+        if read.content_digest(relabelled) != read.content_digest(part):
+            write.write_part(writer.group, number, relabelled)
+            changed = True
+    if not rows.empty:
+        labelled = label_tables.join(rows, labels).assign(batch=rows["batch"])
+        write.append(writer, labelled, partial(staging.frames, folders))
+    if rows.empty and not changed:
+        return writer.head
+    instances = rows["instance_key"].nunique()
+    return write.commit(writer, f"ingest: {instances} instances added" + (", labels changed" if changed else ""))
+
+
+def _quarantine_conflicts(conflicts: dict[str, str], zones: Zones) -> None:
+    """Leave a record for every second content that came under an instance's UID."""
+    for sha256, study in conflicts.items():
+        reason = QuarantineReason.CONFLICT
+        quarantine.record(zones, QuarantineRecord(sha256=sha256, reason=reason, stage="commit", study=study))

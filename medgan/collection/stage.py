@@ -1,0 +1,82 @@
+"""One batch on one worker: read, de-identify, verify, decode, stage. Only counts come back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medgan import keys
+from medgan.archive import instance, pixels, quarantine
+from medgan.collection import attributes, durable
+from medgan.collection.staging import Batch, Stage
+from medgan.deid import apply, profile
+from medgan.errors import BadInstance, MedganError
+from medgan.keys import Keyring
+from medgan.records import QuarantineReason, QuarantineRecord
+from medgan.settings import Zones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageContext:
+    """What a worker needs beside its batch: handles and roots, never a key."""
+
+    zones: Zones
+    key_handle: str
+    profile: str
+    folder: Path
+
+
+def run(batch: Batch, context: StageContext) -> str:
+    """Stage one batch and return its name; a batch that stands finished is left as it is.
+
+    A bad instance leaves a quarantine record and the batch goes on.
+
+    Raises:
+        StoreUnavailable: a disk refused; running again resumes.
+    """
+    target = context.folder / batch.name
+    if target.exists():
+        return batch.name
+    keyring = keys.load(context.key_handle)
+    expression = profile.load(context.profile)
+    with durable.new_folder(target) as folder:
+        stage = Stage(folder)
+        for study, locator in zip(batch.studies, batch.locators, strict=True):
+            try:
+                _add(stage, locator, expression, keyring, context.zones)
+            except BadInstance as refusal:
+                stage.refused[locator.sha256] = _refuse(locator.sha256, refusal.reason, "ingest", study, context.zones)
+            except MedganError:
+                raise
+            except Exception as error:  # noqa: BLE001 - its text may quote the file; its class says what to look for
+                where = f"ingest:{type(error).__name__}"
+                reason = QuarantineReason.CORRUPT_HEADER
+                stage.refused[locator.sha256] = _refuse(locator.sha256, reason, where, study, context.zones)
+        stage.close()
+    return batch.name
+
+
+def _add(stage: Stage, locator: Any, expression: profile.Profile, keyring: Keyring, zones: Zones) -> None:
+    data = instance.read(locator, zones=zones, keyring=keyring)
+    clean = apply.deidentify(data, profile=expression, keyring=keyring)
+    decoded = pixels.decode(clean.dataset)
+    columns = attributes.of_instance(clean.dataset) | {
+        "instance_key": clean.instance_key,
+        "series_key": clean.series_key,
+        "study_key": clean.study_key,
+        "patient_key": clean.patient_key,
+        "source_sha256": locator.sha256,
+        "photometric": decoded.photometric,
+        "bits_stored": decoded.bits_stored,
+        "rescale_slope": decoded.rescale_slope,
+        "rescale_intercept": decoded.rescale_intercept,
+        "units": decoded.units or "1",
+    }
+    stage.add(columns, decoded.frames)
+
+
+def _refuse(sha256: str, reason: str, stage: str, study: str, zones: Zones) -> str:
+    refused = QuarantineRecord(sha256=sha256, reason=QuarantineReason(reason), stage=stage, study=study)
+    quarantine.record(zones, refused)
+    return refused.reason.value
