@@ -10,7 +10,7 @@ RADIOGRAPHS := tests/samples/pneumoniamnist/pneumoniamnist.npz
 .PHONY: help install demo test check bench clean
 
 help:          ## list the doors
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 install: $(VENV)/.installed   ## make .venv with the pinned set
 
@@ -43,6 +43,9 @@ check: $(VENV)/.installed   ## ruff, mypy, import contracts, infra by schema
 
 bench: $(VENV)/.installed   ## speed and quality, as ratios on this machine
 	$(BIN)/python -m tests.bench
+
+bench-%: $(VENV)/.installed   ## one room's benchmarks: bench-deid, bench-gan, bench-loader, bench-privacy, ...
+	$(BIN)/python -m tests.bench $*
 
 clean:         ## forget the demo (its archive, keys and releases)
 	rm -rf $(DEMO)
