@@ -1,0 +1,314 @@
+"""What can happen to an attribute: one small class an action, and each says what it does.
+
+`value` gets the element, its rule and the work on one instance, and returns the new value in little-endian
+bytes, `COPY` for the bytes as they stand, or `None` when the element goes. `sentence` is what
+`medgan deid explain` prints. Codes are those of PS3.15 Table E.1-1a.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+
+from medgan.deid import dates, screen
+from medgan.deid.elements import Element
+
+if TYPE_CHECKING:
+    from medgan.deid.apply import Work
+
+COPY: Final = b"\0copy"
+"""Sentinel, compared by identity: take the value as it stands."""
+
+NUMBER_BYTES = {b"US": 2, b"SS": 2, b"AT": 4, b"UL": 4, b"SL": 4, b"FL": 4, b"FD": 8, b"SV": 8, b"UV": 8}
+DUMMY_DATE, DUMMY_TIME = b"19000101", b"000000"
+DUMMY = {
+    **dict.fromkeys((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"PN", b"AE", b"CS"), b"DEIDENTIFIED"),
+    b"DA": DUMMY_DATE,
+    b"TM": DUMMY_TIME,
+    b"DT": DUMMY_DATE + DUMMY_TIME,
+    b"AS": b"000Y",
+    **dict.fromkeys((b"DS", b"IS"), b"0"),
+    **{vr: bytes(size) for vr, size in NUMBER_BYTES.items()},
+    **dict.fromkeys((b"OB", b"OW", b"UN"), b"\0\0"),
+    **dict.fromkeys((b"OF", b"OL"), bytes(4)),
+    **dict.fromkeys((b"OD", b"OV"), bytes(8)),
+}
+_BLANK = b" \0"
+_TEXT_VRS = frozenset((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"CS", b"PN", b"AE"))
+
+
+class Rule(NamedTuple):
+    """What a profile does to one attribute: `vrs` it may have, the first being preferred; 0 values is any number."""
+
+    tag: int
+    keyword: str
+    vrs: tuple[bytes, ...]
+    max_values: int
+    action: Action
+
+
+class Action:
+    """Base: `code` counts in the audit."""
+
+    code: ClassVar[str] = ""
+    sentence: ClassVar[str] = ""
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """New value, `COPY`, or `None` for removal."""
+        raise NotImplementedError
+
+
+class Remove(Action):
+    """X."""
+
+    code = "X"
+    sentence = "is removed"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Nothing stays."""
+        del element, rule, work
+        return None
+
+
+class Empty(Action):
+    """Z."""
+
+    code = "Z"
+    sentence = "is emptied"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Zero length; a sequence without items."""
+        del element, rule, work
+        return b""
+
+
+class Dummy(Action):
+    """D."""
+
+    code = "D"
+    sentence = "is replaced by a fixed dummy of its type; a sequence keeps its items, each cleaned by these rules"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """The dummy of the attribute's VR; what was empty stays empty."""
+        if element.items is not None:
+            return work.items(element.items)
+        if element.start == element.stop:
+            return b""
+        return DUMMY.get(rule.vrs[0])
+
+
+class Pseudonym(Action):
+    """Z, with the non-empty value that PS3.15 allows."""
+
+    code = "Z"
+    sentence = "is replaced by the patient's keyed pseudonym"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """The patient's handle."""
+        del element, rule
+        return work.patient.key.encode()
+
+
+class NewUid(Action):
+    """U."""
+
+    code = "U"
+    sentence = "is replaced by a keyed UID, the same for the same original; registered UIDs of classes stay"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Each UID of the value replaced."""
+        del rule
+        if element.items is not None:
+            return work.items(element.items)
+        raw = work.buffer[element.start : element.stop].strip(_BLANK)
+        return b"\\".join(work.new_uid(uid) for uid in raw.split(b"\\")) if raw else b""
+
+
+class CleanItems(Action):
+    """C, or X/Z/U*, of a sequence."""
+
+    code = "C"
+    sentence = "keeps its items, each cleaned by these rules"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Items with what these rules leave of them; gone when there are none."""
+        del rule
+        if element.items is None:
+            return None
+        return work.items(element.items)
+
+
+class Keep(Action):
+    """K, by an option that retains the attribute as it is."""
+
+    code = "K"
+    sentence = "is kept"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """The value itself."""
+        del rule
+        if element.items is not None:
+            return work.items(element.items)
+        return COPY
+
+
+class ShiftDate(Action):
+    """C of the Modified Dates option."""
+
+    code = "C"
+    sentence = "moves by the patient's keyed number of days, so that every interval stays exact"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Each DA, DT or TM moved; a value that is no date goes."""
+        if element.items is not None:
+            return work.items(element.items)
+        shift = {b"DA": dates.shift_date, b"DT": dates.shift_datetime}.get(rule.vrs[0], dates.keep_time)
+        days = work.patient.date_shift_days
+        moved = [shift(part, days) for part in work.buffer[element.start : element.stop].split(b"\\")]
+        if any(part is None for part in moved):
+            return DUMMY.get(rule.vrs[0])
+        return b"\\".join(part for part in moved if part is not None)
+
+
+class CleanText(Action):
+    """C of descriptions."""
+
+    code = "C"
+    sentence = "keeps the words of the technical vocabulary and loses every other word, number and date"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Cleaned text; a value of another kind passes by the rule of its VR."""
+        if element.items is not None:
+            return work.items(element.items)
+        if rule.vrs[0] not in _TEXT_VRS:
+            return KEEP_BY_VR[rule.vrs[0]].value(element, rule, work) if rule.vrs[0] in KEEP_BY_VR else None
+        text = work.buffer[element.start : element.stop].decode("ascii", "replace").strip(" \0")
+        cleaned = "\\".join(screen.clean_text(part, work.names) for part in text.split("\\"))
+        return cleaned.encode("ascii", "ignore")
+
+
+class KeepNumber(Action):
+    """An attribute outside the table, of a numeric VR."""
+
+    code = "K"
+    sentence = "is kept when it is a number of its type and multiplicity"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Binary numbers of the right size and count."""
+        del work
+        length = element.stop - element.start
+        size = NUMBER_BYTES.get(element.vr if element.vr in rule.vrs else rule.vrs[0])
+        if size is None or length % size or (rule.max_values and length > size * rule.max_values):
+            return None
+        return COPY
+
+
+class KeepNumberText(Action):
+    """An attribute outside the table, DS or IS."""
+
+    code = "K"
+    sentence = "is kept when it reads as numbers"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Decimal and integer strings by their grammar."""
+        del rule
+        return COPY if screen.NUMBERS.fullmatch(work.buffer, element.start, element.stop) else None
+
+
+class KeepCode(Action):
+    """An attribute outside the table, CS."""
+
+    code = "K"
+    sentence = "is kept when it consists of defined terms; an unknown term of several becomes OTHER"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Code strings by grammar and vocabulary."""
+        del rule
+        raw = work.buffer[element.start : element.stop]
+        if screen.code_passes(raw):
+            return COPY
+        parts = raw.strip(_BLANK).split(b"\\")
+        if len(parts) == 1:
+            return None
+        return b"\\".join(part if screen.code_passes(part) else b"OTHER" for part in parts)
+
+
+class KeepWords(Action):
+    """An attribute outside the table, free text."""
+
+    code = "K"
+    sentence = "is kept when all its words are technical and nothing in it looks like a name, number or date"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Text by vocabulary; serial numbers are let through where the attribute names a coil."""
+        raw = work.buffer[element.start : element.stop].strip(_BLANK)
+        try:
+            text = raw.decode("ascii")
+        except UnicodeDecodeError:
+            return None
+        return COPY if screen.text_passes(text, work.names, numbers="Coil" in rule.keyword) else None
+
+
+class KeepClassUid(Action):
+    """An attribute outside the table, UI."""
+
+    code = "K"
+    sentence = "is kept when it names a class or syntax of the standard, and replaced by a keyed UID otherwise"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Registered UIDs."""
+        return NEW_UID.value(element, rule, work)
+
+
+class KeepItems(Action):
+    """A sequence outside the table."""
+
+    code = "K"
+    sentence = "keeps its items, each cleaned by these rules; coded entries stay when the code is known"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Items with what these rules leave of them."""
+        del rule
+        return None if element.items is None else work.items(element.items)
+
+
+class KeepBulk(Action):
+    """Tables of numbers that the image needs."""
+
+    code = "K"
+    sentence = "is kept: the image cannot be shown without it"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """The bytes themselves."""
+        del element, rule, work
+        return COPY
+
+
+class KeepPixels(KeepBulk):
+    """Pixel data."""
+
+    sentence = "is kept to its computed length; comments inside compressed frames are blanked"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Native frames cut to their length, compressed ones without comment segments."""
+        del rule
+        return work.pixels(element)
+
+
+REMOVE, EMPTY, DUMMY_VALUE, PSEUDONYM, NEW_UID = Remove(), Empty(), Dummy(), Pseudonym(), NewUid()
+CLEAN_ITEMS, KEEP, SHIFT_DATE, CLEAN_TEXT = CleanItems(), Keep(), ShiftDate(), CleanText()
+KEEP_BY_RULE: Final[dict[str, Action]] = {
+    "number": KeepNumber(),
+    "number-text": KeepNumberText(),
+    "code": KeepCode(),
+    "words": KeepWords(),
+    "uid": KeepClassUid(),
+    "sequence": KeepItems(),
+    "bulk": KeepBulk(),
+    "pixels": KeepPixels(),
+}
+KEEP_BY_VR: Final[dict[bytes, Action]] = {
+    **dict.fromkeys(NUMBER_BYTES, KEEP_BY_RULE["number"]),
+    **dict.fromkeys((b"DS", b"IS"), KEEP_BY_RULE["number-text"]),
+    b"CS": KEEP_BY_RULE["code"],
+    b"UI": KEEP_BY_RULE["uid"],
+}

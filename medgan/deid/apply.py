@@ -1,0 +1,321 @@
+"""One instance in, one de-identified instance out.
+
+The header is walked as raw elements; a rule of the profile decides each, at every depth; what no rule
+keeps is not copied. Preamble, file meta, group lengths and trailing bytes are written anew. The result is searched
+for original values before it is returned.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from medgan.deid import actions, attributes, codes, frames, pseudonym, screen, verify
+from medgan.deid.elements import (
+    DEFLATED,
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    Element,
+    Source,
+    encode,
+    encode_item,
+    take_apart,
+)
+from medgan.deid.native import little_endian
+from medgan.deid.profile import METHODS, Profile
+from medgan.errors import BadInstance
+from medgan.keys import Keyring
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+VERSION = "0.1"
+IMPLEMENTATION_UID = b"2.25.251407911738012927165107293812646107253"
+IMPLEMENTATION_NAME = b"MEDGAN_" + VERSION.replace(".", "_").encode()
+_BLANK = b" \0"
+SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+CHARACTER_SET, PATIENT_NAME, PATIENT_ID, ISSUER, BIRTH_DATE = 0x00080005, 0x00100010, 0x00100020, 0x00100021, 0x00100030
+CODE_VALUE, LONG_CODE, CODE_SCHEME, CODE_MEANING = 0x00080100, 0x00080119, 0x00080102, 0x00080104
+PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeidentifiedInstance:
+    """A de-identified instance: `data` is a Part 10 file, the keys are pseudonyms, `actions` counts by code."""
+
+    data: bytes
+    instance_key: str
+    series_key: str
+    study_key: str
+    patient_key: str
+    source_sha256: str
+    actions: dict[str, int]
+    profile: str
+    profile_digest: str
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """`data` as pydicom reads it."""
+        from pydicom import dcmread
+
+        return dcmread(io.BytesIO(self.data))
+
+    @functools.cached_property
+    def attributes(self) -> dict[str, Any]:
+        """Columns of the collection's table that describe the instance (docs/data-format.md); NaN or empty if unknown."""
+        return attributes.describe(self.dataset)
+
+
+class Work:
+    """The work on one instance: its source, its patient, and what was done so far."""
+
+    def __init__(self, source: Source, profile: Profile, keyring: Keyring) -> None:
+        self.source = source
+        self.buffer = source.buffer
+        self.explicit = source.explicit
+        self.profile = profile
+        self.rules = profile.rules
+        self.keyring = keyring
+        self.counts: Counter[str] = Counter()
+        self.written: set[bytes] = set()
+        self.kept: set[str] = set()
+        self.top = {element.tag: element for element in reversed(source.elements)}
+        collector = verify.Collector(self.buffer, self.raw(CHARACTER_SET))
+        collector.collect(source.elements, listed=_listed(profile))
+        self.originals = collector.found
+        self.names = frozenset(self.originals.names)
+        self.patient = self._patient(collector)
+        self.pixel_bytes: bytes = b""
+
+    def raw(self, tag: int) -> bytes:
+        """Stripped bytes of a top-level attribute; empty where it is missing."""
+        element = self.top.get(tag)
+        return self.buffer[element.start : element.stop].strip(_BLANK) if element is not None else b""
+
+    def number(self, tag: int, default: int) -> int:
+        """A top-level US attribute."""
+        element = self.top.get(tag)
+        if element is None or element.stop - element.start != 2:  # noqa: PLR2004 - US is two bytes
+            return default
+        return int.from_bytes(self.buffer[element.start : element.stop], "little")
+
+    def uid(self, tag: int) -> str:
+        """A top-level UID that the instance cannot do without."""
+        text = self.raw(tag).decode("ascii", "replace")
+        if not screen.UID_PATTERN.fullmatch(text):
+            raise BadInstance("BAD_UID", "the instance has no valid SOP, series or study instance UID")
+        return text
+
+    def _patient(self, collector: verify.Collector) -> pseudonym.Patient:
+        patient_id, issuer = collector.text_of(self.raw(PATIENT_ID)), collector.text_of(self.raw(ISSUER))
+        if patient_id:
+            return pseudonym.patient(self.keyring, issuer, patient_id)
+        name, born = collector.text_of(self.raw(PATIENT_NAME)), self.raw(BIRTH_DATE).decode("ascii", "replace")
+        if not name:
+            raise BadInstance("NO_PATIENT", "the instance names no patient, so it cannot be kept apart from others")
+        return pseudonym.patient(self.keyring, "\0name", f"{verify.fold(name)}\0{born}")
+
+    def new_uid(self, raw: bytes) -> bytes:
+        """Replacement of one UID; registered ones stay."""
+        text = raw.strip(_BLANK).decode("ascii", "replace")
+        if not text or screen.well_known(text):
+            return raw
+        fresh = pseudonym.replacement_uid(self.keyring, text).encode()
+        self.written.add(fresh)
+        return fresh
+
+    def encode(self, elements: list[Element]) -> list[tuple[int, bytes]]:
+        """(tag, encoded element) of what the rules keep, in ascending order of tags, duplicates dropped."""
+        out: list[tuple[int, bytes]] = []
+        add, rules, counts, buffer = out.append, self.rules, self.counts, self.buffer
+        last = -1
+        ordered = True
+        for element in elements:
+            tag = element.tag
+            rule = rules.get(tag)
+            if rule is None:
+                counts["X"] += 1
+                continue
+            action = rule.action
+            value = action.value(element, rule, self)
+            if value is None:
+                counts["X"] += 1
+                continue
+            counts[action.code] += 1
+            if tag <= last:
+                ordered = False
+            last = tag
+            if element.fragments:
+                add((tag, value))  # a whole element of undefined length
+            elif value is actions.COPY:
+                if element.vr in rule.vrs or not self.explicit:
+                    add((tag, buffer[element.head : element.stop]))
+                else:
+                    add((tag, encode(tag, rule.vrs[0], buffer[element.start : element.stop], explicit=True)))
+            else:
+                vr = b"SQ" if element.items is not None else element.vr if element.vr in rule.vrs else rule.vrs[0]
+                add((tag, encode(tag, vr, value, explicit=self.explicit)))
+        return out if ordered else sorted(dict(reversed(out)).items())
+
+    def items(self, items: list[list[Element]]) -> bytes | None:
+        """Encoded items of a sequence with what the rules leave of each; `None` where nothing is left."""
+        out = []
+        for item in items:
+            if any(element.tag in (CODE_VALUE, LONG_CODE) for element in item):
+                content = self._coded(item)
+            else:
+                content = b"".join(piece for _, piece in self.encode(item))
+            if content:
+                out.append(encode_item(content))
+        return b"".join(out) if out or not items else None
+
+    def _coded(self, item: list[Element]) -> bytes:
+        """A coded entry: public codes stay with their meaning, others go."""
+        value = scheme = ""
+        for element in item:
+            if element.tag in (CODE_VALUE, LONG_CODE):
+                value = self.buffer[element.start : element.stop].strip(_BLANK).decode("ascii", "replace")
+            elif element.tag == CODE_SCHEME:
+                scheme = self.buffer[element.start : element.stop].strip(_BLANK).decode("ascii", "replace")
+        meaning = codes.known_codes().get((scheme, value))
+        if meaning is None:
+            self.counts["X"] += 1
+            return b""
+        self.kept.add(verify.fold(value))
+        fixed = (CODE_VALUE, LONG_CODE, CODE_SCHEME)
+        rest = [element for element in item if element.tag not in fixed]
+        pieces = dict(self.encode(rest))
+        for element in item:
+            if element.tag in fixed:
+                pieces[element.tag] = encode(
+                    element.tag,
+                    b"UC" if element.tag == LONG_CODE else b"SH",
+                    (scheme if element.tag == CODE_SCHEME else value).encode(),
+                    explicit=self.explicit,
+                )
+        if CODE_MEANING not in pieces and meaning:
+            pieces[CODE_MEANING] = encode(
+                CODE_MEANING, b"LO", meaning.encode("ascii", "ignore")[:64], explicit=self.explicit
+            )
+        return b"".join(piece for _, piece in sorted(pieces.items()))
+
+    def pixels(self, element: Element) -> bytes | None:
+        """Pixel data to its computed length; compressed frames with blanked comments."""
+        if element.fragments:
+            return frames.blank_comments(self.buffer, element)
+        expected = frames.native_bytes(self, element.tag)
+        if expected and element.stop - element.start > expected:
+            return self.buffer[element.start : element.start + expected]
+        return actions.COPY
+
+
+@functools.lru_cache(maxsize=64)
+def _listed(profile: Profile) -> frozenset[int]:
+    """Tags whose values are identifying: those of Table E.1-1 that the profile does not retain."""
+    from medgan.deid import table
+
+    return frozenset(
+        int(row.pattern, 16)
+        for row in table.rows()
+        if "x" not in row.pattern
+        and row.pattern != table.PRIVATE_PATTERN
+        and profile.rules[int(row.pattern, 16)].action is not actions.KEEP
+    )
+
+
+def deidentify(data: bytes, *, profile: Profile, keyring: Keyring) -> DeidentifiedInstance:
+    """De-identify one instance: `data` is a Part 10 file or a bare dataset, the result a Part 10 file.
+
+    Raises `BadInstance`: NOT_DICOM, TRUNCATED, BAD_LENGTH, TOO_DEEP, TOO_MANY_ELEMENTS, BOMB, CORRUPT_HEADER,
+    BAD_UID, NO_PATIENT, or RESIDUE when an original value is still in the bytes.
+    """
+    source = take_apart(data)
+    if source.big_endian:
+        source = take_apart(little_endian(source))
+    work = Work(source, profile, keyring)
+    uids = work.uid(SOP_INSTANCE), work.uid(SERIES), work.uid(STUDY)
+    pieces = dict(work.encode(source.elements))
+    pieces |= _marks(profile, explicit=source.explicit)
+    body = [pieces[tag] for tag in sorted(pieces)]
+    meta = _meta(work, uids[0])
+    result = b"".join((meta, *body))
+    _refuse_residue(work, pieces, meta)
+    return DeidentifiedInstance(
+        data=result,
+        instance_key=pseudonym.instance_key(keyring, uids[0]),
+        series_key=pseudonym.series_key(keyring, uids[1]),
+        study_key=pseudonym.study_key(keyring, uids[2]),
+        patient_key=work.patient.key,
+        source_sha256=hashlib.sha256(data).hexdigest(),
+        actions=dict(sorted(work.counts.items())),
+        profile=profile.name,
+        profile_digest=profile.digest,
+    )
+
+
+def _refuse_residue(work: Work, pieces: dict[int, bytes], meta: bytes) -> None:
+    """Raise `BadInstance` RESIDUE when an original value is in the output."""
+    originals = work.originals
+    if "uids" in work.profile.options:
+        originals.uids.clear()
+    if work.profile.dates == "UNMODIFIED":
+        originals.dates.clear()
+    elif work.profile.dates == "MODIFIED":
+        originals.dates = {date for date in originals.dates if b"." not in date}
+    header = meta + b"".join(piece for tag, piece in pieces.items() if tag not in PIXEL_DATA)
+    pixels = b"".join(piece for tag, piece in pieces.items() if tag in PIXEL_DATA)
+    kind = verify.residue(header, pixels, originals, written=work.written, kept=work.kept)
+    if kind:
+        raise BadInstance("RESIDUE", f"an original value ({kind}) is still in the output")
+
+
+@functools.lru_cache(maxsize=64)
+def _marks(profile: Profile, *, explicit: bool) -> dict[int, bytes]:
+    """The marks of PS3.15 E.1.1: who was removed, how, and what became of dates."""
+
+    def code(name: str) -> bytes:
+        value, meaning = METHODS[name]
+        return encode_item(
+            encode(CODE_VALUE, b"SH", value.encode(), explicit=explicit)
+            + encode(CODE_SCHEME, b"SH", b"DCM", explicit=explicit)
+            + encode(CODE_MEANING, b"LO", meaning.encode()[:64], explicit=explicit)
+        )
+
+    names = ("basic", *profile.options)
+    method = [f"medgan {VERSION}", f"PS3.15 {profile.edition} Table E.1-1", *names]
+    return {
+        0x00120062: encode(0x00120062, b"CS", b"YES", explicit=explicit),
+        0x00120063: encode(0x00120063, b"LO", "\\".join(method).encode(), explicit=explicit),
+        0x00120064: encode(0x00120064, b"SQ", b"".join(map(code, names)), explicit=explicit),
+        0x00280303: encode(0x00280303, b"CS", profile.dates.encode(), explicit=explicit),
+    }
+
+
+def _meta(work: Work, instance_uid: str) -> bytes:
+    """Preamble of zeros and fresh file meta information (PS3.10 7.1)."""
+    syntax = work.source.transfer_syntax
+    if syntax in (DEFLATED, EXPLICIT_BIG) or not screen.well_known(syntax):
+        syntax = EXPLICIT_LITTLE
+    if syntax in (EXPLICIT_LITTLE, IMPLICIT_LITTLE):
+        syntax = EXPLICIT_LITTLE if work.explicit else IMPLICIT_LITTLE
+    instance = instance_uid.encode()
+    if "uids" not in work.profile.options:
+        instance = work.new_uid(instance)
+    elements = b"".join(
+        encode(tag, vr, value, explicit=True)
+        for tag, vr, value in (
+            (0x00020001, b"OB", b"\0\1"),
+            (0x00020002, b"UI", work.new_uid(work.raw(SOP_CLASS))),
+            (0x00020003, b"UI", instance),
+            (0x00020010, b"UI", syntax.encode()),
+            (0x00020012, b"UI", IMPLEMENTATION_UID),
+            (0x00020013, b"SH", IMPLEMENTATION_NAME),
+        )
+    )
+    length = encode(0x00020000, b"UL", len(elements).to_bytes(4, "little"), explicit=True)
+    return bytes(128) + b"DICM" + length + elements

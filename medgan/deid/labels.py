@@ -1,0 +1,66 @@
+"""Label tables join by the same pseudonyms as the images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from medgan.deid import pseudonym
+from medgan.errors import InvalidRequest
+from medgan.keys import Keyring
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ID_COLUMN, ISSUER_COLUMN = "PatientID", "IssuerOfPatientID"
+MAX_AGE_YEARS = 120
+TOP_AGE_YEARS = 90  # 45 CFR 164.514(b)(2)(i)(C): ages over 89 are one category
+_COLUMN = re.compile(r"[a-z][a-z0-9_]{0,30}")
+# A label is a class, not a text: short, and no long number.
+_LABEL = re.compile(r"(?!.*\d{5})[A-Za-z0-9][A-Za-z0-9 _+./()-]{0,39}")
+_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"}
+
+
+def pseudonymise(rows: Sequence[Mapping[str, str]], *, keyring: Keyring, columns: tuple[str, ...]) -> pd.DataFrame:
+    """One row a patient, indexed by `patient_key`: `label_<column>` for each of `columns`, `sex` (M, F, O or
+    empty) and `age_years` (NaN if unknown, 90 for everybody older) where they are named.
+
+    Only `columns` survive. A label that is not a short class name becomes empty; of rows that contradict each other
+    the patient's label becomes empty as well. `InvalidRequest` for a column that names a person.
+    """
+    import pandas as pd
+
+    if any(not _COLUMN.fullmatch(name) for name in columns):
+        raise InvalidRequest("a label column is named by lower-case letters, digits and underscores")
+    joined: dict[str, dict[str, str | float]] = {}
+    for row in rows:
+        original = (row.get(ID_COLUMN) or "").strip()
+        if not original:
+            continue
+        key = pseudonym.patient(keyring, (row.get(ISSUER_COLUMN) or "").strip(), original).key
+        found = {_target(name): _value(name, (row.get(name) or "").strip()) for name in columns}
+        known = joined.setdefault(key, found)
+        for name, value in found.items():
+            if known[name] != value and not (value != value and known[name] != known[name]):  # noqa: PLR0124 - NaN
+                known[name] = float("nan") if name == "age_years" else ""
+    targets = [_target(name) for name in columns]
+    table = pd.DataFrame.from_dict(joined, orient="index", columns=targets).sort_index()
+    table.index.name = "patient_key"
+    return table
+
+
+def _target(name: str) -> str:
+    return {"sex": "sex", "age": "age_years", "age_years": "age_years"}.get(name, f"label_{name}")
+
+
+def _value(name: str, text: str) -> str | float:
+    if name == "sex":
+        return _SEXES.get(text.lower(), "")
+    if _target(name) == "age_years":
+        try:
+            years = float(text.rstrip("Yy"))
+        except ValueError:
+            return float("nan")
+        return min(years, TOP_AGE_YEARS) if 0 <= years <= MAX_AGE_YEARS else float("nan")
+    return text if _LABEL.fullmatch(text) else ""

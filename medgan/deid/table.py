@@ -1,0 +1,109 @@
+"""The two tables of this package: PS3.15 Table E.1-1 and the attributes outside it that may survive."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from importlib import resources
+from typing import NamedTuple
+
+from pydicom.datadict import DicomDictionary, RepeatersDictionary
+
+EDITION = "2026c"
+OPTIONS = (
+    "safe-private",
+    "uids",
+    "device-identity",
+    "institution-identity",
+    "patient-characteristics",
+    "full-dates",
+    "modified-dates",
+    "clean-descriptors",
+    "clean-structured-content",
+    "clean-graphics",
+)
+PRIVATE_PATTERN = "ggggeeee"
+
+
+class Row(NamedTuple):
+    """One row of Table E.1-1: `pattern` is 8 hex digits with `x` for any, `options` maps option to action."""
+
+    pattern: str
+    keyword: str
+    vr: str
+    basic: str
+    options: dict[str, str]
+    option_edition: str
+
+
+class Allowed(NamedTuple):
+    """One attribute outside Table E.1-1 that may survive when its value passes `rule`."""
+
+    tag: int
+    keyword: str
+    vr: str
+    vm: str
+    rule: str
+
+
+@functools.cache
+def rows() -> tuple[Row, ...]:
+    """Table E.1-1, sorted by tag."""
+    return tuple(
+        Row(
+            line["tag"],
+            line["keyword"],
+            line["vr"],
+            line["basic"],
+            {option: line[option] for option in OPTIONS if line[option]},
+            line["option_edition"],
+        )
+        for line in _lines("table_e1_1.csv")
+    )
+
+
+@functools.cache
+def allowed() -> tuple[Allowed, ...]:
+    """The attributes outside Table E.1-1 that may survive, sorted by tag."""
+    return tuple(
+        Allowed(int(line["tag"], 16), line["keyword"], line["vr"], line["vm"], line["rule"])
+        for line in _lines("allowed.csv")
+    )
+
+
+@functools.cache
+def vocabulary() -> frozenset[str]:
+    """Lower-case words that kept text may consist of."""
+    return frozenset(_read("vocabulary.txt").split())
+
+
+def _read(name: str) -> str:
+    return resources.files("medgan.deid").joinpath(name).read_text(encoding="utf-8")
+
+
+def _lines(name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(_read(name).splitlines()))
+
+
+def content_sha256() -> str:
+    """Hex SHA-256 over the tables, for the audit."""
+    import hashlib
+
+    names = ("table_e1_1.csv", "allowed.csv", "vocabulary.txt")
+    return hashlib.sha256("\0".join(_read(name) for name in names).encode()).hexdigest()
+
+
+_VR = {tag: entry[0][:2].encode() for tag, entry in DicomDictionary.items()}
+_REPEATERS = {mask: entry[0][:2].encode() for mask, entry in RepeatersDictionary.items()}
+
+
+def standard_vr(tag: int) -> bytes:
+    """VR of a standard attribute by PS3.6 (the first where there is a choice); `UN` for the rest."""
+    found = _VR.get(tag)
+    if found is not None:
+        return found
+    if tag >> 16 & 1:
+        return b"LO" if 0x10 <= tag & 0xFFFF <= 0xFF else b"UN"  # noqa: PLR2004 - private creators, PS3.5 7.8.1
+    if tag & 0xFFFF == 0:
+        return b"UL"
+    return b"UN"
