@@ -1,0 +1,93 @@
+"""`medgan list|info|pull|verify`: thin doors to the client's verbs, mounted by `medgan.cli`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+app = typer.Typer(help="List, pull, verify and compare published synthetic data sets.", no_args_is_help=True)
+
+RegistryOption = Annotated[
+    str | None, typer.Option("--registry", envvar="MEDGAN_REGISTRY", help="Folder or address; the last one if empty.")
+]
+TrustOption = Annotated[
+    Path | None, typer.Option("--trust", help="The registry's public key (PEM); needed once, then remembered.")
+]
+
+
+@app.command("list")
+def list_releases(registry: RegistryOption = None, trust: TrustOption = None) -> None:
+    """Data sets and versions of a registry."""
+    from medgan.client import report
+
+    table = Table("data set", "version", "status", "images", "MB", "created", title=None, box=None)
+    for entry in report.versions(registry=registry, trust=trust):
+        for version in reversed(entry.versions):
+            marks = [name for name, chosen in sorted(entry.channels.items()) if chosen == version.version]
+            status = ", ".join([str(version.status), *marks])
+            size = f"{version.bytes / 1e6:.1f}"
+            table.add_row(entry.name, version.version, status, f"{version.images:,}", size, version.created)
+    Console().print(table)
+
+
+@app.command()
+def info(spec: str, registry: RegistryOption = None, trust: TrustOption = None) -> None:
+    """What one version is: classes, evidence, licence."""
+    from medgan.client import report
+
+    manifest = report.info(spec, registry=registry, trust=trust)
+    table = Table.grid(padding=(0, 2))
+    table.add_row("data set", f"{manifest.name}@{manifest.version}: {manifest.title}")
+    table.add_row("created", manifest.created)
+    table.add_row("licence", manifest.licence)
+    table.add_row("images", f"{manifest.images:,} synthetic")
+    for name, count in sorted(manifest.class_counts.items()):
+        table.add_row("", f"{count:,} {name}")
+    if manifest.evidence is not None:
+        table.add_row("privacy gate", f"cleared under policy {manifest.evidence.policy}")
+    table.add_row("size", f"{sum(file.size for file in manifest.files) / 1e6:.1f} MB in {len(manifest.files)} files")
+    Console().print(table)
+
+
+@app.command()
+def pull(
+    spec: str,
+    registry: RegistryOption = None,
+    trust: TrustOption = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder to put the version in; the cache if empty.")] = None,
+    allow_withdrawn: Annotated[bool, typer.Option(help="Pull a version that was withdrawn.")] = False,
+) -> None:
+    """Pull NAME[@VERSION], verify every byte, and print where it lies."""
+    from medgan.client import pull as pulls
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(spec)
+        folder = pulls.pull(
+            spec,
+            registry=registry,
+            trust=trust,
+            destination=to,
+            allow_withdrawn=allow_withdrawn,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    typer.echo(folder)
+
+
+@app.command()
+def verify(
+    spec: str,
+    registry: RegistryOption = None,
+    trust: TrustOption = None,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Where it lies, if not in the cache.")] = None,
+) -> None:
+    """Check a pulled version again: signatures, every file, nothing extra."""
+    from medgan.client import report
+
+    manifest = report.verify_pulled(spec, registry=registry, trust=trust, folder=folder)
+    typer.echo(f"{manifest.name}@{manifest.version}: {len(manifest.files)} files are as they were signed")

@@ -1,0 +1,87 @@
+"""Files that are there whole or not at all: temporary name in the same folder, fsync, rename."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medgan.errors import Conflict, StoreUnavailable
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` atomically; makes the folder. `StoreUnavailable` when the disk refuses."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with explained():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_through(partial, data)
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        fsync_folder(path.parent)
+
+
+def write_through(path: Path, data: bytes) -> None:
+    """Write `data` to `path` and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def fsync_file(path: Path) -> None:
+    """Make the bytes of one file durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(root: Path) -> None:
+    """Make every file and folder below `root` durable, innermost first."""
+    for folder, _, names in os.walk(root, topdown=False):
+        for name in sorted(names):
+            fsync_file(Path(folder) / name)
+        fsync_folder(Path(folder))
+
+
+@contextmanager
+def locked(path: Path, *, busy: str) -> Iterator[None]:
+    """Hold the advisory lock file `path`; `Conflict(busy)` at once when another process holds it."""
+    with explained():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(busy) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn an `OSError` of the block into `StoreUnavailable`, whose message holds no path."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else "input/output error"
+        raise StoreUnavailable(
+            f"a file could not be written or read ({reason}): free or repair the disk, then run again"
+        ) from None

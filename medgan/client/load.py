@@ -1,0 +1,133 @@
+"""A pulled version as arrays: images, labels, and how to read their intensities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medgan.client import pull as pulls
+from medgan.client import verify
+from medgan.errors import IntegrityError, InvalidRequest
+from medgan.records import Manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+IMAGES = "images.zarr"
+LABELS = "labels.parquet"
+
+
+def load(
+    spec: str,
+    split: str | None = None,
+    *,
+    registry: str | None = None,
+    trust: Path | str | None = None,
+    cache: Path | None = None,
+    allow_withdrawn: bool = False,
+    now: datetime | None = None,
+) -> Dataset:
+    """Pull (or find) and verify `NAME[@VERSION]` and open it; `split` keeps the rows of one split."""
+    folder = pulls.pull(spec, registry=registry, trust=trust, cache=cache, allow_withdrawn=allow_withdrawn, now=now)
+    return open_folder(folder, split)
+
+
+def open_folder(folder: Path | str, split: str | None = None) -> Dataset:
+    """Open a version that lies in `folder`, verified before by `pull` or `verify`."""
+    return Dataset(Path(folder), split)
+
+
+class Dataset:
+    """One version in memory's reach.
+
+    `images` (N, H, W) uint16 in stored units, `labels` a pandas frame whose row i is image i,
+    `class_index` (N,) int64 into `classes`, `attrs` of the array (intensity_range, rescale_slope, ...).
+    """
+
+    def __init__(self, folder: Path, split: str | None = None) -> None:
+        """Open the version in `folder`; nothing but the manifest is read yet."""
+        try:
+            self.manifest = Manifest.model_validate_json((folder / verify.MANIFEST).read_bytes())
+        except (OSError, ValueError):
+            raise IntegrityError("this folder holds no readable version: pull it again") from None
+        self.folder = folder
+        self.split = split
+        self.name, self.version = self.manifest.name, self.manifest.version
+        self.classes = tuple(sorted(self.manifest.class_counts))
+
+    def __repr__(self) -> str:
+        """Name, version, shape."""
+        return f"<medgan {self.name}@{self.version}: {len(self)} synthetic images, classes {', '.join(self.classes)}>"
+
+    def __len__(self) -> int:
+        """Images of the split."""
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.uint16], int]:
+        """Image (H, W) uint16 in stored units and its class index."""
+        return self.images[index], int(self.class_index[index])
+
+    def __iter__(self) -> Iterator[tuple[npt.NDArray[np.uint16], int]]:
+        """Every image with its class index, in row order."""
+        return (self[index] for index in range(len(self)))
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """Row i is image i: `id`, `split`, `class`, and `sex`, `age_band` where synthesised."""
+        import pandas as pd
+
+        table = pd.read_parquet(self.folder / LABELS)
+        if self.split is None:
+            return table
+        chosen = table[table["split"] == self.split]
+        if chosen.empty:
+            raise InvalidRequest(
+                f"{self.name}@{self.version} has no split of that name: {', '.join(sorted(set(table['split'])))}"
+            )
+        return chosen.reset_index(drop=True)
+
+    @cached_property
+    def images(self) -> npt.NDArray[np.uint16]:
+        """(N, H, W) uint16 in stored units, read once."""
+        array: npt.NDArray[np.uint16] = np.asarray(self._array[:])
+        if self.split is None:
+            return array
+        import pandas as pd
+
+        return array[(pd.read_parquet(self.folder / LABELS, columns=["split"])["split"] == self.split).to_numpy()]
+
+    @cached_property
+    def class_index(self) -> npt.NDArray[np.int64]:
+        """(N,) int64, index of each image's class in `classes`."""
+        index = {name: position for position, name in enumerate(self.classes)}
+        return np.fromiter((index[name] for name in self.labels["class"]), dtype=np.int64, count=len(self.labels))
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        """`intensity_range`, `rescale_slope`, `rescale_intercept`, `units`, `spacing_mm` of the array."""
+        return dict(self._array.attrs)
+
+    def scaled(self, images: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+        """Stored values to [-1, 1] by `intensity_range`, float32; values outside the window are clipped."""
+        low, high = self.attrs["intensity_range"]
+        unit = (images.astype(np.float32) - np.float32(low)) * np.float32(2 / (high - low)) - np.float32(1)
+        return np.clip(unit, -1, 1, out=unit)
+
+    def torch(self) -> torch.utils.data.Dataset[tuple[torch.Tensor, int]]:
+        """A torch Dataset of (1, H, W) float32 in [-1, 1] and the class index; imports torch."""
+        from medgan.client.dataset import TorchDataset
+
+        return TorchDataset(self)
+
+    @cached_property
+    def _array(self) -> Any:
+        import zarr
+
+        return zarr.open_group(self.folder / IMAGES, mode="r", zarr_format=3)["images"]

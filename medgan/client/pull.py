@@ -1,0 +1,174 @@
+"""Bring a version here: every byte checked against the signed manifest, visible only when whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from medgan.client import disk, verify
+from medgan.client import index as indexes
+from medgan.client import registry as registries
+from medgan.client import trust as trusts
+from medgan.client.registry import Source
+from medgan.client.trust import Trust
+from medgan.client.verify import Progress
+from medgan.errors import IntegrityError, InvalidRequest
+from medgan.records import Index, IndexVersion, Manifest, ManifestFile, sha256_hex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A registry that is believed: where it is read, by which keys, and its current index."""
+
+    source: Source
+    trust: Trust
+    index: Index
+
+
+def connect(registry: str | None = None, *, trust: Path | str | None = None, now: datetime | None = None) -> Link:
+    """Open a registry and believe its index, or refuse; `registry` defaults to `MEDGAN_REGISTRY` or the last one."""
+    address = registry or os.environ.get("MEDGAN_REGISTRY") or trusts.last_registry()
+    if address is None:
+        raise InvalidRequest("no registry is known: name one with --registry ADDRESS (registry= in Python)")
+    source = registries.open_source(str(address))
+    pinned = trusts.recall(source.address, pin=Path(trust).expanduser() if trust is not None else None)
+    index = indexes.fetch(source, pinned, now=now)
+    trusts.remember_registry(source.address)
+    return Link(source=source, trust=pinned, index=index)
+
+
+def pull(
+    spec: str,
+    *,
+    registry: str | None = None,
+    trust: Path | str | None = None,
+    cache: Path | None = None,
+    destination: Path | None = None,
+    allow_withdrawn: bool = False,
+    now: datetime | None = None,
+    on_progress: Progress | None = None,
+) -> Path:
+    """Pull `NAME[@VERSION]`, verify all of it, and return its folder (`<cache>/<name>/<version>`, or `destination`).
+
+    `trust` names the registry's public key (PEM) at the first contact. A version that is here already is
+    verified again and not fetched. Progress is in bytes.
+    """
+    link = connect(registry, trust=trust, now=now)
+    entry, version = indexes.choose(link.index, spec, allow_withdrawn=allow_withdrawn)
+    keys = keys_due(link.trust.keys, version)
+    folder = (destination or (cache or trusts.default_cache()) / entry.name / version.version).expanduser().absolute()
+    lock = folder.parent / f".{folder.name}.lock"
+    with disk.locked(lock, busy="this version is being pulled by another process: wait for it"):
+        if folder.exists():
+            manifest = verify.verify_folder(
+                folder, keys=keys, name=entry.name, version=version.version, on_progress=on_progress
+            )
+            refuse_other(folder, manifest, version)
+        else:
+            _fetch(link.source, entry.name, version, keys=keys, folder=folder, on_progress=on_progress)
+    return folder
+
+
+def keys_due(keys: tuple[str, ...], version: IndexVersion) -> tuple[str, ...]:
+    """The pinned keys that must all have signed; refuses when the version needs more than are pinned."""
+    if version.signatures > len(keys):
+        raise IntegrityError(
+            f"this version is due {version.signatures} signatures and {len(keys)} key is pinned: ask the publisher for "
+            "the approver's public key and pin a file that holds both with --trust"
+        )
+    return keys
+
+
+def _fetch(
+    source: Source,
+    name: str,
+    version: IndexVersion,
+    *,
+    keys: tuple[str, ...],
+    folder: Path,
+    on_progress: Progress | None,
+) -> None:
+    staging = folder.parent / f".{folder.name}-{version.manifest_sha256[:16]}.partial"
+    where = f"{name}/{version.version}"
+    body = registries.read_all(source, f"{where}/{verify.MANIFEST}")
+    if sha256_hex(body) != version.manifest_sha256:
+        raise IntegrityError(f"{name}@{version.version}: the manifest is not the one that the signed index names")
+    envelope = registries.read_all(source, f"{where}/{verify.ENVELOPE}")
+    manifest = verify.read_manifest(body, envelope, keys=keys, name=name, version=version.version)
+    with disk.explained():
+        staging.mkdir(parents=True, exist_ok=True)
+    done, total = 0, sum(file.size for file in manifest.files)
+    for file in manifest.files:
+        _fetch_file(source, f"{where}/{file.path}", file, staging / file.path)
+        done += file.size
+        if on_progress is not None:
+            on_progress(done, total)
+    with disk.explained():
+        (staging / verify.MANIFEST).write_bytes(body)
+        (staging / verify.ENVELOPE).write_bytes(envelope)
+        _drop_strangers(staging, manifest)
+        disk.fsync_tree(staging)
+        staging.rename(folder)
+        disk.fsync_folder(folder.parent)
+
+
+def _fetch_file(source: Source, path: str, file: ManifestFile, target: Path) -> None:
+    """One file into the staging folder; a whole one is kept, a broken-off one is continued."""
+    if target.exists() and verify.digest_file(target) == (file.size, file.sha256):
+        return
+    partial = target.with_name(target.name + ".part")
+    with disk.explained():
+        target.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        hasher, held = _resume(partial, file.size)
+    if held < file.size or file.size == 0:
+        with disk.explained(), partial.open("ab", buffering=0) as sink:
+            for block in source.blocks(path, offset=held) if file.size else ():
+                held += len(block)
+                if held > file.size:
+                    break
+                hasher.update(block)
+                sink.write(block)
+    if held != file.size or hasher.hexdigest() != file.sha256:
+        partial.unlink(missing_ok=True)
+        raise IntegrityError(
+            f"{path.rsplit('/', 1)[-1]} did not arrive as it was signed: pull again; if it stays so, ask the publisher"
+        )
+    with disk.explained():
+        partial.replace(target)
+
+
+def _resume(partial: Path, size: int) -> tuple[hashlib._Hash, int]:
+    """Digest and length of what an earlier pull left of a file; what is too long is dropped."""
+    hasher, held = hashlib.sha256(), 0
+    if partial.exists() and partial.stat().st_size > size:
+        partial.unlink()
+    if partial.exists():
+        with partial.open("rb", buffering=0) as found:
+            while block := found.read(registries.BLOCK_BYTES):
+                hasher.update(block)
+                held += len(block)
+    return hasher, held
+
+
+def _drop_strangers(staging: Path, manifest: Manifest) -> None:
+    listed = {file.path for file in manifest.files} | {verify.MANIFEST, verify.ENVELOPE}
+    for path in sorted(staging.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                shutil.rmtree(path)
+        elif path.relative_to(staging).as_posix() not in listed:
+            path.unlink()
+
+
+def refuse_other(folder: Path, manifest: Manifest, version: IndexVersion) -> None:
+    """`IntegrityError` when the version in `folder` is signed, but not the one that the index names."""
+    if sha256_hex((folder / verify.MANIFEST).read_bytes()) != version.manifest_sha256:
+        raise IntegrityError(
+            f"the copy of {manifest.name}@{manifest.version} here is not the one that the signed index names: "
+            "delete it and pull again"
+        )

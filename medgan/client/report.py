@@ -1,0 +1,47 @@
+"""What a registry holds, in records and in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medgan.client import index as indexes
+from medgan.client import pull as pulls
+from medgan.client import registry as registries
+from medgan.client import trust as trusts
+from medgan.client import verify
+from medgan.errors import IntegrityError, InvalidRequest
+from medgan.records import IndexDataset, Manifest, sha256_hex
+
+
+def versions(*, registry: str | None = None, trust: Path | str | None = None) -> tuple[IndexDataset, ...]:
+    """Every data set of a registry with its channels and versions, by name."""
+    link = pulls.connect(registry, trust=trust)
+    return tuple(sorted(link.index.datasets, key=lambda entry: entry.name))
+
+
+def info(spec: str, *, registry: str | None = None, trust: Path | str | None = None) -> Manifest:
+    """The signed manifest of `NAME[@VERSION]`, read without pulling the images; withdrawn ones too."""
+    link = pulls.connect(registry, trust=trust)
+    entry, version = indexes.choose(link.index, spec, allow_withdrawn=True)
+    where = f"{entry.name}/{version.version}"
+    body = registries.read_all(link.source, f"{where}/{verify.MANIFEST}")
+    if sha256_hex(body) != version.manifest_sha256:
+        raise IntegrityError(f"{entry.name}@{version.version}: the manifest is not the one that the signed index names")
+    envelope = registries.read_all(link.source, f"{where}/{verify.ENVELOPE}")
+    keys = pulls.keys_due(link.trust.keys, version)
+    return verify.read_manifest(body, envelope, keys=keys, name=entry.name, version=version.version)
+
+
+def verify_pulled(
+    spec: str, *, registry: str | None = None, trust: Path | str | None = None, folder: Path | None = None
+) -> Manifest:
+    """Check a version that lies in `folder` (default: the cache) against the registry's signed index."""
+    link = pulls.connect(registry, trust=trust)
+    entry, version = indexes.choose(link.index, spec)
+    place = folder or trusts.default_cache() / entry.name / version.version
+    if not place.is_dir():
+        raise InvalidRequest(f"{entry.name}@{version.version} is not here: medgan pull {entry.name}@{version.version}")
+    keys = pulls.keys_due(link.trust.keys, version)
+    manifest = verify.verify_folder(place, keys=keys, name=entry.name, version=version.version)
+    pulls.refuse_other(place, manifest, version)
+    return manifest

@@ -1,0 +1,1 @@
+"""Releases: cleared synthetic cohorts as immutable, signed versions with a catalogue."""

@@ -1,0 +1,84 @@
+"""What documents say about a version, gathered once from records and data: no number is typed by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from medgan.records import GateTest, Manifest, Measure, PrivacyReport, ReleaseRequest, SyntheticCohort
+from medgan.release.evidence import Evidence
+
+DESCRIPTIVE = ("class", "split", "sex", "age_band")
+"""Label columns whose counts are shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Facts of one version. `counts`: column -> value -> rows; `columns`: label column -> dtype name."""
+
+    request: ReleaseRequest
+    version: str
+    previous: str | None
+    synthetic: SyntheticCohort
+    privacy: PrivacyReport
+    measures: tuple[Measure, ...]
+    encoder_sha256: str
+    shape: tuple[int, int, int]
+    attributes: dict[str, Any]
+    columns: dict[str, str]
+    counts: dict[str, dict[str, int]]
+
+    @classmethod
+    def gather(cls, evidence: Evidence, request: ReleaseRequest, *, number: str, previous: Manifest | None) -> Facts:
+        """Collect from checked evidence."""
+        labels = evidence.labels
+        counts = {
+            column: {str(value): int(count) for value, count in sorted(labels[column].value_counts().items(), key=str)}
+            for column in DESCRIPTIVE
+            if column in labels.columns
+        }
+        count, height, width = evidence.images.shape
+        return cls(
+            request=request,
+            version=number,
+            previous=previous.version if previous else None,
+            synthetic=evidence.synthetic,
+            privacy=evidence.privacy,
+            measures=evidence.quality.measures,
+            encoder_sha256=evidence.quality.encoder_sha256,
+            shape=(count, height, width),
+            attributes=evidence.attributes,
+            columns={str(name): str(kind) for name, kind in labels.dtypes.items()},
+            counts=counts,
+        )
+
+    @property
+    def spec(self) -> str:
+        """`name@version`."""
+        return f"{self.request.name}@{self.version}"
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Images a class."""
+        return self.counts.get("class", {})
+
+    @property
+    def tests(self) -> tuple[GateTest, ...]:
+        """Tests of the privacy gate."""
+        return self.privacy.tests
+
+    @property
+    def citation(self) -> str:
+        """How to cite the version."""
+        year = self.request.created[:4]
+        return (
+            f"{self.request.title}, version {self.version} ({year}). Synthetic data set, {self.shape[0]:,} images. "
+            f"Pixel SHA-256 {self.synthetic.pixel_sha256[:16]}."
+        )
+
+
+def number(value: float) -> str:
+    """A number for people: four significant digits, no exponent where it can be helped."""
+    if value == 0:
+        return "0"
+    return f"{value:.4g}" if 1e-4 <= abs(value) < 1e6 else f"{value:.3e}"  # noqa: PLR2004 - where digits stop helping

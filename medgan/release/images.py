@@ -1,0 +1,50 @@
+"""The array of a release: Zarr v3, chunk 16, shard 1024, byte-shuffled zstd and a checksum in every chunk."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from medgan.release.evidence import pixel_digest
+
+CHUNK_IMAGES = 16
+SHARD_IMAGES = 1024
+ARRAY = "images"
+
+
+def write(path: Path, images_NHW: npt.NDArray[np.uint16], attributes: dict[str, Any]) -> dict[str, str]:
+    """Write `images_NHW` (N, H, W) uint16 as group `path`; gives the SHA-256 of each shard's decoded rows.
+
+    Keys are paths below `path`. Byte shuffle beats bit shuffle here in size and speed; of 40 injected bit
+    flips zstd alone let 31 pass and crc32c none (design page of the release room, measured).
+    """
+    count, height, width = images_NHW.shape
+    group = zarr.create_group(path, zarr_format=3, attributes={"synthetic": True})
+    array = group.create_array(
+        ARRAY,
+        shape=images_NHW.shape,
+        dtype="uint16",
+        chunks=(CHUNK_IMAGES, height, width),
+        shards=(SHARD_IMAGES, height, width),
+        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=2), Crc32cCodec()],
+        fill_value=0,
+        attributes=attributes,
+        dimension_names=("image", "row", "column"),
+        config={"write_empty_chunks": True},
+    )
+    digests = {}
+    for number, start in enumerate(range(0, count, SHARD_IMAGES)):
+        block_NHW = images_NHW[start : start + SHARD_IMAGES]
+        array[start : start + len(block_NHW)] = block_NHW
+        digests[f"{ARRAY}/c/{number}/0/0"] = pixel_digest(block_NHW)
+    with warnings.catch_warnings():
+        # consolidated metadata is an agreed extension of Zarr v3 that every reader may ignore
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part", category=UserWarning)
+        zarr.consolidate_metadata(group.store)
+    return digests

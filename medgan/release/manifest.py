@@ -1,0 +1,73 @@
+"""Everything a version consists of, written to a staging folder and listed with its digests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medgan.client.verify import digest_file
+from medgan.records import Manifest, ManifestFile, ReleaseEvidence, ReleaseRequest
+from medgan.release import catalogue, croissant, datasheet, images, provenance
+from medgan.release.evidence import Evidence
+from medgan.release.facts import Facts
+
+IMAGES = "images.zarr"
+
+
+def write_version(
+    staging: Path, evidence: Evidence, request: ReleaseRequest, *, number: str, previous: Manifest | None
+) -> Manifest:
+    """Write all files of a version but manifest and signature; gives the manifest that lists them."""
+    pixel_sha256 = images.write(staging / IMAGES, evidence.images, evidence.attributes)
+    (staging / "labels.parquet").write_bytes(evidence.labels_bytes)
+    (staging / "reports").mkdir()
+    for name, body in evidence.reports.items():
+        (staging / "reports" / name).write_bytes(body)
+    facts = Facts.gather(evidence, request, number=number, previous=previous)
+    (staging / "DATASHEET.md").write_text(datasheet.render(facts))
+    (staging / "LICENSE").write_text(datasheet.licence(facts))
+    (staging / "TERMS.md").write_text(datasheet.terms(facts))
+    (staging / "prov.jsonld").write_bytes(provenance.render(facts))
+    data_files = list_files(staging, pixel_sha256)
+    (staging / "croissant.json").write_bytes(croissant.render(facts, data_files))
+    catalogue.write_version(staging, facts, evidence, data_files)
+    return Manifest(
+        name=request.name,
+        version=number,
+        created=request.created,
+        files=list_files(staging, pixel_sha256),
+        title=request.title,
+        licence=request.licence,
+        attribution=request.attribution,
+        night=request.night,
+        images=len(evidence.images),
+        class_counts=facts.class_counts,
+        evidence=_bound(evidence),
+        previous=previous.version if previous else None,
+        previous_manifest_sha256=previous.digest if previous else None,
+    )
+
+
+def list_files(folder: Path, pixel_sha256: dict[str, str]) -> tuple[ManifestFile, ...]:
+    """All files below `folder`, sorted by path, with sizes and digests."""
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            size, sha256 = digest_file(path)
+            pixels = pixel_sha256.get(name.removeprefix(f"{IMAGES}/"))
+            found.append(ManifestFile(path=name, size=size, sha256=sha256, pixel_sha256=pixels))
+    return tuple(sorted(found, key=lambda file: file.path))
+
+
+def _bound(evidence: Evidence) -> ReleaseEvidence:
+    return ReleaseEvidence(
+        synthetic=evidence.synthetic.synthetic,
+        model=evidence.synthetic.model,
+        cohort=evidence.synthetic.cohort,
+        pixel_sha256=evidence.synthetic.pixel_sha256,
+        labels_sha256=evidence.synthetic.labels_sha256,
+        quality_sha256=evidence.quality.report_sha256,
+        privacy_sha256=evidence.privacy.report_sha256,
+        policy=evidence.privacy.policy,
+        policy_sha256=evidence.privacy.policy_sha256,
+    )

@@ -1,0 +1,70 @@
+"""Which version comes next, decided by what a reader of the last one would notice.
+
+- patch: the same images and labels; only documents changed (reports, datasheet, terms, page).
+- minor: every old row is still there, same place, same bytes; rows were appended.
+- major: anything else: images replaced, another size, class, unit, label column, or licence.
+
+So `name@1` always holds what it held: work pinned to a major version never changes under its feet.
+The first version is 1.0.0. A number is never used twice, withdrawn ones included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+FIRST = (1, 0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What decides the number: `images` (N, H, W) uint16, its attributes, the labels, the licence."""
+
+    images: npt.NDArray[np.uint16]
+    attributes: dict[str, Any]
+    labels: pd.DataFrame
+    licence: str
+
+
+def change(old: Content, new: Content) -> str:
+    """`patch`, `minor` or `major` by the rules above."""
+    if not _same_shape(old, new):
+        return "major"
+    rows = len(old.labels)
+    if rows > len(new.labels) or not np.array_equal(old.images, new.images[:rows]):
+        return "major"
+    if not old.labels.reset_index(drop=True).equals(new.labels.iloc[:rows].reset_index(drop=True)):
+        return "major"
+    return "patch" if rows == len(new.labels) else "minor"
+
+
+def parse(version: str) -> tuple[int, int, int]:
+    """`1.2.3` as integers, which sort as versions do."""
+    major, minor, patch = version.split(".")
+    return int(major), int(minor), int(patch)
+
+
+def following(version: str | None, step: str) -> str:
+    """The number after `version` for a change of kind `step`; the first one when there is none."""
+    if version is None:
+        return ".".join(map(str, FIRST))
+    major, minor, patch = parse(version)
+    if step == "major":
+        return f"{major + 1}.0.0"
+    return f"{major}.{minor + 1}.0" if step == "minor" else f"{major}.{minor}.{patch + 1}"
+
+
+def _same_shape(old: Content, new: Content) -> bool:
+    return (
+        old.images.shape[1:] == new.images.shape[1:]
+        and old.images.dtype == new.images.dtype
+        and old.attributes == new.attributes
+        and old.licence == new.licence
+        and list(old.labels.columns) == list(new.labels.columns)
+        and [str(kind) for kind in old.labels.dtypes] == [str(kind) for kind in new.labels.dtypes]
+        and set(old.labels["class"]) == set(new.labels["class"])
+    )
