@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medgan.cohort import layout, read, resample
-from medgan.cohort.split import split_of
+from medgan.cohort.split import SPLITS, split_of
 from medgan.cohort.write import SHARD_IMAGES, CohortContent, write
 from medgan.collection import durable
 from medgan.collection import read as collection
@@ -43,7 +43,8 @@ def prepare(snapshot: CollectionSnapshot, recipe: CohortRecipe, *, zones: Zones)
     finished = read.record(handle, zones=zones)
     if finished is not None:
         return finished
-    selected = select(collection.table(snapshot, zones=zones), recipe)
+    found = select(collection.table(snapshot, zones=zones), recipe)
+    selected = without_duplicates(found)
     # Scattered writes while packs are read in their own order; the scratch file goes when the block ends.
     with durable.scratch(layout.folder(handle, zones=zones).with_suffix(".npy")) as scratch:
         converted = _convert(snapshot, selected, recipe, scratch=scratch, zones=zones)
@@ -51,6 +52,7 @@ def prepare(snapshot: CollectionSnapshot, recipe: CohortRecipe, *, zones: Zones)
             blocks=_blocks(converted.images),
             table=_table(selected, converted, recipe),
             attributes=_attributes(selected, converted, recipe),
+            duplicates_dropped=len(found) - len(selected),
         )
         # Icechunk's snapshot ids are random; the table's digest names the same content the same way every time.
         token = f"{snapshot.collection}@{snapshot.table_sha256}"
@@ -62,11 +64,22 @@ def select(table: pd.DataFrame, recipe: CohortRecipe) -> pd.DataFrame:
     label = _column(table, recipe.class_attribute)
     wanted = table["modality"].isin(recipe.modalities) & table["photometric"].isin(_MONOCHROME)
     selected = table.assign(**{"class": table[label]})[wanted & (table[label] != "")]
+    selected["split"] = [split_of(patient, recipe) for patient in selected["patient_key"]]
     if selected.empty:
         raise InvalidRequest(
             f"the recipe selects no image: {int(wanted.sum())} of {len(table)} frames have its modality, none a class"
         )
     return selected.reset_index(drop=True)
+
+
+def without_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row for every distinct pixel content; index 0..n-1.
+
+    The same image under two patients would leak from train to holdout. The copy in train stays before one in
+    holdout-1, that before one in holdout-2: what was trained on once never becomes a holdout when the archive grows.
+    """
+    ranked = rows.assign(rank=rows["split"].map(SPLITS.index)).sort_values(["rank", "instance_key", "frame"])
+    return rows.loc[~ranked.duplicated("pixel_sha256").reindex(rows.index)].reset_index(drop=True)
 
 
 def _column(table: pd.DataFrame, attribute: str) -> str:
@@ -117,7 +130,7 @@ def _table(rows: pd.DataFrame, converted: _Converted, recipe: CohortRecipe) -> p
         if name not in rows:
             raise InvalidRequest("the collection has no column for one of the recipe's covariates: leave it out")
         columns[covariate] = rows[name]
-    columns["split"] = [split_of(patient, recipe) for patient in rows["patient_key"]]
+    columns["split"] = rows["split"]
     columns["window_low"], columns["window_high"] = converted.windows.T
     columns["spacing_mm"] = converted.spacing_mm
     return pd.DataFrame(columns)

@@ -32,6 +32,7 @@ class CohortContent:
     blocks: Iterable[npt.NDArray[np.uint16]]
     table: pd.DataFrame
     attributes: dict[str, Any]
+    duplicates_dropped: int = 0
 
 
 def write(
@@ -61,6 +62,7 @@ def write(
             images=len(table),
             patients={name: int(table.loc[table["split"] == name, "patient_key"].nunique()) for name in SPLITS},
             size_px=size,
+            duplicates_dropped=content.duplicates_dropped,
             content_sha256=content_digest(hasher.hexdigest(), table),
         )
         (staging / layout.RECORD).write_bytes(snapshot.canonical())

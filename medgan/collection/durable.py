@@ -125,3 +125,18 @@ def keep_only(folder: Path, names: set[str]) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not names:
             folder.rmdir()
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `path` when the block ends well; a crash leaves one or none."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    with explained_disk():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            shutil.rmtree(path, ignore_errors=True)
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

@@ -65,14 +65,10 @@ class Stage:
             raw = little.tobytes()
             with (self._folder / f"{kind}.raw").open("ab") as file:
                 file.write(raw)
-            place = {
-                "frame": index,
-                "pack": kind,
-                "pack_index": self._frames.get(kind, 0),
-                "pixel_sha256": sha256_hex(raw),
-            }
-            self._rows.append({**columns, **place})
-            self._frames[kind] = place["pack_index"] + 1
+            place = self._frames.get(kind, 0)
+            own = {"frame": index, "pack": kind, "pack_index": place, "pixel_sha256": sha256_hex(raw)}
+            self._rows.append({**columns, **own})
+            self._frames[kind] = place + 1
 
     def close(self) -> None:
         """Write what was added; the caller's folder is renamed into place afterwards."""

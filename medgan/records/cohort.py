@@ -49,6 +49,7 @@ class CohortSnapshot(Record):
     images: int = Field(ge=1)
     patients: dict[str, int] = Field(description="Patients in train, holdout-1 and holdout-2.")
     size_px: int
+    duplicates_dropped: int = Field(default=0, ge=0, description="Images left out because another row has the same pixels.")
     content_sha256: Sha256 = Field(description="Digest over the decoded images and the table.")
 
 

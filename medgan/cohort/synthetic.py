@@ -1,0 +1,84 @@
+"""Where a synthetic cohort lies, and how it is read: refused when its bytes are not what its record says."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import zarr
+
+from medgan.collection import table as tables
+from medgan.errors import IntegrityError, InvalidRequest
+from medgan.records import SyntheticCohort
+from medgan.settings import Zones
+
+IMAGES = "images.zarr"
+LABELS = "labels.parquet"
+RECORD = "synthetic.json"
+CHUNK_IMAGES = 16
+SHARD_IMAGES = 1024
+
+
+class Synthetic(NamedTuple):
+    """A synthetic cohort in memory.
+
+    `images` is (N, H, W) uint16; row i of `labels` describes image i (`id`, `split`, `class`, and `sex`, `age_band`
+    where synthesised); `attrs` holds `intensity_range`, `rescale_slope`, `rescale_intercept`, `units`, `spacing_mm`.
+    """
+
+    images: npt.NDArray[np.uint16]
+    labels: pd.DataFrame
+    attrs: dict[str, Any]
+
+
+def folder(synthetic: str, *, zones: Zones) -> Path:
+    """Folder of the synthetic cohort with this handle; no path is built from anything else."""
+    if not re.fullmatch(r"sy-[0-9a-f]{16,64}", synthetic):
+        raise InvalidRequest("a synthetic cohort's handle is sy- and 16 to 64 hex digits")
+    return zones.synthetic / "cohorts" / synthetic
+
+
+def record(synthetic: str, *, zones: Zones) -> SyntheticCohort | None:
+    """The record of a finished synthetic cohort, or None."""
+    path = folder(synthetic, zones=zones) / RECORD
+    return SyntheticCohort.model_validate_json(path.read_bytes()) if path.is_file() else None
+
+
+def load(synthetic: SyntheticCohort | str, *, zones: Zones) -> Synthetic:
+    """Load a synthetic cohort by record or handle.
+
+    Raises:
+        InvalidRequest: there is no such synthetic cohort.
+        IntegrityError: record, images or labels are not what the stored record says.
+    """
+    handle = synthetic if isinstance(synthetic, str) else synthetic.synthetic
+    stored = record(handle, zones=zones)
+    if stored is None:
+        raise InvalidRequest(f"there is no synthetic cohort {handle}: generate it first")
+    if isinstance(synthetic, SyntheticCohort) and synthetic != stored:
+        raise IntegrityError(f"the record given for synthetic cohort {handle} is not the one in the store")
+    home = folder(handle, zones=zones)
+    labels = (home / LABELS).read_bytes()
+    array = open_images(home / IMAGES)
+    images = np.asarray(array[:], dtype=np.uint16)
+    if pixel_digest([images]) != stored.pixel_sha256 or hashlib.sha256(labels).hexdigest() != stored.labels_sha256:
+        raise IntegrityError(f"synthetic cohort {handle} is not what its digests say: generate it again")
+    return Synthetic(images, tables.from_parquet(labels), dict(array.attrs.asdict()))
+
+
+def open_images(path: Path, *, mode: Any = "r") -> zarr.Array[Any]:
+    """The array `images` (N, H, W) uint16 of the Zarr v3 group at `path`."""
+    return zarr.open_array(path / "images", mode=mode, zarr_format=3)
+
+
+def pixel_digest(blocks: Any) -> str:
+    """Hex SHA-256 over (n, H, W) uint16 blocks in row order: C order, little-endian, no padding."""
+    hasher = hashlib.sha256()
+    for block_NHW in blocks:
+        hasher.update(np.ascontiguousarray(block_NHW, dtype="<u2").data)
+    return hasher.hexdigest()

@@ -1,0 +1,125 @@
+"""Run a suite with great-expectations over frames of facts, and keep its Data Docs.
+
+Only facts come here (numbers, booleans, pseudonymous instance keys), so complete results are kept. Analytics are
+switched off before the import.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medgan.validation.rules import Rule, Severity, Suite
+
+KEY = "instance_key"
+MOST_KEYS = 1000
+"""Failing images named in a result; the count is complete."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one rule found. `failing` counts rows, `keys` names the first of them where rows are images."""
+
+    rule: str
+    severity: Severity
+    says: str
+    passed: bool
+    failing: int
+    rows: int
+    keys: tuple[str, ...]
+
+
+def run(suite: Suite, facts: Mapping[str, pd.DataFrame], *, title: str, data_docs: Path | None = None) -> list[Finding]:
+    """Evaluate every rule on the facts it is about; writes Data Docs below `data_docs` where given."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own deprecations, at import and in use
+        findings = [
+            finding
+            for about in sorted({rule.about for rule in suite})
+            for finding in _run_about(
+                about, [rule for rule in suite if rule.about == about], facts[about], title=title, data_docs=data_docs
+            )
+        ]
+    order = {rule.name: number for number, rule in enumerate(suite)}
+    return sorted(findings, key=lambda finding: order[finding.rule])
+
+
+def _run_about(
+    about: str, rules: Sequence[Rule], facts: pd.DataFrame, *, title: str, data_docs: Path | None
+) -> list[Finding]:
+    """Evaluate the rules about one frame of facts in a context of their own."""
+    import great_expectations as gx
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    name = f"{title} {about}"
+    actions = []
+    if data_docs is not None:
+        context.add_data_docs_site("local", _site(data_docs / about))
+        actions = [gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=["local"])]
+    batch = (
+        context.data_sources.add_pandas(title).add_dataframe_asset(about).add_batch_definition_whole_dataframe("all")
+    )
+    suite = context.suites.add(gx.ExpectationSuite(name, expectations=[_expectation(rule) for rule in rules]))
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+    checkpoint = context.checkpoints.add(
+        gx.Checkpoint(
+            name=name, validation_definitions=[definition], actions=actions, result_format=_result_format(facts)
+        )
+    )
+    (validation,) = checkpoint.run(batch_parameters={"dataframe": facts}).run_results.values()
+    by_name = {rule.name: rule for rule in rules}
+    return [
+        _finding(by_name[outcome.expectation_config.meta["rule"]], outcome, len(facts))
+        for outcome in validation.results
+    ]
+
+
+def _expectation(rule: Rule) -> Any:
+    import great_expectations as gx
+
+    kind = getattr(gx.expectations, rule.expectation)
+    severity = "critical" if rule.severity is Severity.STOP else "warning"
+    return kind(
+        column=rule.column,
+        **dict(rule.arguments),
+        severity=severity,
+        meta={"rule": rule.name},
+        description=f"{rule.name}: {rule.says}",
+    )
+
+
+def _result_format(facts: pd.DataFrame) -> dict[str, Any]:
+    if KEY not in facts:
+        return {"result_format": "BASIC"}
+    return {"result_format": "COMPLETE", "unexpected_index_column_names": [KEY], "return_unexpected_index_query": False}
+
+
+def _finding(rule: Rule, outcome: Any, rows: int) -> Finding:
+    found = outcome.result or {}
+    keys = sorted({row[KEY] for row in found.get("unexpected_index_list") or ()})
+    return Finding(
+        rule=rule.name,
+        severity=rule.severity,
+        says=rule.says,
+        passed=bool(outcome.success),
+        failing=int(found.get("unexpected_count") or 0),
+        rows=rows,
+        keys=tuple(keys[:MOST_KEYS]),
+    )
+
+
+def _site(folder: Path) -> dict[str, Any]:
+    return {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)},
+    }
