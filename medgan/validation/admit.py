@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-
-import pandas as pd
 
 from medgan.cohort import layout, read
 from medgan.collection import durable

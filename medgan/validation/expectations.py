@@ -56,14 +56,16 @@ def _run_about(
 ) -> list[Finding]:
     """Evaluate the rules about one frame of facts in a context of their own."""
     import great_expectations as gx
+    from great_expectations.checkpoint.actions import UpdateDataDocsAction, ValidationAction
+    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
     name = f"{title} {about}"
-    actions = []
+    actions: list[ValidationAction] = []
     if data_docs is not None:
         context.add_data_docs_site("local", _site(data_docs / about))
-        actions = [gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=["local"])]
+        actions = [UpdateDataDocsAction(name="docs", site_names=["local"])]
     batch = (
         context.data_sources.add_pandas(title).add_dataframe_asset(about).add_batch_definition_whole_dataframe("all")
     )
@@ -76,10 +78,7 @@ def _run_about(
     )
     (validation,) = checkpoint.run(batch_parameters={"dataframe": facts}).run_results.values()
     by_name = {rule.name: rule for rule in rules}
-    return [
-        _finding(by_name[outcome.expectation_config.meta["rule"]], outcome, len(facts))
-        for outcome in validation.results
-    ]
+    return [_finding(by_name[_name_of(outcome)], outcome, len(facts)) for outcome in validation.results]
 
 
 def _expectation(rule: Rule) -> Any:
@@ -94,6 +93,11 @@ def _expectation(rule: Rule) -> Any:
         meta={"rule": rule.name},
         description=f"{rule.name}: {rule.says}",
     )
+
+
+def _name_of(outcome: Any) -> str:
+    name: str = outcome.expectation_config.meta["rule"]
+    return name
 
 
 def _result_format(facts: pd.DataFrame) -> dict[str, Any]:
@@ -116,7 +120,7 @@ def _finding(rule: Rule, outcome: Any, rows: int) -> Finding:
     )
 
 
-def _site(folder: Path) -> dict[str, Any]:
+def _site(folder: Path) -> Any:
     return {
         "class_name": "SiteBuilder",
         "show_how_to_buttons": False,

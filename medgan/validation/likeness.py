@@ -59,7 +59,7 @@ def near_copies(coarse_NP: Unit, fine_NP: Unit) -> list[tuple[int, int]]:
 
 
 def template_correlation(fine_NP: Unit) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(N,) correlation with the median image as it is, and the best one turned by 90, 180, 270 degrees or upside down."""
+    """(N,) correlation with the median image as it is, and the best with it turned (90, 180, 270 degrees, flipped)."""
     rows = np.linspace(0, len(fine_NP) - 1, min(len(fine_NP), TEMPLATE_IMAGES)).round().astype(int)
     template_SS = np.median(fine_NP[rows], axis=0).reshape(FINE_PX, FINE_PX)
     turned = [np.rot90(template_SS, quarter) for quarter in (1, 2, 3)] + [template_SS[::-1]]
@@ -79,4 +79,5 @@ def _units(images_NHW: npt.NDArray[np.uint16], size_px: int) -> Unit:
 def _unit(image_SS: npt.NDArray[np.floating]) -> Unit:
     centred = (image_SS - image_SS.mean()).ravel()
     length = float(np.linalg.norm(centred))
-    return (centred / length if length > 0 else centred).astype(np.float32)
+    unit: Unit = (centred / length if length > 0 else centred).astype(np.float32)
+    return unit

@@ -24,6 +24,8 @@ _KEYS = {"patient_key": "pt", "study_key": "st", "series_key": "se", "instance_k
 _SEXES = ("", "F", "M", "O")
 _CLASS = r"[A-Za-z][A-Za-z _/+.-]{0,63}"
 """A class is a word: a number, a date or a name with a caret is not one."""
+_IDENTIFIER = r"\^|@|\d{5,}|\d+\.\d+\.\d+|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}"
+"""A person name's caret, an address, a number, a UID, a date."""
 
 
 def of_cohort(cohort: Cohort) -> pd.DataFrame:
@@ -35,7 +37,7 @@ def of_cohort(cohort: Cohort) -> pd.DataFrame:
 
 
 def of_classes(cohort: Cohort) -> pd.DataFrame:
-    """One row a class and split: `class_number` (position in `classes`), `split`, `images`, `share` within the split."""
+    """One row a class and split: `class_number` (index in `classes`), `split`, `images`, `share` of the split."""
     rows = []
     for split in SPLITS:
         of_split = cohort.table[cohort.table["split"] == split]
@@ -82,7 +84,7 @@ def _entropy_bits(window_NP: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
     offset_N1 = _LEVELS * np.arange(len(levels_NP))[:, None]
     counts_NL = np.bincount((levels_NP + offset_N1).ravel(), minlength=_LEVELS * len(levels_NP)).reshape(-1, _LEVELS)
     share_NL = counts_NL / levels_NP.shape[1]
-    return -(share_NL * np.log2(np.where(share_NL > 0, share_NL, 1))).sum(axis=1)
+    return np.asarray(-(share_NL * np.log2(np.where(share_NL > 0, share_NL, 1))).sum(axis=1))
 
 
 def _blank_border(images_NHW: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
@@ -132,11 +134,9 @@ def _residue(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
     for name, prefix in _KEYS.items():
         if name in table:
             suspicious |= ~table[name].str.fullmatch(rf"{prefix}-[0-9a-f]{{32}}").to_numpy(dtype=bool)
-    others = table.select_dtypes("str").columns.difference([*_KEYS, "pixel_sha256", "split"])
-    for name in others:
-        suspicious |= (
-            table[name].str.contains(r"\^|@|\d{5,}|\d+\.\d+\.\d+|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}").to_numpy(dtype=bool)
-        )
+    others = set(table.select_dtypes("str").columns) - {*_KEYS, "pixel_sha256", "split"}
+    for name in sorted(others):
+        suspicious |= table[name].str.contains(_IDENTIFIER).to_numpy(dtype=bool)
     return suspicious
 
 

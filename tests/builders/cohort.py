@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,8 +66,13 @@ def commit(rows: pd.DataFrame, pixels: np.ndarray, zones: Zones, name: str = "ma
         return write.commit(writer, f"{len(rows)} rows")
 
 
-def xray_recipe(size_px: int = 32, **changes) -> CohortRecipe:
-    values = {"name": "chest-xray", "modalities": ("DX",), "class_attribute": "finding", "size_px": size_px}
+def xray_recipe(size_px: int = 32, **changes: object) -> CohortRecipe:
+    values: dict[str, Any] = {
+        "name": "chest-xray",
+        "modalities": ("DX",),
+        "class_attribute": "finding",
+        "size_px": size_px,
+    }
     return CohortRecipe(**(values | changes))
 
 
