@@ -7,7 +7,10 @@ import re
 from typing import TYPE_CHECKING, Final
 
 import pydicom
+from pydicom._uid_dict import UID_dictionary
+from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from medgan.archive import container, limits, structure
 from medgan.archive.quiet import quietly
@@ -63,6 +66,8 @@ def check(shape: Structure) -> None:
     """Refuse what no parser should see: broken UIDs, pixels that are cut or larger than the cap."""
     if shape.meta.get(0x00020002, b"").rstrip(b"\0 ").decode("latin-1") == structure.MEDIA_DIRECTORY:
         raise BadInstance(Reason.UNSUPPORTED)
+    if not _UID.fullmatch(shape.transfer_syntax):
+        raise BadInstance(Reason.CORRUPT_HEADER)
     last = max(shape.elements, default=0)
     for tag in _TYPE_1_UIDS:
         text = shape.text(tag)
@@ -79,8 +84,8 @@ def check_image(shape: Structure) -> None:
     if PIXEL_DATA not in shape.elements:
         if any(tag in shape.elements for tag in _FLOAT_PIXELS):
             raise BadInstance(Reason.UNSUPPORTED)
-        promised = all(tag in shape.elements for tag in (_ROWS, _COLUMNS, _BITS_ALLOCATED, _PHOTOMETRIC))
-        raise BadInstance(Reason.TRUNCATED if promised else Reason.NO_PIXELS)
+        is_image = UID_dictionary.get(shape.text(SOP_CLASS), ("",))[0].endswith("Image Storage")
+        raise BadInstance(Reason.TRUNCATED if is_image else Reason.NO_PIXELS)  # type 1 in an image: it was cut
     if not shape.text(PATIENT_ID):
         raise BadInstance(Reason.NO_PATIENT)
 
@@ -140,6 +145,6 @@ def _parse(data: bytes, shape: Structure) -> Dataset:
         raise BadInstance(Reason.CORRUPT_HEADER) from None
     if len(dataset) == 0:
         raise BadInstance(Reason.CORRUPT_HEADER)
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(shape.transfer_syntax)
+    dataset.file_meta.TransferSyntaxUID = UID(shape.transfer_syntax, validation_mode=IGNORE)
     dataset.preamble = _EMPTY_PREAMBLE
     return dataset

@@ -280,6 +280,8 @@ class _Walker:
                 raise BadInstance(Reason.BAD_LENGTH if depth else self._cut(tag, length))
             elif vr == "SQ" and length:
                 self._sequence(value, after, depth + 1, implicit=implicit, delimited=False)
+            elif vr == "UN" and length and not implicit and _is_sequence(tag):  # PS3.5 6.2.2 note 4
+                self._sequence(value, after, depth + 1, implicit=True, delimited=False)
             elif length > limits.MAX_VALUE_BYTES and tag != PIXEL_DATA:
                 raise BadInstance(Reason.TOO_LARGE)
             if keep is not None:
