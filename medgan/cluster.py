@@ -52,7 +52,9 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            # None would still open Dask's default HTTP port; any free one on loopback, without the dashboard.
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
             silence_logs=40,
             env=dict.fromkeys(_THREAD_VARIABLES, "1"),
         ) as cluster,
