@@ -32,6 +32,8 @@ DUMMY = {
     **dict.fromkeys((b"OF", b"OL"), bytes(4)),
     **dict.fromkeys((b"OD", b"OV"), bytes(8)),
 }
+# YYYYMMDD, HHMMSS, HHMM, and whole values: what a written date or time may share with an original text.
+_DATE_PREFIXES = (4, 6, 8, None)
 _BLANK = b" \0"
 _TEXT_VRS = frozenset((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"CS", b"PN", b"AE"))
 
@@ -166,7 +168,27 @@ class ShiftDate(Action):
         moved = [shift(part, days) for part in work.buffer[element.start : element.stop].split(b"\\")]
         if any(part is None for part in moved):
             return DUMMY.get(rule.vrs[0])
-        return b"\\".join(part for part in moved if part is not None)
+        written = [part for part in moved if part is not None]
+        work.written.update(part[:size] for part in written for size in _DATE_PREFIXES)
+        return b"\\".join(written)
+
+
+class KeepDate(Action):
+    """K of the Full Dates option."""
+
+    code = "K"
+    sentence = "is kept when it is a date or time of its type"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """The value as it stands."""
+        if element.items is not None:
+            return work.items(element.items)
+        parts = work.buffer[element.start : element.stop].strip(_BLANK).split(b"\\")
+        grammar = {b"DA": dates.shift_date, b"DT": dates.shift_datetime}.get(rule.vrs[0], dates.keep_time)
+        if any(grammar(part, 0) is None for part in parts):
+            return DUMMY.get(rule.vrs[0])
+        work.written.update(part[:size] for part in parts for size in _DATE_PREFIXES)
+        return COPY
 
 
 class CleanText(Action):
@@ -295,7 +317,8 @@ class KeepPixels(KeepBulk):
 
 
 REMOVE, EMPTY, DUMMY_VALUE, PSEUDONYM, NEW_UID = Remove(), Empty(), Dummy(), Pseudonym(), NewUid()
-CLEAN_ITEMS, KEEP, SHIFT_DATE, CLEAN_TEXT = CleanItems(), Keep(), ShiftDate(), CleanText()
+CLEAN_ITEMS, KEEP, CLEAN_TEXT = CleanItems(), Keep(), CleanText()
+KEEP_DATE, SHIFT_DATE = KeepDate(), ShiftDate()
 KEEP_BY_RULE: Final[dict[str, Action]] = {
     "number": KeepNumber(),
     "number-text": KeepNumberText(),

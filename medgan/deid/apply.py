@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from medgan.deid import actions, attributes, codes, frames, pseudonym, screen, verify
+from medgan.deid import actions, attributes, codes, frames, pseudonym, screen, table, verify
 from medgan.deid.elements import (
     DEFLATED,
     EXPLICIT_BIG,
@@ -41,6 +41,7 @@ _BLANK = b" \0"
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 CHARACTER_SET, PATIENT_NAME, PATIENT_ID, ISSUER, BIRTH_DATE = 0x00080005, 0x00100010, 0x00100020, 0x00100021, 0x00100030
 CODE_VALUE, LONG_CODE, CODE_SCHEME, CODE_MEANING = 0x00080100, 0x00080119, 0x00080102, 0x00080104
+_ID_KEYWORDS = ("ID", "Number", "Identifier", "Telephone")
 PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 
 
@@ -67,7 +68,7 @@ class DeidentifiedInstance:
 
     @functools.cached_property
     def attributes(self) -> dict[str, Any]:
-        """Columns of the collection's table that describe the instance (docs/data-format.md); NaN or empty if unknown."""
+        """Columns of the collection's table that describe the instance (docs/data-format.md)."""
         return attributes.describe(self.dataset)
 
 
@@ -75,6 +76,7 @@ class Work:
     """The work on one instance: its source, its patient, and what was done so far."""
 
     def __init__(self, source: Source, profile: Profile, keyring: Keyring) -> None:
+        """Collect the originals and derive the patient; nothing is rewritten yet."""
         self.source = source
         self.buffer = source.buffer
         self.explicit = source.explicit
@@ -215,17 +217,15 @@ class Work:
 
 
 @functools.lru_cache(maxsize=64)
-def _listed(profile: Profile) -> frozenset[int]:
-    """Tags whose values are identifying: those of Table E.1-1 that the profile does not retain."""
-    from medgan.deid import table
-
-    return frozenset(
-        int(row.pattern, 16)
+def _listed(profile: Profile) -> dict[int, bool]:
+    """Tags whose values identify, by Table E.1-1 and not retained by the profile; and whether they are ids."""
+    return {
+        int(row.pattern, 16): any(part in row.keyword for part in _ID_KEYWORDS)
         for row in table.rows()
         if "x" not in row.pattern
         and row.pattern != table.PRIVATE_PATTERN
         and profile.rules[int(row.pattern, 16)].action is not actions.KEEP
-    )
+    }
 
 
 def deidentify(data: bytes, *, profile: Profile, keyring: Keyring) -> DeidentifiedInstance:
@@ -269,7 +269,7 @@ def _refuse_residue(work: Work, pieces: dict[int, bytes], meta: bytes) -> None:
         originals.dates = {date for date in originals.dates if b"." not in date}
     header = meta + b"".join(piece for tag, piece in pieces.items() if tag not in PIXEL_DATA)
     pixels = b"".join(piece for tag, piece in pieces.items() if tag in PIXEL_DATA)
-    kind = verify.residue(header, pixels, originals, written=work.written, kept=work.kept)
+    kind = verify.residue(verify.Output.of(header, pixels), originals, written=work.written, kept=work.kept)
     if kind:
         raise BadInstance("RESIDUE", f"an original value ({kind}) is still in the output")
 

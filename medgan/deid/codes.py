@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 # Retired designators of SNOMED-RT, PS3.16 8.2.
 _SNOMED_RT = ("SRT", "SNM3", "99SDM")
@@ -15,9 +16,10 @@ def known_codes() -> dict[tuple[str, str], str]:
     """(scheme designator, code value) -> meaning, from the dictionaries that pydicom ships (PS3.16)."""
     from pydicom.sr import _concepts_dict, _snomed_dict
 
+    concepts: dict[str, dict[str, Any]] = _concepts_dict.concepts
     found = {
         (scheme, code): meaning
-        for scheme, by_keyword in _concepts_dict.concepts.items()
+        for scheme, by_keyword in concepts.items()
         for by_code in by_keyword.values()
         for code, (meaning, _) in by_code.items()
     }

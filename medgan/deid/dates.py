@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import functools
 import re
 
@@ -22,7 +22,7 @@ def shift_date(value: bytes, days: int) -> bytes | None:
     if match is None:
         return None
     try:
-        moved = datetime.date(int(match[1]), int(match[2]), int(match[3])) + datetime.timedelta(days=days)
+        moved = dt.date(int(match[1]), int(match[2]), int(match[3])) + dt.timedelta(days=days)
     except (ValueError, OverflowError):
         return None
     return moved.strftime("%Y%m%d").rjust(8, "0").encode()

@@ -24,12 +24,39 @@ PREAMBLE_BYTES = 128
 ITEM = 0xFFFEE000
 ITEM_END = 0xFFFEE00D
 SEQUENCE_END = 0xFFFEE0DD
+DELIMITERS = frozenset((ITEM, ITEM_END, SEQUENCE_END))
+SHORT_HEAD_BYTES, LONG_HEAD_BYTES = 8, 12
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
-LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
-SHORT_VRS = frozenset(
-    (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL")
-    + (b"SS", b"ST", b"TM", b"UI", b"UL", b"US")
+LONG_VRS = frozenset(
+    vr.encode() for vr in ["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"]
 )
+SHORT_VRS = frozenset(
+    vr.encode()
+    for vr in [
+        "AE",
+        "AS",
+        "AT",
+        "CS",
+        "DA",
+        "DS",
+        "DT",
+        "FD",
+        "FL",
+        "IS",
+        "LO",
+        "LT",
+        "PN",
+        "SH",
+        "SL",
+        "SS",
+        "ST",
+        "TM",
+        "UI",
+        "UL",
+        "US",
+    ]
+)
+_PERHAPS_NESTED = frozenset((b"SQ", b"UN"))
 DEFLATED = "1.2.840.10008.1.2.1.99"
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -69,9 +96,9 @@ class Source(NamedTuple):
 class _Reader:
     """Walks one buffer; counts what it meets against the limits."""
 
-    def __init__(self, buffer: bytes, *, explicit: bool, big_endian: bool = False) -> None:
+    def __init__(self, buffer: bytes, *, big_endian: bool = False) -> None:
+        """Read `buffer` in one byte order."""
         self.buffer = buffer
-        self.explicit = explicit
         order = ">" if big_endian else "<"
         self.short = struct.Struct(order + "HH2sH").unpack_from
         self.long = struct.Struct(order + "L").unpack_from
@@ -85,84 +112,76 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise BadInstance("TOO_DEEP", f"sequences are nested deeper than {MAX_DEPTH}")
         found: list[Element] = []
-        add = found.append
-        short, long, implicit, count = self.short, self.long, self.implicit, self.count
-        while position < stop:
+        read_head = self._explicit_head if explicit else self._implicit_head
+        while position + SHORT_HEAD_BYTES <= stop:
             head = position
-            if stop - position < 8:  # noqa: PLR2004 - no room for a tag and a length
-                if depth == 0:
-                    break  # trailing bytes; they are not copied
-                raise BadInstance("BAD_LENGTH", "an item ends inside an element")
-            count += 1
-            if explicit:
-                group, number, vr, length = short(self.buffer, position)
-                tag = group << 16 | number
-                if vr in SHORT_VRS:
-                    position += 8
-                elif vr in LONG_VRS:
-                    if stop - position < 12:  # noqa: PLR2004 - no room for the long form
-                        raise BadInstance("TRUNCATED", "the file ends inside an element's header")
-                    (length,) = long(self.buffer, position + 8)
-                    position += 12
-                elif group == 0xFFFE:  # noqa: PLR2004 - delimiters have no VR
-                    vr = b""
-                    (length,) = long(self.buffer, position + 4)
-                    position += 8
-                else:
-                    # pydicom and others write implicit elements into explicit files; nobody can tell for sure.
-                    raise BadInstance("CORRUPT_HEADER", "an element has an unknown value representation")
-            else:
-                group, number, length = implicit(self.buffer, position)
-                tag = group << 16 | number
-                vr = standard_vr(tag)
-                position += 8
-            if tag == ITEM_END:
-                if until_item_end:
-                    self.count = count
+            tag, vr, length, position = read_head(head, stop)
+            if tag in DELIMITERS:
+                if tag == ITEM_END and until_item_end:
                     return found, position
-                continue
-            if tag in (SEQUENCE_END, ITEM):
-                if depth == 0:
-                    continue
                 raise BadInstance("CORRUPT_HEADER", "a delimiter stands where an element should")
-            items: list[list[Element]] | None = None
-            start, fragments = position, False
-            if length == UNDEFINED:
-                self.count = count
-                if tag in PIXEL_TAGS and depth == 0:
-                    position, fragments = self.fragments(position, stop), True
-                else:
-                    items, position = self.items(position, stop, depth, explicit=explicit and vr != b"UN", sized=False)
-                count = self.count
-            else:
-                if length > stop - position:
-                    raise BadInstance(
-                        "TRUNCATED" if tag in PIXEL_TAGS else "BAD_LENGTH", "a value is longer than the file"
-                    )
-                position += length
-                if (vr == b"SQ" or (vr == b"UN" and standard_vr(tag) == b"SQ")) and length:
-                    self.count = count
-                    items, _ = self.items(start, position, depth, explicit=explicit and vr != b"UN", sized=True)
-                    count = self.count
-                elif vr == b"SQ":
-                    items = []
-            if items is not None:
-                vr = b"SQ"
-            if count > MAX_ELEMENTS:
-                raise BadInstance("TOO_MANY_ELEMENTS", f"more than {MAX_ELEMENTS} elements")
-            add(Element(tag, vr, head, start, position, items, fragments))
-        self.count = count
+            self.count += 1
+            if length == UNDEFINED or vr in _PERHAPS_NESTED:
+                element = self._compound(Element(tag, vr, head, position, stop, None, False), length, depth, explicit)
+                position = element.stop
+                found.append(element)
+                continue
+            if length > stop - position:
+                raise BadInstance("TRUNCATED" if tag in PIXEL_TAGS else "BAD_LENGTH", "a value is longer than the file")
+            start, position = position, position + length
+            found.append(Element(tag, vr, head, start, position, None, False))
+        if self.count > MAX_ELEMENTS:
+            raise BadInstance("TOO_MANY_ELEMENTS", f"more than {MAX_ELEMENTS} elements")
         if until_item_end:
             raise BadInstance("TRUNCATED", "the file ends inside an item")
-        return found, position
+        if depth and position != stop:
+            raise BadInstance("BAD_LENGTH", "an item ends inside an element")
+        return found, position  # bytes that are left behind the last element are not copied
+
+    def _explicit_head(self, position: int, stop: int) -> tuple[int, bytes, int, int]:
+        """Tag, VR, length and start of value of the explicit element at `position`."""
+        group, number, vr, length = self.short(self.buffer, position)
+        if vr in SHORT_VRS:
+            return group << 16 | number, vr, length, position + SHORT_HEAD_BYTES
+        if vr in LONG_VRS:
+            if stop - position < LONG_HEAD_BYTES:
+                raise BadInstance("TRUNCATED", "the file ends inside an element's header")
+            return group << 16 | number, vr, self.long(self.buffer, position + 8)[0], position + LONG_HEAD_BYTES
+        if group == ITEM >> 16:
+            return group << 16 | number, b"", self.long(self.buffer, position + 4)[0], position + SHORT_HEAD_BYTES
+        raise BadInstance("CORRUPT_HEADER", "an element has an unknown value representation")
+
+    def _implicit_head(self, position: int, stop: int) -> tuple[int, bytes, int, int]:
+        """Tag, standard VR, length and start of value of the implicit element at `position`."""
+        del stop
+        group, number, length = self.implicit(self.buffer, position)
+        tag = group << 16 | number
+        return tag, standard_vr(tag), length, position + SHORT_HEAD_BYTES
+
+    def _compound(self, element: Element, length: int, depth: int, explicit: bool) -> Element:
+        """A sequence, encapsulated pixels, or something unknown that may be either; `element.stop` is the limit."""
+        tag, vr, head, start, stop, _, _ = element
+        if length == UNDEFINED and tag in PIXEL_TAGS and not depth:
+            return Element(tag, vr, head, start, self.fragments(start, stop), None, True)
+        nested = explicit and vr != b"UN"  # PS3.5 6.2.2: what is sent as UN is implicit inside
+        if length == UNDEFINED:
+            items, end = self.items(start, stop, depth, explicit=nested, sized=False)
+            return Element(tag, b"SQ", head, start, end, items, False)
+        end = start + length
+        if end > stop:
+            raise BadInstance("BAD_LENGTH", "a value is longer than the file")
+        if vr == b"SQ" or standard_vr(tag) == b"SQ":
+            items, _ = self.items(start, end, depth, explicit=nested, sized=True)
+            return Element(tag, b"SQ", head, start, end, items, False)
+        return Element(tag, vr, head, start, end, None, False)
 
     def items(
         self, position: int, stop: int, depth: int, *, explicit: bool, sized: bool
     ) -> tuple[list[list[Element]], int]:
         """Items of a sequence of known (`sized`) or undefined length, and where it ended."""
-        found = []
+        found: list[list[Element]] = []
         while position < stop:
-            if stop - position < 8:  # noqa: PLR2004 - no room for an item header
+            if stop - position < SHORT_HEAD_BYTES:
                 raise BadInstance("BAD_LENGTH", "a sequence ends inside an item's header")
             group, number, length = self.implicit(self.buffer, position)
             tag = group << 16 | number
@@ -199,7 +218,7 @@ class _Reader:
 
 def take_apart(data: bytes) -> Source:
     """Read `data`, a Part 10 file or a bare dataset; `BadInstance` when it is neither or breaks a limit."""
-    if len(data) < 8:  # noqa: PLR2004 - not even one element
+    if len(data) < SHORT_HEAD_BYTES:
         raise BadInstance("NOT_DICOM", "too short to be DICOM")
     meta: list[Element] = []
     position = 0
@@ -220,7 +239,7 @@ def take_apart(data: bytes) -> Source:
     elif not explicit and buffer[begin + 4 : begin + 6] in SHORT_VRS | LONG_VRS:
         explicit = True
     big_endian = syntax == EXPLICIT_BIG
-    reader = _Reader(buffer, explicit=explicit, big_endian=big_endian)
+    reader = _Reader(buffer, big_endian=big_endian)
     elements, _ = reader.walk(begin, len(buffer), explicit=explicit)
     if not elements:
         raise BadInstance("TRUNCATED", "the dataset is empty")
@@ -229,11 +248,11 @@ def take_apart(data: bytes) -> Source:
 
 def _read_meta(data: bytes, position: int) -> tuple[list[Element], int]:
     """Elements of group 0002 (always explicit little endian) and where the dataset begins."""
-    reader = _Reader(data, explicit=True)
+    reader = _Reader(data)
     found: list[Element] = []
     while data[position : position + 2] == b"\x02\x00" and len(found) < MAX_ELEMENTS:
         head = position
-        if len(data) - position < 12:  # noqa: PLR2004 - no room for an element
+        if len(data) - position < LONG_HEAD_BYTES:
             raise BadInstance("TRUNCATED", "the file ends inside its meta information")
         group, number, vr, length = reader.short(data, position)
         position += 8

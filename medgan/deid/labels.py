@@ -23,11 +23,11 @@ _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "o": "O", "other": "O"
 
 
 def pseudonymise(rows: Sequence[Mapping[str, str]], *, keyring: Keyring, columns: tuple[str, ...]) -> pd.DataFrame:
-    """One row a patient, indexed by `patient_key`: `label_<column>` for each of `columns`, `sex` (M, F, O or
-    empty) and `age_years` (NaN if unknown, 90 for everybody older) where they are named.
+    """One row a patient, indexed by `patient_key`: `label_<column>` for each of `columns`, `sex`, `age_years`.
 
-    Only `columns` survive. A label that is not a short class name becomes empty; of rows that contradict each other
-    the patient's label becomes empty as well. `InvalidRequest` for a column that names a person.
+    `sex` is M, F, O or empty; `age_years` is NaN if unknown and 90 for everybody older. Only `columns` survive.
+    A label that is not a short class name becomes empty, and so does one that several rows of a patient
+    contradict. `InvalidRequest` for a column that is not named like one.
     """
     import pandas as pd
 

@@ -23,10 +23,12 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from pydicom import datadict
+from pydicom._dicom_dict import DicomDictionary
+from pydicom._uid_dict import UID_dictionary
 from pydicom.sr import _concepts_dict
-from pydicom.uid import UID_dictionary
 
 HERE = Path(__file__).parent
 FIELDS = "dicomanonymizer/dicom_anonymization_databases/dicomfields_{}.py"
@@ -143,8 +145,8 @@ def write_table(basic_wheel: Path, options_wheel: Path) -> dict[str, str]:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         for tag in sorted(new):
-            number = int(tag.replace("x", "0"), 16) if tag != PRIVATE else None
-            known = number is not None and datadict.dictionary_has_tag(number)
+            number = int(tag.replace("x", "0"), 16) if tag != PRIVATE else 0
+            known = datadict.dictionary_has_tag(number)
             edition = "2024b" if tag in old or tag == PRIVATE else "2026c, basic only"
             writer.writerow(
                 {
@@ -166,7 +168,7 @@ def write_allowed(table: dict[str, str]) -> None:
     with (HERE / "allowed.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["tag", "keyword", "vr", "vm", "rule"])
-        for tag, (vr, vm, _, retired, keyword) in sorted(datadict.DicomDictionary.items()):
+        for tag, (vr, vm, _, retired, keyword) in sorted(DicomDictionary.items()):
             if f"{tag:08x}" in table or tag >> 16 not in IMAGE_GROUPS or retired or tag in WRITTEN or keyword in NEVER:
                 continue
             rule = BULK.get(keyword) or RULE_OF_VR.get(vr.split(" or ")[0])
@@ -178,7 +180,9 @@ def defined_terms(wheel: Path) -> set[str]:
     """Words of the upper-case terms that the standard's attribute descriptions name, lower case."""
     terms: set[str] = set()
     for name in ("module_to_attributes", "macro_to_attributes"):
-        for row in json.loads(zipfile.ZipFile(wheel).read(STANDARD.replace(STANDARD.split("/")[-1], name + ".json"))):
+        for row in json.loads(
+            zipfile.ZipFile(wheel).read(STANDARD.replace("confidentiality_profile_attributes", name))
+        ):
             text = re.sub(r"<[^>]*>", " ", row.get("description", ""))
             terms |= {
                 word for term in re.findall(r"\b[A-Z][A-Z0-9_]{2,15}\b", text) for word in re.findall("[A-Z]{3,}", term)
@@ -188,9 +192,10 @@ def defined_terms(wheel: Path) -> set[str]:
 
 def write_vocabulary(wheel: Path) -> None:
     """Write `vocabulary.txt`: lower-case words of three or more letters."""
-    names = [entry[2] for entry in datadict.DicomDictionary.values()]
+    names = [entry[2] for entry in DicomDictionary.values()]
     names += [entry[0] for entry in UID_dictionary.values()]
-    for scheme in _concepts_dict.concepts.values():
+    concepts: dict[str, dict[str, Any]] = _concepts_dict.concepts
+    for scheme in concepts.values():
         for by_code in scheme.values():
             names += [meaning for meaning, _ in by_code.values()]
     words = {word.lower() for name in names for word in re.findall(r"[A-Za-z]{3,}", name)}

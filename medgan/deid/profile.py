@@ -31,6 +31,7 @@ METHODS = {
     "safe-private": ("113111", "Retain Safe Private Option"),
     "institution-identity": ("113112", "Retain Institution Identity Option"),
 }
+DATE_OPTIONS = {"full-dates", "modified-dates"}
 DATE_VRS = ("DA", "DT", "TM")
 PATIENT_NAME, PATIENT_ID = 0x00100010, 0x00100020
 # Of a choice such as X/Z/D the one that keeps an object conformant whatever the attribute's type is in its IOD.
@@ -106,9 +107,8 @@ def action_of(row: table.Row, options: frozenset[str]) -> Action:
     tag = int(row.pattern, 16)
     if tag in (PATIENT_NAME, PATIENT_ID):
         return actions.PSEUDONYM
-    if row.vr in DATE_VRS and ("full-dates" in row.options or "modified-dates" in row.options):
-        if options & {"full-dates", "modified-dates"}:
-            return _date_action(options) or BASIC_ACTIONS[row.basic]
+    if row.vr in DATE_VRS and options & DATE_OPTIONS and DATE_OPTIONS & set(row.options):
+        return _date_action(options) or BASIC_ACTIONS[row.basic]
     chosen = {code for option, code in row.options.items() if option in options}
     if "K" in chosen:
         return actions.KEEP
@@ -119,7 +119,7 @@ def action_of(row: table.Row, options: frozenset[str]) -> Action:
 
 def _date_action(options: frozenset[str]) -> Action | None:
     if "full-dates" in options:
-        return actions.KEEP
+        return actions.KEEP_DATE
     return actions.SHIFT_DATE if "modified-dates" in options else None
 
 

@@ -1,5 +1,7 @@
-"""What a kept value may look like. An allow list reaches down to values: an attribute that may stay
-still loses a value that could hide a name, a number of a patient or a date.
+"""What a kept value may look like.
+
+The allow list reaches down to values: an attribute that may stay still loses a value that could hide a name, a
+number of a patient or a date.
 """
 
 from __future__ import annotations
@@ -7,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 
-from pydicom.uid import UID_dictionary
+from pydicom._uid_dict import UID_dictionary
 
 from medgan.deid.table import vocabulary
 

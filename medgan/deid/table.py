@@ -7,7 +7,7 @@ import functools
 from importlib import resources
 from typing import NamedTuple
 
-from pydicom.datadict import DicomDictionary, RepeatersDictionary
+from pydicom._dicom_dict import DicomDictionary
 
 EDITION = "2026c"
 OPTIONS = (
@@ -94,7 +94,6 @@ def content_sha256() -> str:
 
 
 _VR = {tag: entry[0][:2].encode() for tag, entry in DicomDictionary.items()}
-_REPEATERS = {mask: entry[0][:2].encode() for mask, entry in RepeatersDictionary.items()}
 
 
 def standard_vr(tag: int) -> bytes:

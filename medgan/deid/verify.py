@@ -5,15 +5,16 @@ UIDs, addresses, free text, private text, at every depth) and searches the outpu
 UTF-8, UTF-16 LE and BE, in upper and lower case, person names with `^`, `_`, `,` or space between components.
 
 Not searched, because they would be found in clean files: values shorter than 4 characters; texts that
-consist of words of the technical vocabulary ("BRAIN", "SIEMENS"); decimal numbers; values of attributes that the
-profile keeps; dates that equal a date the shift has just written.
+consist of words of the technical vocabulary ("BRAIN", "SIEMENS"); decimal numbers, and integers of up to 5 digits
+unless they are an id; values of attributes that the profile keeps; dates and times that the profile has just written.
+The whole rule is `Collector`.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from medgan.deid import screen
@@ -23,20 +24,23 @@ MIN_CHARACTERS = 4
 MIN_NAME_LETTERS = 4
 MIN_PIXEL_CHARACTERS = 6
 MAX_CHARACTERS = 1024
+MAX_VALUE_BYTES = 4096
 _SEPARATORS = b"^_=,\\"
 _FOLD = bytes.maketrans(bytes(range(0x41, 0x5B)) + _SEPARATORS, bytes(range(0x61, 0x7B)) + b" " * len(_SEPARATORS))
 _DECIMAL = re.compile(r"[+-]?\d*\.\d*(?:[eE][+-]?\d+)?|[+-]?\d{1,5}")
 _FINE_TIME = re.compile(r"\d{6}\.\d{3,6}")
 _TOKEN = re.compile(r"\w*\d{5,}\w*|\S+@\S+")
 _TEXT_VRS = frozenset((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"UR", b"AE", b"CS"))
+_DATE_VRS = frozenset((b"DA", b"DT", b"TM"))
 _BLANK = b" \0"
 
 
 @dataclass(slots=True)
 class Originals:
-    """What the source said: `texts`, `names` and `ids` are folded or raw needles, `encoded` bytes as found."""
+    """What the source said: `texts`, `ids`, `names` and `weak` (private) are folded, the others bytes as found."""
 
     texts: set[str] = field(default_factory=set)
+    ids: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     uids: set[bytes] = field(default_factory=set)
     dates: set[bytes] = field(default_factory=set)
@@ -49,31 +53,41 @@ class Collector:
     """Gathers `Originals` from elements of one instance."""
 
     def __init__(self, buffer: bytes, character_sets: bytes) -> None:
+        """Read values from `buffer` by the values of SpecificCharacterSet."""
         self.buffer = buffer
         self.character_sets = character_sets
         self.found = Originals()
 
-    def collect(self, elements: Iterable[Element], *, listed: frozenset[int] | set[int]) -> None:
-        """Add the values of `elements` at every depth; `listed` tags are identifying by the profile's table."""
+    def collect(self, elements: Iterable[Element], *, listed: Mapping[int, bool]) -> None:
+        """Add the values of `elements` at every depth.
+
+        `listed` has the tags that are identifying by the profile's table, and whether each is an id.
+        """
         for element in elements:
             if element.items is not None:
                 for item in element.items:
                     self.collect(item, listed=listed)
-                continue
-            vr, length = element.vr, element.stop - element.start
-            if not length or length > MAX_CHARACTERS * 4:
-                continue
-            if vr == b"PN":
-                self.add_name(self.buffer[element.start : element.stop])
-            elif vr == b"UI":
-                self.add_uids(self.buffer[element.start : element.stop])
-            elif vr in _TEXT_VRS:
-                if element.tag in listed or element.tag >> 16 & 1:
-                    self.add_text(self.buffer[element.start : element.stop], weak=element.tag not in listed)
-            elif vr in (b"DA", b"DT", b"TM"):
-                self.add_dates(vr, self.buffer[element.start : element.stop])
-            elif vr == b"UN" and element.tag >> 16 & 1:
-                self.add_unknown(self.buffer[element.start : element.stop])
+            elif element.start < element.stop <= element.start + MAX_VALUE_BYTES:
+                self._collect_value(element, listed)
+
+    def _collect_value(self, element: Element, listed: Mapping[int, bool]) -> None:
+        vr, tag = element.vr, element.tag
+        if vr in _TEXT_VRS:
+            if tag in listed:
+                self.add_text(self._raw(element), self.found.texts, is_id=listed[tag])
+            elif tag >> 16 & 1:
+                self.add_text(self._raw(element), self.found.weak)
+        elif vr == b"UI":
+            self.add_uids(self._raw(element))
+        elif vr in _DATE_VRS:
+            self.add_dates(vr, self._raw(element))
+        elif vr == b"PN":
+            self.add_name(self._raw(element))
+        elif vr == b"UN" and tag >> 16 & 1:
+            self.add_unknown(self._raw(element))
+
+    def _raw(self, element: Element) -> bytes:
+        return self.buffer[element.start : element.stop]
 
     def text_of(self, raw: bytes) -> str:
         """`raw` decoded by the instance's character sets; what does not decode becomes U+FFFD."""
@@ -98,7 +112,7 @@ class Collector:
                 self.found.texts.add(folded)
             self.found.names.update(word for word in re.split(r"[\s\-.']+", folded) if len(word) > 1)
         stripped = raw.strip(_BLANK)
-        if len(stripped) >= MIN_PIXEL_CHARACTERS and not screen.text_passes(text.replace("^", " "), frozenset()):
+        if len(stripped) >= MIN_PIXEL_CHARACTERS and not technical(fold(text)):
             self.found.pixels.add(stripped)
 
     def add_uids(self, raw: bytes) -> None:
@@ -107,17 +121,16 @@ class Collector:
             if len(part) > MIN_PIXEL_CHARACTERS and not screen.well_known(part.decode("ascii", "replace")):
                 self.found.uids.add(part)
 
-    def add_text(self, raw: bytes, *, weak: bool) -> None:
+    def add_text(self, raw: bytes, into: set[str], *, is_id: bool = False) -> None:
         """Text: the value, and what in a long one looks like a number of something or somebody."""
         for text in self.text_of(raw).split("\\"):
-            value = text.strip()
-            if len(value) < MIN_CHARACTERS or _DECIMAL.fullmatch(value) or screen.text_passes(value, frozenset()):
+            value = fold(text[:MAX_CHARACTERS])
+            if is_id and len(value) > MIN_CHARACTERS and any(map(str.isdigit, value)):
+                self.found.ids.add(value)
+            if len(value) < MIN_CHARACTERS or _DECIMAL.fullmatch(value) or technical(value):
                 continue
-            needles = {value[:MAX_CHARACTERS]}
-            if len(value) > MIN_PIXEL_CHARACTERS:
-                needles |= {token for token in _TOKEN.findall(value) if not _DECIMAL.fullmatch(token)}
-            folded = {fold(needle) for needle in needles}
-            (self.found.weak if weak else self.found.texts).update(n for n in folded if len(n) >= MIN_CHARACTERS)
+            into.add(value)
+            into.update(token for token in _TOKEN.findall(value) if not _DECIMAL.fullmatch(token))
 
     def add_dates(self, vr: bytes, raw: bytes) -> None:
         """Whole dates, and times with fractions of a second."""
@@ -132,7 +145,7 @@ class Collector:
         """A private value of unknown type that is readable."""
         stripped = raw.strip(_BLANK)
         if stripped.isascii() and stripped.decode("ascii").isprintable():
-            self.add_text(stripped, weak=True)
+            self.add_text(stripped, self.found.weak)
 
 
 def decode(raw: bytes, character_sets: bytes) -> str:
@@ -144,7 +157,7 @@ def decode(raw: bytes, character_sets: bytes) -> str:
         warnings.simplefilter("ignore")
         try:
             encodings = charset.convert_encodings(names if len(names) > 1 else names[0] or None)
-            return str(charset.decode_bytes(raw, encodings, {"\\", "^", "="}))
+            return str(charset.decode_bytes(raw, encodings, {ord(c) for c in "\\^="}))
         except (LookupError, ValueError, AttributeError):
             return raw.decode("utf-8", "replace")
 
@@ -154,49 +167,53 @@ def fold(text: str) -> str:
     return " ".join(re.sub(r"[\^_=,\\]", " ", text.lower()).split())
 
 
-def residue(
-    header: bytes, pixels: memoryview | bytes, originals: Originals, *, written: set[bytes], kept: set[str]
-) -> str:
-    """Kind of the first original value found in the output (`name`, `text`, `uid`, `date`, `pixels`), or empty.
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What is about to be written: `header` is everything but pixel data, with its folded and its narrowed form."""
 
-    `header` is everything but the pixel data; `written` are dates and UIDs that the profile itself wrote, `kept`
-    folded values that it kept by rule.
+    header: bytes
+    folded: bytes
+    narrow: bytes
+    pixels: bytes
+
+    @classmethod
+    def of(cls, header: bytes, pixels: bytes) -> Output:
+        """Fold case and separators; narrowing drops zero bytes, so that UTF-16 reads as ASCII."""
+        folded = header.translate(_FOLD)
+        return cls(header, folded, folded.replace(b"\0", b""), pixels)
+
+
+def residue(output: Output, originals: Originals, *, written: set[bytes], kept: set[str]) -> str:
+    """Kind of the first original value found in the output (`text`, `name`, `uid`, `date`, `pixels`), or empty.
+
+    `written` are dates, times and UIDs that the profile itself wrote, `kept` folded values that it kept by rule.
     """
-    folded = header.translate(_FOLD)
-    wide = folded.replace(b"\0", b"")
-    for text in originals.texts:
-        if _has_text(text, header, folded, wide):
-            return "text"
-    for text in originals.weak - originals.texts - kept:
-        if _has_text(text, header, folded, wide):
-            return "text"
-    for name in originals.names:
-        if (
-            len(name) >= MIN_NAME_LETTERS
-            and not screen.text_passes(name, frozenset())
-            and _has_word(name, header, folded, wide)
-        ):
-            return "name"
-    for raw in originals.encoded:
-        if raw in header:
-            return "text"
-    for uid in originals.uids:
-        if uid not in written and _has_digits(uid, header, wide):
-            return "uid"
-    for date in originals.dates:
-        if date not in written and _has_digits(date, header, wide):
-            return "date"
-    body = bytes(pixels) if originals.pixels and not isinstance(pixels, bytes) else pixels
-    if any(raw in body for raw in originals.pixels):  # type: ignore[operator]
-        return "pixels"
-    return ""
+    ours = {value.decode("ascii", "replace") for value in written}
+    texts = (originals.texts | originals.ids | (originals.weak - kept)) - ours
+    names = (name for name in originals.names if len(name) >= MIN_NAME_LETTERS and not technical(name))
+    searches = (
+        ("text", any(_has_text(text, output) for text in texts)),
+        ("text", any(raw in output.header for raw in originals.encoded)),
+        ("name", any(_has_text(name, output) for name in names)),
+        ("uid", any(_has_digits(uid, output) for uid in originals.uids - written)),
+        ("date", any(_has_digits(date, output) for date in originals.dates - written)),
+        ("pixels", any(raw in output.pixels for raw in originals.pixels)),
+    )
+    return next((kind for kind, found in searches if found), "")
 
 
-def _has_text(text: str, header: bytes, folded: bytes, wide: bytes) -> bool:
-    if text.isascii():
-        raw = text.encode("ascii")
-        return any(raw in hay and _stands_alone(raw, hay) for hay in (folded, wide))
-    return any(raw in header for raw in _forms(text))
+def technical(folded: str) -> bool:
+    """Whether a folded value consists of the technical vocabulary and so says nothing of anybody."""
+    return screen.text_passes(folded, frozenset())
+
+
+def _has_text(text: str, output: Output) -> bool:
+    if not text.isascii():
+        return any(raw in output.header for raw in _forms(text))
+    raw = text.encode("ascii")
+    if raw.isdigit():
+        return _has_digits(raw, output)
+    return any(raw in hay and _stands_alone(raw, hay) for hay in (output.folded, output.narrow))
 
 
 def _stands_alone(raw: bytes, hay: bytes) -> bool:
@@ -210,18 +227,9 @@ def _forms(text: str) -> set[bytes]:
     return {case.encode(encoding) for case in cases for encoding in ("utf-8", "utf-16-le", "utf-16-be")}
 
 
-def _has_word(word: str, header: bytes, folded: bytes, wide: bytes) -> bool:
-    if not word.isascii():
-        return _has_text(word, header, folded, wide)
-    raw = word.encode("ascii")
-    return any(raw in hay and _stands_alone(raw, hay) for hay in (folded, wide))
-
-
-def _has_digits(raw: bytes, header: bytes, wide: bytes) -> bool:
-    pattern = None
-    for hay in (header, wide):
-        if raw in hay:
-            pattern = pattern or re.compile(rb"(?<![0-9])" + re.escape(raw) + rb"(?![0-9])")
-            if pattern.search(hay):
-                return True
+def _has_digits(raw: bytes, output: Output) -> bool:
+    """Whether a number, date or UID stands alone: not inside a longer number, not behind a decimal point."""
+    for hay in (output.header, output.narrow):
+        if raw in hay and re.search(rb"(?<![0-9])(?<![0-9]\.)" + re.escape(raw) + rb"(?![0-9])", hay):
+            return True
     return False
