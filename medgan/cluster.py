@@ -35,7 +35,7 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
 
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout=30)
+            client = Client(scheduler, timeout=30)  # type: ignore[no-untyped-call]
         except (OSError, TimeoutError, ValueError):
             message = "the Dask scheduler did not answer within 30 s: check its address and certificates"
             raise StoreUnavailable(message) from None
@@ -47,7 +47,7 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
         message = f"at least one worker is needed, not {count}"
         raise InvalidRequest(message)
     with (
-        LocalCluster(
+        LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=count,
             threads_per_worker=1,
             processes=True,
@@ -58,6 +58,6 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
             silence_logs=40,
             env=dict.fromkeys(_THREAD_VARIABLES, "1"),
         ) as cluster,
-        Client(cluster) as client,
+        Client(cluster) as client,  # type: ignore[no-untyped-call]
     ):
         yield client
