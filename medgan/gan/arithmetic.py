@@ -11,11 +11,11 @@ import torch
 @contextmanager
 def fixed(threads: int) -> Iterator[None]:
     """Run a block with `threads` intra-op threads and deterministic kernels only."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(mode=True)
+    torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, without loading inductor
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(mode=before[1])
+        torch.set_deterministic_debug_mode(before[1])

@@ -1,0 +1,135 @@
+"""Measure a synthetic cohort: read both sides, compare, and write report and record beside the synthetic images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
+
+from medgan.cohort import read
+from medgan.cohort import synthetic as synthetic_cohorts
+from medgan.errors import InvalidRequest
+from medgan.gan import grid
+from medgan.gan.checkpoint import write_atomically
+from medgan.quality import report
+from medgan.quality.compare import Comparison, Sample, compare
+from medgan.records import QualityReport, SyntheticCohort, ValidatedCohort, sha256_hex
+from medgan.settings import Zones
+
+FORMAT = 1
+"""Raised whenever the same images would be measured otherwise."""
+REPORT, PAGE, RECORD = "quality.json", "quality.html", "quality-record.json"
+_COLUMNS, _ROWS = 16, 8
+
+
+def measure(synthetic: SyntheticCohort, cohort: ValidatedCohort, *, zones: Zones) -> QualityReport:
+    """Write `quality.json`, `quality.html` and `quality-record.json`; the same cohorts give the same bytes.
+
+    The page and the report hold synthetic images and aggregates of real ones only. A grid of real beside synthetic
+    images lies with the model, in the pseudonymised zone.
+
+    Raises:
+        InvalidRequest: the cohort is not the one the images were made from, or a side is too small.
+        IntegrityError: stored images are not what their records say.
+    """
+    if synthetic.cohort != cohort.cohort.cohort:
+        raise InvalidRequest("these images were made from another cohort: measure them against their own")
+    made = synthetic_cohorts.load(synthetic, zones=zones)
+    home = synthetic_cohorts.folder(synthetic.synthetic, zones=zones)
+    finished = _finished(home, synthetic)
+    if finished is not None:
+        return finished
+    real = read.load(cohort.cohort, zones=zones)
+    index_of = {name: index for index, name in enumerate(real.classes)}
+    images, class_index, _ = real.split("train")
+    train = Sample(stored=images, class_index=class_index, attrs=real.attrs)
+    held = [real.split(name)[:2] for name in ("holdout-1", "holdout-2")]
+    holdout = Sample(
+        stored=np.concatenate([part[0] for part in held]),
+        class_index=np.concatenate([part[1] for part in held]),
+        attrs=real.attrs,
+    )
+    ours = Sample(
+        stored=made.images,
+        class_index=np.array([index_of[name] for name in made.labels["class"]], np.int64),
+        attrs=made.attrs,
+    )
+    with threadpool_limits(1):  # sums in one order, so that the report's bytes do not depend on the core count
+        comparison = compare(ours, train, holdout, classes=len(real.classes))
+    beside = zones.pseudonymised / "models" / synthetic.model / "grids"
+    beside.mkdir(parents=True, exist_ok=True)
+    write_atomically(beside / f"beside-{synthetic.synthetic}.png", _real_beside_synthetic(train, ours))
+    return _write(home, synthetic, comparison, ours, real.classes)
+
+
+def _finished(home: Path, synthetic: SyntheticCohort) -> QualityReport | None:
+    """The record of a finished measurement of these very bytes, or None."""
+    if not all((home / name).is_file() for name in (REPORT, PAGE, RECORD)):
+        return None
+    record = QualityReport.model_validate_json((home / RECORD).read_bytes())
+    text = (home / REPORT).read_bytes()
+    same = record.pixel_sha256 == synthetic.pixel_sha256 and record.report_sha256 == sha256_hex(text)
+    return record if same and json.loads(text).get("format") == FORMAT else None
+
+
+def _write(
+    home: Path, synthetic: SyntheticCohort, comparison: Comparison, ours: Sample, classes: tuple[str, ...]
+) -> QualityReport:
+    """Report, page, and last the record that names the report's digest."""
+    facts = {
+        "format": FORMAT,
+        "synthetic": synthetic.synthetic,
+        "cohort": synthetic.cohort,
+        "model": synthetic.model,
+        "pixel_sha256": synthetic.pixel_sha256,
+        "encoder_sha256": comparison.encoder_sha256,
+        "classes": list(classes),
+        "counts": comparison.counts,
+        "units": str(ours.attrs.get("units", "")),
+    }
+    measures = [measure.model_dump(mode="json") for measure in comparison.measures]
+    text = json.dumps(
+        {**facts, "measures": measures, "curves": comparison.curves}, sort_keys=True, indent=1, allow_nan=False
+    ).encode()
+    write_atomically(home / REPORT, text)
+    page = report.page(comparison.measures, comparison.curves, facts, _grid(ours))
+    write_atomically(home / PAGE, page.encode())
+    record = QualityReport(
+        synthetic=synthetic.synthetic,
+        cohort=synthetic.cohort,
+        pixel_sha256=synthetic.pixel_sha256,
+        encoder_sha256=comparison.encoder_sha256,
+        measures=comparison.measures,
+        report_sha256=sha256_hex(text),
+    )
+    write_atomically(home / RECORD, record.canonical())
+    return record
+
+
+def _grid(sample: Sample) -> bytes:
+    """PNG of the first images, a block of rows a class."""
+    return grid.png(grid.tile(_grey(sample, _first(sample, _COLUMNS * _ROWS)), _COLUMNS))
+
+
+def _real_beside_synthetic(train: Sample, ours: Sample) -> bytes:
+    """PNG whose rows are real and synthetic in turn. It shows real images: for the pseudonymised zone only."""
+    count = min(_COLUMNS * _ROWS // 2, len(train), len(ours)) // _COLUMNS * _COLUMNS or 1
+    pairs = [_grey(sample, _first(sample, count)) for sample in (train, ours)]
+    size = pairs[0].shape[-1]
+    rows = [part[: count // _COLUMNS * _COLUMNS or 1].reshape(-1, min(_COLUMNS, count), size, size) for part in pairs]
+    return grid.png(grid.tile(np.stack(rows, 1).reshape(-1, size, size), min(_COLUMNS, count)))
+
+
+def _first(sample: Sample, count: int) -> NDArray[np.int64]:
+    """Rows of the first images of each class, about equally many, `count` in all."""
+    values = np.unique(sample.class_index)
+    rows = [np.flatnonzero(sample.class_index == value)[: -(-count // len(values))] for value in values]
+    return np.concatenate(rows)[:count]
+
+
+def _grey(sample: Sample, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    lo, hi = sample.attrs["intensity_range"]
+    return grid.to_grey(sample.stored[rows], float(lo), float(hi))

@@ -1,0 +1,197 @@
+"""A report is the same twice, orders good and bad images rightly, and shows no real image."""
+
+import base64
+import json
+import re
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from scipy.ndimage import gaussian_filter
+
+from medgan.cohort import read
+from medgan.cohort import synthetic as layout
+from medgan.collection import table as tables
+from medgan.errors import InvalidRequest
+from medgan.gan import grid
+from medgan.gan.images import to_unit
+from medgan.quality import features, utility
+from medgan.quality.compare import Sample, compare
+from medgan.quality.measure import measure
+from medgan.records import CohortSpec, SyntheticCohort, sha256_hex
+from medgan.settings import Zones
+from tests.builders.cohort import pneumonia_cohort
+
+
+@pytest.fixture(autouse=True)
+def short_training(monkeypatch):
+    monkeypatch.setattr(features, "STEPS", 40)
+
+
+@pytest.fixture(scope="module")
+def zones(tmp_path_factory):
+    return Zones.under(tmp_path_factory.mktemp("quality"))
+
+
+@pytest.fixture(scope="module")
+def validated(zones):
+    return pneumonia_cohort(zones, images=900)
+
+
+@pytest.fixture(scope="module")
+def real(zones, validated):
+    return read.load(validated.cohort, zones=zones)
+
+
+@pytest.fixture(scope="module")
+def samples(real):
+    """(train, holdout) samples."""
+    parts = [real.split(name) for name in ("train", "holdout-1", "holdout-2")]
+    train, first, second = (Sample(stored=x, class_index=c, attrs=real.attrs) for x, c, _ in parts)
+    holdout = Sample(
+        stored=np.concatenate([first.stored, second.stored]),
+        class_index=np.concatenate([first.class_index, second.class_index]),
+        attrs=real.attrs,
+    )
+    return train, holdout
+
+
+def write_synthetic(zones, validated, real, stored, class_index):
+    """A synthetic cohort with these images, laid out as docs/data-format.md says."""
+    pixel_sha256 = layout.pixel_digest([stored])
+    handle = "sy-" + pixel_sha256[:32]
+    home = layout.folder(handle, zones=zones)
+    home.mkdir(parents=True)
+    group = zarr.create_group(home / layout.IMAGES, zarr_format=3)
+    array = group.create_array("images", data=stored, chunks=(16, *stored.shape[1:]))
+    array.update_attributes(real.attrs)
+    names = [real.classes[index] for index in class_index]
+    labels = tables.to_parquet(pd.DataFrame({"id": np.arange(len(stored)), "split": "train", "class": names}))
+    (home / layout.LABELS).write_bytes(labels)
+    record = SyntheticCohort(
+        synthetic=handle,
+        model="mo-" + "0" * 32,
+        cohort=validated.cohort.cohort,
+        spec=CohortSpec(images=len(stored)),
+        images=len(stored),
+        class_counts={name: names.count(name) for name in real.classes},
+        size_px=stored.shape[1],
+        pixel_sha256=pixel_sha256,
+        labels_sha256=sha256_hex(labels),
+    )
+    (home / layout.RECORD).write_bytes(record.canonical())
+    return record
+
+
+def values(comparison):
+    return {measure.name: measure.value for measure in comparison.measures}
+
+
+def test_encoder_is_the_same_twice_and_named_by_its_weights(samples):
+    train, _ = samples
+    first, again = (features.train(train.unit, train.class_index, 2) for _ in range(2))
+    other = features.train(train.unit[::2], train.class_index[::2], 2)
+    assert first.sha256 == again.sha256 != other.sha256
+    assert np.array_equal(first(train.unit), again(train.unit))
+    assert first(train.unit).var(0).sum() == pytest.approx(features.FEATURES)
+
+
+def test_measures_order_real_blurred_and_collapsed_images(samples):
+    train, holdout = samples
+    blurred = gaussian_filter(train.stored.astype(float), (0, 1.0, 1.0)).astype(np.uint16)
+    collapsed = np.arange(len(train)) % 12
+    good = compare(train, train, holdout, classes=2)
+    soft = compare(Sample(stored=blurred, class_index=train.class_index, attrs=train.attrs), train, holdout, classes=2)
+    few = compare(train.take(collapsed), train, holdout, classes=2)
+    assert values(good)["spectrum_high_db"] < 0.5 < values(soft)["spectrum_high_db"]
+    assert values(good)["coverage"] > 0.85
+    assert values(few)["coverage"] < 0.4
+    assert values(good)["frechet"] < values(few)["frechet"]
+    for measured in good.measures:  # train against holdout is its own floor
+        assert measured.value == pytest.approx(measured.reference, abs=0.12), measured.name
+
+
+def test_report_is_the_same_twice_and_stands_alone(zones, validated, real, samples):
+    train, _ = samples
+    rows = np.arange(200)
+    noisy = np.clip(train.stored[rows].astype(int) + 900, 0, 65535).astype(np.uint16)
+    synthetic = write_synthetic(zones, validated, real, noisy, train.class_index[rows])
+    first = measure(synthetic, validated, zones=zones)
+    home = layout.folder(synthetic.synthetic, zones=zones)
+    names = ("quality.json", "quality.html", "quality-record.json")
+    written = {name: (home / name).read_bytes() for name in names}
+    assert measure(synthetic, validated, zones=zones) == first  # found again
+    for name in names:
+        (home / name).unlink()
+    assert measure(synthetic, validated, zones=zones) == first  # made again
+    assert {name: (home / name).read_bytes() for name in names} == written
+    assert first.report_sha256 == sha256_hex(written["quality.json"])
+    page = written["quality.html"].decode()
+    assert not re.search(r"<script|src=\"http|href=", page)
+    assert "prefers-color-scheme" in page
+    assert json.loads(written["quality.json"])["counts"]["synthetic"] == 200
+
+
+def test_report_holds_no_real_image_and_no_patient(zones, validated, real):
+    flat = np.full((60, 32, 32), 30_000, np.uint16)
+    flat += np.arange(60, dtype=np.uint16)[:, None, None]
+    synthetic = write_synthetic(zones, validated, real, flat, np.arange(60) % 2)
+    measure(synthetic, validated, zones=zones)
+    home = layout.folder(synthetic.synthetic, zones=zones)
+    page = (home / "quality.html").read_text()
+    pictures = re.findall(r"base64,([A-Za-z0-9+/=]+)", page)
+    assert len(pictures) == 1
+    grey = grid.to_grey(flat[:1], 0, 65535)
+    assert base64.b64decode(pictures[0]) != grid.png(grey[0])  # it is a grid
+    assert len(base64.b64decode(pictures[0])) < 600  # and it shows the flat images and nothing else
+    for path in home.iterdir():
+        if path.is_file():
+            assert b"pt-" not in path.read_bytes()
+    beside = zones.pseudonymised / "models" / synthetic.model / "grids" / f"beside-{synthetic.synthetic}.png"
+    assert beside.read_bytes().startswith(b"\x89PNG")
+
+
+def test_images_of_another_cohort_are_refused(zones, validated, real, samples):
+    train, _ = samples
+    synthetic = write_synthetic(zones, validated, real, train.stored[:20] // 2, train.class_index[:20])
+    other = validated.model_copy(update={"cohort": validated.cohort.model_copy(update={"cohort": "co-" + "1" * 32})})
+    with pytest.raises(InvalidRequest, match="another cohort"):
+        measure(synthetic, other, zones=zones)
+
+
+def test_too_few_images_are_refused_with_the_number(samples):
+    train, holdout = samples
+    with pytest.raises(InvalidRequest, match="4 images"):
+        compare(train.take(np.arange(4)), train, holdout, classes=2)
+
+
+def test_utility_tells_useful_labels_from_random_ones(samples):
+    train, holdout = samples
+    test = (holdout.unit, holdout.class_index)
+    assert utility.pca_logistic(train.unit, train.class_index, *test).auc > 0.93
+    shuffled = np.random.default_rng(0).permutation(train.class_index)
+    assert utility.pca_logistic(train.unit, shuffled, *test).auc < 0.65
+
+
+def test_a_sample_with_one_class_has_no_utility_but_is_measured(samples):
+    train, holdout = samples
+    one = Sample(stored=train.stored, class_index=np.zeros(len(train), np.int64), attrs=train.attrs)
+    names = values(compare(one, train, holdout, classes=2))
+    assert "tstr_auc" not in names
+    assert "frechet" in names
+
+
+def test_intensity_is_measured_in_physical_units(samples):
+    train, holdout = samples
+    attrs = {**train.attrs, "rescale_slope": 2.0, "rescale_intercept": -1000.0}
+    moved = Sample(stored=train.stored, class_index=train.class_index, attrs={**attrs, "rescale_intercept": -990.0})
+    real = Sample(stored=train.stored, class_index=train.class_index, attrs=attrs)
+    held = Sample(stored=holdout.stored, class_index=holdout.class_index, attrs=attrs)
+    assert np.allclose(moved.physical - real.physical, 10)
+    begun = time.process_time()
+    result = next(m for m in compare(moved, real, held, classes=2).measures if m.name == "intensity_wasserstein")
+    assert abs(result.value - result.reference) <= 10.001
+    assert time.process_time() - begun < 60
+    assert to_unit(np.array([0, 65535]), 0, 65535).tolist() == [-1.0, 1.0]
