@@ -361,10 +361,9 @@ def _member(name: str, extent: Extent, spool: Path | None, level: int) -> Iterat
 
 def _member_stream(extent: Extent) -> IO[bytes]:
     file = open_regular(extent.path)
-    if extent.method == _STORED:
-        file.seek(extent.offset)
-        return io.BufferedReader(_Window(file, extent.stored))
-    return io.BytesIO(read_extent(extent))
+    file.seek(extent.offset)
+    stored = _Window(file, extent.stored)
+    return io.BufferedReader(stored if extent.method == _STORED else _Inflated(stored))
 
 
 class _Window(io.RawIOBase):
@@ -388,24 +387,53 @@ class _Window(io.RawIOBase):
         super().close()
 
 
+class _Inflated(io.RawIOBase):
+    """A raw deflate stream, inflated as it is read; it closes what it reads from."""
+
+    def __init__(self, source: io.RawIOBase) -> None:
+        super().__init__()
+        self._source, self._machine = source, zlib.decompressobj(-zlib.MAX_WBITS)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._machine.eof:
+            packed = self._machine.unconsumed_tail or self._source.read(_READ_BYTES)
+            if not packed:
+                raise EOFError
+            data = self._machine.decompress(packed, len(buffer))
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+        return 0
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
+
 def _spool_stream(stream: IO[bytes], spool: Path, *, packed_bytes: int) -> Path:
     """Copy a decompressed stream into the spool under its digest, within the archive caps."""
 
+    def read() -> bytes:
+        try:
+            return stream.read(_READ_BYTES)
+        except (OSError, EOFError, zlib.error, lzma.LZMAError):
+            message = "the compressed archive is broken. Was it copied completely?"
+            raise UnusableArchive(message) from None
+
     def chunks() -> Iterator[bytes]:
         total = 0
-        while chunk := stream.read(_READ_BYTES):
+        while chunk := read():
             total += len(chunk)
             judge_sizes(unpacked=total, packed=packed_bytes)
             if total > limits.MAX_NESTED_BYTES:
                 _refuse(f"unpacks to more than {limits.MAX_NESTED_BYTES // limits.GIB} GiB")
             yield chunk
 
-    try:
-        with stream:
-            return spool_file(spool, chunks())
-    except (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError):
-        message = "the compressed archive is broken. Was it copied completely?"
-        raise UnusableArchive(message) from None
+    with stream:
+        return spool_file(spool, chunks())
 
 
 # ----------------------------------------------------------------------------------------- judgement

@@ -43,6 +43,9 @@ def spool_file(spool: Path, chunks: Iterable[bytes]) -> Path:
             os.fsync(file.fileno())
         path = spool / digest.hexdigest()
         temporary.replace(path)
+    except OSError:
+        message = "the identified zone cannot hold an unpacked archive: check its free space, then run again"
+        raise StoreUnavailable(message) from None
     finally:
         temporary.unlink(missing_ok=True)
     return path
