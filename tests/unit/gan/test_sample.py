@@ -97,4 +97,4 @@ def test_training_a_cohort_is_found_again_and_opens(tmp_path):
 def test_unknown_recipe_is_refused(tmp_path):
     zones = Zones.under(tmp_path)
     with pytest.raises(InvalidRequest, match="xray_32_cpu"):
-        train(pneumonia_cohort(zones, images=60), TrainRequest(recipe="nothing"), zones=zones)
+        train(pneumonia_cohort(zones, images=160), TrainRequest(recipe="nothing"), zones=zones)

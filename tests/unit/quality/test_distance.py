@@ -82,4 +82,4 @@ def test_prdc_sees_a_collapse_that_precision_does_not():
     collapsed = real[:4].repeat(50, axis=0) + rng.standard_normal((200, 4)) * 0.05
     ours = coverage.prdc(real, collapsed)
     assert ours.precision > 0.9
-    assert ours.coverage < 0.2
+    assert ours.coverage < 0.3
