@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
+from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -133,7 +134,7 @@ def log(message: str, **numbers: float | str) -> None:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yield `(done, total) -> None` that moves a bar on a terminal and an artifact in Prefect's UI."""
-    artifact = create_progress_artifact(progress=0.0, description=what)
+    artifact = cast("UUID", create_progress_artifact(progress=0.0, description=what))
     last = time.monotonic()
     with _bar() as bar:
         row = bar.add_task(what, total=None)
