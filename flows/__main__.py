@@ -31,6 +31,7 @@ from medgan.records import (
     TrainOutcome,
     TrainRequest,
 )
+from medgan.settings import Zones
 
 app = typer.Typer(
     name="flows",
@@ -126,6 +127,17 @@ def publish(step: From, workspace: Workspace, night: Path, site: Site = None) ->
     from flows.publish import publish as flow
 
     _emit(flow(synthesis=before, terms=ReleaseTerms.model_validate(parameters["terms"]), night=tonight))
+
+
+@app.command()
+def doctor(workspace: Workspace) -> None:
+    """Check versions, key, disk, Dask, GPU and server, and say what to fix; exit status 1 if anything."""
+    from tasks.doctor import examine
+
+    findings = list(examine(Zones.under(workspace)))
+    for well, what, found in findings:
+        typer.echo(f"{'ok ' if well else 'FIX'}  {what:<14}{found}")
+    raise typer.Exit(0 if all(well for well, _, _ in findings) else 1)
 
 
 def _parameters(
