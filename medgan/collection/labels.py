@@ -17,6 +17,8 @@ def join(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     for name in names:
         found = joined["patient_key"].map(unique[name].to_dict())
         known = found.notna() & (found.astype(str) != "")
+        if not known.any():
+            continue
         if name not in joined:
             joined[name] = ""
         joined[name] = joined[name].where(~known, found)

@@ -1,0 +1,181 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medgan.archive import phantom
+from medgan.collection import ingest, layout, read, staging, store
+from medgan.errors import Conflict
+from medgan.records import sha256_hex
+from tests.builders.cohort import radiographs
+
+from .conftest import write_zip
+
+
+def parts_of(report):
+    return report.stored + report.known + sum(report.quarantined.values()) + report.withdrawn + report.pending
+
+
+def everything_below(root: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file())
+
+
+def test_every_received_file_is_accounted_for_once_vendor_files_too(run, demo, zones):
+    archive = demo(20).archive
+    report = run(archive)
+    assert report.received == parts_of(report)
+    assert report.pending == 0
+    assert report.stored > 50
+    assert {"NOT_DICOM", "NO_PIXELS", "TRUNCATED"} <= set(report.quarantined)
+    (kept,) = (zones.identified / "intake").glob("*.accounting.json")
+    sets = json.loads(kept.read_bytes())
+    counted = [digest for group in sets.values() for digest in group]
+    assert len(counted) == len(set(counted)) == report.received
+    table = read.table(report.snapshot, zones=zones)
+    assert set(table["source_sha256"]) == set(sets["stored"])
+    for digest, frame in zip(table["pixel_sha256"], read.frames(report.snapshot, table, zones=zones), strict=True):
+        assert sha256_hex(frame.tobytes()) == digest
+
+
+def test_the_stored_pixels_and_labels_are_those_of_the_archive(run, demo, zones):
+    pixels, labels = radiographs()
+    report = run(demo(20, vendor_files=False).archive)
+    assert report.stored >= 19
+    assert report.labels_joined == report.stored
+    assert report.labels_joined + report.labels_unmatched == 20
+    table = read.table(report.snapshot, zones=zones)
+    expected = {sha256_hex(pixels[i].tobytes()): ("normal", "pneumonia")[labels[i]] for i in range(20)}
+    found = dict(zip(table["pixel_sha256"], table["label_finding"], strict=True))
+    assert found.items() <= expected.items()
+    assert len(found) == report.stored
+    assert set(table["sex"]) <= {"M", "F"}
+    assert table["age_years"].between(0, 90).all()
+
+
+def test_a_rerun_on_the_same_archive_adds_nothing_and_commits_nothing(run, demo, zones):
+    archive = demo(12, vendor_files=False).archive
+    first = run(archive)
+    again = run(archive)
+    assert (again.stored, again.known) == (0, first.stored)
+    assert again.snapshot == first.snapshot
+    assert len(store.log("main", zones=zones)) == 1
+    assert not layout.staging("main", zones=zones).exists()
+
+
+def test_a_new_instance_extends_its_series_and_the_volume_is_sorted_along_its_normal(run, tmp_path, zones):
+    slices = phantom.phantom_study(patient=3, modality="CT", instances=6)
+    early = {f"{i}.dcm": slices[i] for i in (5, 0, 2)}
+    first = run(write_zip(tmp_path / "early.zip", early))
+    second = run(write_zip(tmp_path / "all.zip", {f"{i}.dcm": data for i, data in enumerate(slices)}))
+    assert (first.stored, second.stored, second.known) == (3, 3, 3)
+    assert (second.snapshot.series, second.snapshot.instances) == (1, 6)
+    table = read.table(second.snapshot, zones=zones)
+    assert np.all(np.diff(table["slice_position_mm"]) > 0)
+    assert set(table["units"]) == {"HU"}
+
+
+def test_labels_that_come_later_are_joined_to_what_is_there(run, tmp_path, zones):
+    (image,) = phantom.phantom_study(patient=3)
+    members = {"image.dcm": image}
+    first = run(write_zip(tmp_path / "a.zip", members))
+    assert "label_finding" not in read.table(first.snapshot, zones=zones)
+    patient_id = phantom.people.person(3, seed=7).patient_id
+    members["labels.csv"] = f"PatientID,finding\n{patient_id},normal\n".encode()
+    second = run(write_zip(tmp_path / "b.zip", members))
+    assert (second.stored, second.known, second.labels_joined) == (0, 1, 1)
+    assert read.table(second.snapshot, zones=zones)["label_finding"].tolist() == ["normal"]
+    assert run(tmp_path / "b.zip").snapshot == second.snapshot
+
+
+def test_nothing_planted_reaches_the_pseudonymised_zone(run, demo, zones):
+    planted = demo(20)
+    run(planted.archive)
+    written = everything_below(zones.pseudonymised)
+    assert len(written) > 100_000
+    assert [needle for needle in planted.needles if needle.encode() in written] == []
+
+
+def test_a_name_let_through_on_purpose_is_found(run, demo, zones, tmp_path):
+    planted = demo(2, vendor_files=False)
+    run(planted.archive)
+    (zones.pseudonymised / "leak").write_bytes(b"..." + planted.needles[-1].encode())
+    written = everything_below(zones.pseudonymised)
+    assert any(needle.encode() in written for needle in planted.needles)
+
+
+def test_progress_counts_studies_up_to_all_of_them(run, demo):
+    seen = []
+    run(demo(12, vendor_files=False).archive, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (12, 12)
+
+
+def test_another_ingest_at_the_same_time_is_a_conflict(run, demo, zones):
+    archive = demo(2, vendor_files=False).archive
+    with store.writer("main", zones=zones), pytest.raises(Conflict):
+        run(archive)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from medgan import keys
+from medgan.archive import scan, sources
+from medgan.collection import ingest
+from medgan.settings import Zones
+if __name__ == "__main__":
+    ingest.BATCH_INSTANCES = 5
+    zones = Zones.under(sys.argv[1])
+    keyring = keys.load(zones.pseudonym_key)
+    found = scan.scan(sources.register(Path(sys.argv[2]), zones=zones, keyring=keyring), zones=zones, keyring=keyring)
+    report = lambda done, total: print(done, flush=True)
+    where = {"collection": "main", "scheduler": sys.argv[3]}
+    ingest.ingest(found, zones=zones, key_handle=zones.pseudonym_key, on_progress=report, **where)
+"""
+
+
+def test_a_killed_ingest_resumes_loses_nothing_and_leaves_nothing_behind(run, demo, zones, scheduler, monkeypatch):
+    monkeypatch.setattr(ingest, "BATCH_INSTANCES", 5)
+    archive = demo(60, vendor_files=False).archive
+    arguments = [sys.executable, "-c", KILLED, str(zones.keys.parent), str(archive), scheduler]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as killed:
+        while int(killed.stdout.readline()) < 10:
+            pass
+        os.kill(killed.pid, signal.SIGKILL)
+    wait_until_quiet(layout.staging("main", zones=zones))
+    finished = [path for path in layout.staging("main", zones=zones).iterdir() if not path.name.startswith(".")]
+    assert finished
+    finished_before = {path.name: path.stat().st_mtime_ns for path in finished}
+    reused = []
+    monkeypatch.setattr(staging, "rows", remembering(reused, staging.rows))
+    report = run(archive)
+    assert (report.stored + sum(report.quarantined.values()), report.known, report.pending) == (60, 0, 0)
+    assert finished_before.items() <= dict(reused).items()
+    assert not layout.staging("main", zones=zones).exists()
+    assert len(store.log("main", zones=zones)) == 1
+    assert {path.name for path in (zones.pseudonymised / "collection").iterdir()} == {"main", ".main.lock"}
+
+
+def remembering(times, rows):
+    def remembered(folders):
+        times.extend((folder.name, folder.stat().st_mtime_ns) for folder in folders)
+        return rows(folders)
+
+    return remembered
+
+
+def wait_until_quiet(folder):
+    """Workers of the killed run's scheduler may still finish what they hold."""
+    last = None
+    for _ in range(100):
+        now = sorted(path.name for path in folder.iterdir())
+        if now == last and not any(name.startswith(".") for name in now):
+            return
+        last = now
+        time.sleep(0.2)
