@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from medgan.errors import MedganError
-from medgan.gan import config as configs
+from medgan.gan import recipes
 from medgan.gan.fit import Tick, fit
 from medgan.gan.images import read_plain
 
@@ -18,12 +18,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("images", type=Path, help=".npz with `images` (N, S, S) integers and `labels` (N,), or .npy")
     parser.add_argument("--labels", type=Path, help=".npy of class indices beside an .npy of images")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an interrupted run goes on")
-    parser.add_argument("--recipe", default="xray_32_cpu", choices=sorted(configs.RECIPES))
+    parser.add_argument("--recipe", default="xray_32_cpu", help="a recipe, or a system and a size: dcgan_32")
     parser.add_argument("--kimg", type=float, help="thousands of real images to show; the recipe's own if not given")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     try:
-        config = configs.build(given.recipe, seed=given.seed, total_kimg=given.kimg)
+        config = recipes.build(given.recipe, seed=given.seed, total_kimg=given.kimg)
         seconds = fit(read_plain(given.images, given.labels), config, given.out, on_tick=_show)
     except MedganError as error:
         sys.stderr.write(f"{error}\n")

@@ -22,12 +22,12 @@ class Discriminator(nn.Module):
         full = 4 * 2 ** (len(widths) - 1) == config.size_px
         residual = config.backbone == "residual"
         depth = config.blocks * len(widths)
-        self.enter: nn.Module = nn.Conv2d(1, widths[0], 3, padding=1) if full else down(config.resample, 1, widths[0])
+        self.enter: nn.Module = nn.Conv2d(1, widths[0], 3, padding=1) if full else down(config.resample_d, 1, widths[0])
         stages: list[nn.Module] = []
         for index, width in enumerate(widths):
             layers: list[nn.Module] = []
             if index:
-                layers.append(down(config.resample, widths[index - 1], width))
+                layers.append(down(config.resample_d, widths[index - 1], width))
                 layers += [nn.BatchNorm2d(width)] if config.norm_d == "batch" else []
             layers += [Residual(width, depth=depth) for _ in range(config.blocks)] if residual else [nn.LeakyReLU(0.2)]
             stages.append(nn.Sequential(*layers))

@@ -34,7 +34,7 @@ class Generator(nn.Module):
         for index, width in enumerate(widths):
             layers: list[nn.Module] = []
             if index:
-                layers.append(up(config.resample, widths[index - 1], width))
+                layers.append(up(config.resample_g, widths[index - 1], width))
             if residual:
                 layers += [Residual(width, depth=depth) for _ in range(config.blocks)]
             else:
@@ -43,7 +43,9 @@ class Generator(nn.Module):
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
         full = 4 * 2 ** (len(widths) - 1) == config.size_px
-        self.finish: nn.Module = nn.Conv2d(widths[-1], 1, 3, padding=1) if full else up(config.resample, widths[-1], 1)
+        self.finish: nn.Module = (
+            nn.Conv2d(widths[-1], 1, 3, padding=1) if full else up(config.resample_g, widths[-1], 1)
+        )
         self.bounded = not residual
         if config.norm_g == "batch":
             self.apply(_dcgan_)

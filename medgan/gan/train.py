@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 
 from medgan.cohort import read
-from medgan.gan import config as configs
+from medgan.gan import recipes
 from medgan.gan.checkpoint import write_atomically
+from medgan.gan.config import TrainConfig
 from medgan.gan.fit import OnTick, Tick, fit
 from medgan.gan.images import TrainingSet
 from medgan.gan.sample import CONFIG, WEIGHTS
@@ -26,7 +27,7 @@ def train(
         InvalidRequest: unknown recipe, or one of another image size.
         TrainingDiverged: a loss stayed non-finite after every roll-back.
     """
-    config = configs.build(request.recipe, seed=request.seed, total_kimg=request.total_kimg)
+    config = recipes.build(request.recipe, seed=request.seed, total_kimg=request.total_kimg)
     handle = model_handle(cohort, config)
     folder = zones.pseudonymised / "models" / handle
     finished = load(folder)
@@ -55,7 +56,7 @@ def train(
     return model
 
 
-def model_handle(cohort: ValidatedCohort, config: configs.TrainConfig) -> str:
+def model_handle(cohort: ValidatedCohort, config: TrainConfig) -> str:
     """`mo-` and 32 hex digits over what decides the weights: the cohort's content and the configuration."""
     content = {"cohort": cohort.cohort.content_sha256, "config": config.digest}
     return "mo-" + sha256_hex(canonical_json(content))[:32]

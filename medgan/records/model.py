@@ -8,9 +8,9 @@ from medgan.records.base import Handle, Record, Sha256
 
 
 class TrainRequest(Record):
-    """What to train. The recipe is a function of `medgan.gan.config`; the rest overrides it."""
+    """What to train. The recipe is a function of `medgan.gan.recipes`; the rest overrides it."""
 
-    recipe: str = Field(default="xray_32_cpu", description="Name of a recipe of medgan.gan.config.")
+    recipe: str = Field(default="xray_32_cpu", description="Name of a recipe of medgan.gan.recipes.")
     seed: int = Field(default=0, ge=0)
     total_kimg: float | None = Field(
         default=None, gt=0, description="Thousands of real images shown; the recipe's own if empty."

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from medgan.gan.config import TrainConfig, xray_32_cpu
+from medgan.gan.config import TrainConfig
 from medgan.gan.images import TrainingSet
+from medgan.gan.recipes import xray_32_cpu
 from tests.builders.cohort import FINDINGS, radiographs
 
 

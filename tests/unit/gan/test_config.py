@@ -5,7 +5,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from medgan.errors import InvalidRequest
-from medgan.gan.config import RECIPES, TrainConfig, build
+from medgan.gan.config import TrainConfig
+from medgan.gan.recipes import RECIPES, SYSTEMS, build
 from tests.unit.gan.builders import small_config
 
 
@@ -44,3 +45,10 @@ def test_request_overrides_budget_and_seed():
     config = build("xray_32_cpu", seed=5, total_kimg=2.0)
     assert (config.seed, config.total_kimg) == (5, 2.0)
     assert build("xray_32_cpu").total_kimg == RECIPES["xray_32_cpu"]().total_kimg
+
+
+@pytest.mark.parametrize("size_px", [32, 64])
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_every_historical_system_is_a_configuration_of_any_size(name, size_px):
+    config = build(f"{name}_{size_px}")
+    assert (config.recipe, config.size_px) == (f"{name}_{size_px}", size_px)

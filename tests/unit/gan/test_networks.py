@@ -39,9 +39,9 @@ def test_residual_block_starts_as_the_identity():
 @pytest.mark.parametrize(
     "changes", [{}, {"widths": (32, 16, 8, 8)}, {"backbone": "residual", "widths": (32, 16, 16, 8)}]
 )
-@pytest.mark.parametrize("resample", ["smooth", "transposed"])
+@pytest.mark.parametrize("resample", ["smooth", "strided"])
 def test_networks_give_one_image_and_one_logit_a_row(changes, resample):
-    config = small_config(resample=resample, **changes)
+    config = small_config(resample_g=resample, resample_d=resample, **changes)
     z, c = torch.randn(3, config.latent_dim), torch.tensor([0, 1, 2])  # 2 is the null condition
     images = generator.build(config, 2)(z, c)
     assert images.shape == (3, 1, 32, 32)
