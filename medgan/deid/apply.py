@@ -12,9 +12,9 @@ import hashlib
 import io
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from medgan.deid import actions, attributes, codes, frames, pseudonym, screen, table, verify
+from medgan.deid import actions, codes, frames, pseudonym, screen, table, verify
 from medgan.deid.elements import (
     DEFLATED,
     EXPLICIT_BIG,
@@ -66,11 +66,6 @@ class DeidentifiedInstance:
 
         return dcmread(io.BytesIO(self.data))
 
-    @functools.cached_property
-    def attributes(self) -> dict[str, Any]:
-        """Columns of the collection's table that describe the instance (docs/data-format.md)."""
-        return attributes.describe(self.dataset)
-
 
 class Work:
     """The work on one instance: its source, its patient, and what was done so far."""
@@ -84,7 +79,7 @@ class Work:
         self.rules = profile.rules
         self.keyring = keyring
         self.counts: Counter[str] = Counter()
-        self.written: set[bytes] = set()
+        self.written: set[bytes] = set(actions.DUMMY.values())
         self.kept: set[str] = set()
         self.top = {element.tag: element for element in reversed(source.elements)}
         collector = verify.Collector(self.buffer, self.raw(CHARACTER_SET))

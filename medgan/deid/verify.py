@@ -190,7 +190,7 @@ def residue(output: Output, originals: Originals, *, written: set[bytes], kept: 
     """
     ours = {value.decode("ascii", "replace") for value in written}
     texts = (originals.texts | originals.ids | (originals.weak - kept)) - ours
-    names = (name for name in originals.names if len(name) >= MIN_NAME_LETTERS and not technical(name))
+    names = (name for name in originals.names - ours if len(name) >= MIN_NAME_LETTERS and not technical(name))
     searches = (
         ("text", any(_has_text(text, output) for text in texts)),
         ("text", any(raw in output.header for raw in originals.encoded)),
