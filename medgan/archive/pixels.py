@@ -76,16 +76,17 @@ def _decode(dataset: Dataset) -> Decoded:
     frames = _compressed(dataset, syntax, spec, count) if compressed else _native(dataset, syntax, spec, count)
     signed = int(dataset.get("PixelRepresentation", 0) or 0) == 1
     frames = _keep_stored_bits(frames, dataset, spec, signed=signed)
-    photometric = spec.photometric
+    photometric, bits = spec.photometric, spec.bits_stored
     if photometric == "PALETTE COLOR":
         frames, photometric, signed = _apply_palette(dataset, frames), "RGB", False
+        bits = 8 * frames.dtype.itemsize
     elif photometric in _COLOUR:
         if photometric.startswith("YBR_FULL") and not (compressed and syntax != codecs.RLE):
             frames = _ybr_to_rgb(frames)
         photometric = "RGB"
     elif photometric not in _GREY or spec.samples != 1:
         raise BadInstance(Reason.UNSUPPORTED)
-    return _with_units(dataset, frames, photometric, spec.bits_stored, signed=signed)
+    return _with_units(dataset, frames, photometric, bits, signed=signed)
 
 
 def _spec(dataset: Dataset) -> tuple[FrameSpec, int]:
@@ -206,15 +207,29 @@ def _ybr_to_rgb(frames: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _apply_palette(dataset: Dataset, frames: NDArray[Any]) -> NDArray[Any]:
-    """Index into the three lookup tables: (F, H, W, 3) of uint8 or uint16 (PS3.3 C.7.6.3.1.5)."""
-    from pydicom.pixels.processing import apply_color_lut
+    """Index into the three lookup tables: (F, H, W, 3) of uint8 or uint16 (PS3.3 C.7.6.3.1.5-6)."""
+    if "SegmentedRedPaletteColorLookupTableData" in dataset:
+        from pydicom.pixels.processing import apply_color_lut
 
-    if "SegmentedRedPaletteColorLookupTableData" in dataset or "RedPaletteColorLookupTableData" in dataset:
         try:
             return np.ascontiguousarray(apply_color_lut(frames, dataset))
         except Exception:  # noqa: BLE001 - a table that is cut or of the wrong kind
             raise BadInstance(Reason.CORRUPT_PIXELS) from None
-    raise BadInstance(Reason.UNSUPPORTED)
+    if "RedPaletteColorLookupTableData" not in dataset:
+        raise BadInstance(Reason.UNSUPPORTED)
+    return np.stack([_look_up(dataset, colour, frames) for colour in ("Red", "Green", "Blue")], axis=-1)
+
+
+def _look_up(dataset: Dataset, colour: str, frames: NDArray[Any]) -> NDArray[Any]:
+    entries, first, bits = (int(value) for value in dataset[f"{colour}PaletteColorLookupTableDescriptor"].value)
+    entries = entries or 1 << 16
+    raw = dataset[f"{colour}PaletteColorLookupTableData"].value
+    order = ">" if dataset.file_meta.TransferSyntaxUID == EXPLICIT_BIG else "<"
+    kind = f"{order}u2" if len(raw) >= 2 * entries else "u1"  # eight-bit entries may stand alone or in words
+    if bits not in {8, 16} or len(raw) < entries * int(kind[-1]):
+        raise BadInstance(Reason.CORRUPT_PIXELS)
+    table = np.frombuffer(raw, kind, entries).astype("u1" if bits == 8 else "=u2")  # noqa: PLR2004 - bits
+    return table[np.clip(frames.astype(np.int64) - first, 0, entries - 1)]
 
 
 def _with_units(dataset: Dataset, frames: NDArray[Any], photometric: str, bits: int, *, signed: bool) -> Decoded:
@@ -241,8 +256,11 @@ def _with_units(dataset: Dataset, frames: NDArray[Any], photometric: str, bits: 
 def rescale(dataset: Dataset) -> tuple[float, float, str]:
     """Slope, intercept and units of the modality transform; of the first frame where it is multi-frame.
 
-    CT without RescaleType is in Hounsfield units (PS3.3 C.8.2.1.1.3); elsewhere the units stay empty.
+    A dose grid has its DoseGridScaling and DoseUnits (PS3.3 C.8.8.3). CT without RescaleType is in Hounsfield units
+    (PS3.3 C.8.2.1.1.3); elsewhere the units stay empty.
     """
+    if dataset.get("DoseGridScaling") is not None:
+        return _number(dataset.DoseGridScaling, 1.0), 0.0, _code(dataset.get("DoseUnits"))
     holder = dataset
     for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         items = dataset.get(groups)
