@@ -87,11 +87,13 @@ def choose(index: Index, spec: str, *, allow_withdrawn: bool = False) -> tuple[I
         version
         for version in entry.versions
         if (version.version == wanted if exact else f"{version.version}.".startswith(f"{wanted}."))
-        and (exact or version.status is not ReleaseStatus.WITHDRAWN)
+        and (exact or version.status not in {ReleaseStatus.WITHDRAWN, ReleaseStatus.PENDING})
     ]
     if not found:
         raise InvalidRequest(f"{name} has no version {wanted}: it has {', '.join(v.version for v in entry.versions)}")
     version = max(found, key=lambda v: tuple(map(int, v.version.split("."))))
     if version.status is ReleaseStatus.WITHDRAWN and not allow_withdrawn:
         raise IntegrityError(f"{name}@{version.version} was withdrawn: {version.reason}; take another version")
+    if version.status is ReleaseStatus.PENDING:
+        raise IntegrityError(f"{name}@{version.version} waits for its approver's signature: take another version")
     return entry, version

@@ -20,11 +20,13 @@ class ReleaseRequest(Record):
     attribution: str = Field(default="", description="Credit that the source's licence asks for.")
     created: str = Field(description="UTC time of the night's start, ISO 8601; never the clock of the publish step.")
     night: int = Field(default=1, ge=1)
+    approval: bool = Field(default=False, description="A data-protection approver must sign before clients believe it.")
 
 
 class ReleaseStatus(StrEnum):
     """What the index may say of a version."""
 
+    PENDING = "pending"
     ACTIVE = "active"
     SUPERSEDED = "superseded"
     WITHDRAWN = "withdrawn"
@@ -88,6 +90,7 @@ class ReleaseTerms(Record):
     licence: str = Field(min_length=1, description="SPDX identifier of the synthetic data's licence.")
     terms: str = Field(min_length=1, description="Terms of use, in words.")
     attribution: str = Field(default="", description="Credit that the source's licence asks for.")
+    approval: bool = Field(default=False, description="A data-protection approver must sign before clients believe it.")
 
 
 class IndexVersion(Record):

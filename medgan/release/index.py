@@ -70,12 +70,13 @@ def stamp(when: datetime) -> str:
 
 
 def _settled(entry: IndexDataset) -> IndexDataset:
-    """Statuses and channels that follow: the highest version not withdrawn is active, latest and stable."""
-    alive = [held.version for held in entry.versions if held.status is not ReleaseStatus.WITHDRAWN]
+    """Statuses and channels that follow: the highest version in force is active, latest and stable."""
+    apart = (ReleaseStatus.WITHDRAWN, ReleaseStatus.PENDING)
+    alive = [held.version for held in entry.versions if held.status not in apart]
     latest = max(alive, key=version.parse, default=None)
     versions = tuple(
         held
-        if held.status is ReleaseStatus.WITHDRAWN
+        if held.status in apart
         else held.model_copy(
             update={"status": ReleaseStatus.ACTIVE if held.version == latest else ReleaseStatus.SUPERSEDED}
         )

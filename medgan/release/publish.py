@@ -141,12 +141,13 @@ def _list(
     if entry is None or made.version not in {held.version for held in entry.versions}:
         added = IndexVersion(
             version=made.version,
-            status=ReleaseStatus.ACTIVE,
+            status=ReleaseStatus.PENDING if request.approval else ReleaseStatus.ACTIVE,
             created=made.created,
             manifest_sha256=sha256_hex(body),
             images=made.images,
             bytes=size,
             night=made.night,
+            signatures=2 if request.approval else 1,
         )
         base = IndexDataset(name=made.name, title=made.title, licence=made.licence, channels={}, versions=())
         table = index.with_version(table, base, added, created=request.created)

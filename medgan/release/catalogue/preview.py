@@ -52,8 +52,8 @@ def sheets(images_NHW: npt.NDArray[np.uint16], labels: Sequence[str], attributes
 
 
 def cover(images_NHW: npt.NDArray[np.uint16], attributes: dict[str, Any]) -> bytes:
-    """WebP of the first twelve images, six by two, for the registry's index page."""
-    return webp(mosaic(window(images_NHW[:12], attributes), 6), lossless=_small(images_NHW))
+    """WebP of the first twelve images, four by three, for the registry's index page."""
+    return webp(mosaic(window(images_NHW[:12], attributes), 4), lossless=_small(images_NHW))
 
 
 def window(images_NHW: npt.NDArray[np.uint16], attributes: dict[str, Any]) -> npt.NDArray[np.uint8]:

@@ -4,33 +4,53 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-import numpy.typing as npt
+from markupsafe import Markup
 
 from medgan.client import disk
 from medgan.records import Index, ManifestFile
 from medgan.release import facts as fact_module
 from medgan.release.catalogue import preview
+from medgan.release.catalogue.chart import intensity_chart
 from medgan.release.datasheet import licence_link
 from medgan.release.evidence import Evidence
-from medgan.release.facts import Facts
+from medgan.release.facts import DESCRIPTIVE, Facts
 
 STATUS_SCRIPT = "status.js"
-HISTOGRAM_BINS = 48
+SCRIPTS = ("viewer.js",)
 _MEGABYTE = 1_000_000
+_MEASURES = {
+    "frechet": "Fréchet distance, in-domain encoder",
+    "kid": "Kernel distance (KID)",
+    "precision": "Precision",
+    "recall": "Recall",
+    "density": "Density",
+    "coverage": "Coverage",
+    "spectrum_db": "Power spectrum, mean gap (dB)",
+    "spectrum_high_db": "Power spectrum, upper half (dB)",
+    "intensity_wasserstein": "Intensity, Wasserstein distance",
+    "sliced_wasserstein": "Sliced Wasserstein distance",
+    "ms_ssim_pairs": "MS-SSIM between pairs",
+    "tstr_auc": "Train on synthetic, test on real: AUC",
+    "tstr_balanced_accuracy": "Train on synthetic, test on real: balanced accuracy",
+    "real_plus_synthetic_auc": "Real and synthetic together: AUC",
+}
 
 
 def write_version(staging: Path, facts: Facts, evidence: Evidence, files: tuple[ManifestFile, ...]) -> None:
-    """Write `index.html` and `preview/` of one version."""
+    """Write `index.html`, its scripts and `preview/` of one version."""
     sheets = preview.sheets(evidence.images, evidence.labels["class"].astype(str).tolist(), facts.attributes)
     (staging / "preview").mkdir()
     for sheet in sheets:
         (staging / sheet.file).write_bytes(sheet.body)
     (staging / "preview" / "cover.webp").write_bytes(preview.cover(evidence.images, facts.attributes))
+    for script in SCRIPTS:
+        (staging / script).write_bytes(_asset(script))
+    rows = [row for sheet in sheets for row in sheet.rows]
     page = (
         _environment()
         .get_template("version.html.j2")
@@ -39,9 +59,11 @@ def write_version(staging: Path, facts: Facts, evidence: Evidence, files: tuple[
             sheets=sheets,
             columns=preview.COLUMNS,
             files=files,
+            filters=_filters(evidence, rows),
             licence_name=licence_link(facts.request.licence)[0],
             licence_link=licence_link(facts.request.licence)[1],
-            histogram=histogram(evidence.images, facts.attributes),
+            chart=intensity_chart(evidence.images, facts.attributes, evidence.reports["quality.json"]),
+            page_data=_script_data(_page_data(facts, evidence, rows)),
             total_bytes=sum(file.size for file in files),
         )
     )
@@ -50,26 +72,52 @@ def write_version(staging: Path, facts: Facts, evidence: Evidence, files: tuple[
 
 def write_registry(registry: Path, index: Index) -> None:
     """Write the registry's `index.html` and the small script that tells version pages their current status."""
-    page = _environment().get_template("registry.html.j2").render(index=index)
+    standing = {
+        entry.name: {held.version for held in entry.versions if (registry / entry.name / held.version).is_dir()}
+        for entry in index.datasets
+    }
+    page = _environment().get_template("registry.html.j2").render(index=index, standing=standing)
     disk.write_file(registry / "index.html", page.encode())
     disk.write_file(registry / STATUS_SCRIPT, _status_script(index))
 
 
-def histogram(images_NHW: npt.NDArray[np.uint16], attributes: dict[str, Any]) -> list[float]:
-    """Share of pixels in each of 48 equal bins of `intensity_range`, values outside at its ends."""
-    low, high = attributes.get("intensity_range", (0, 65535))
-    clipped = np.clip(images_NHW, low, high)
-    counts, _ = np.histogram(clipped, bins=HISTOGRAM_BINS, range=(low, max(high, low + 1)))
-    return [float(share) for share in counts / max(1, images_NHW.size)]
-
-
 def size(count: int) -> str:
     """Bytes in human units."""
-    return f"{count / 1e6:.1f} MB" if count >= _MEGABYTE else f"{count / 1e3:.1f} kB"
+    return f"{count / 1e6:.1f} MB" if count >= _MEGABYTE else f"{count / 1e3:.0f} kB"
+
+
+def measure_title(name: str) -> str:
+    """A measure's name for people; an unknown one with its underscores opened."""
+    return _MEASURES.get(name, name.replace("_", " ").capitalize())
+
+
+def _filters(evidence: Evidence, rows: list[int]) -> dict[str, list[str]]:
+    """Label columns that tell the shown images apart, with their values."""
+    shown = evidence.labels.iloc[rows]
+    values = {name: sorted(set(shown[name].astype(str))) for name in DESCRIPTIVE if name in shown.columns}
+    return {name: found for name, found in values.items() if len(found) > 1}
+
+
+def _page_data(facts: Facts, evidence: Evidence, rows: list[int]) -> dict[str, Any]:
+    """What the page's script needs: shape, intensity mapping, labels of the shown images by row."""
+    columns = [name for name in DESCRIPTIVE if name in evidence.labels.columns]
+    table = evidence.labels[columns].astype(str)
+    return {
+        "size": list(facts.shape[1:]),
+        "range": list(facts.attributes.get("intensity_range", (0, 65535))),
+        "slope": facts.attributes.get("rescale_slope", 1),
+        "intercept": facts.attributes.get("rescale_intercept", 0),
+        "labels": {str(row): table.iloc[row].to_dict() for row in rows},
+    }
+
+
+def _script_data(value: dict[str, Any]) -> Markup:
+    """JSON that may stand inside a script element."""
+    return Markup(json.dumps(value, sort_keys=True).replace("<", "\\u003c"))  # noqa: S704 - no < is left in it
 
 
 def _status_script(index: Index) -> bytes:
-    """`window.medganStatus = {name: {version: {status, reason}, latest}}`; a script, so that it works from a file."""
+    """`window.medganStatus = {name: {versions: {...}, latest}}`; a script, so that it works from a file too."""
     table = {
         entry.name: {
             "latest": entry.channels.get("latest"),
@@ -77,8 +125,11 @@ def _status_script(index: Index) -> bytes:
         }
         for entry in index.datasets
     }
-    text = json.dumps(table, sort_keys=True).replace("<", "\\u003c")
-    return f"window.medganStatus = {text};\n".encode()
+    return f"window.medganStatus = {_script_data(table)};\n".encode()
+
+
+def _asset(name: str) -> bytes:
+    return (resources.files("medgan.release.catalogue") / name).read_bytes()
 
 
 @cache
@@ -90,8 +141,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["style"] = Markup(_asset("style.css").decode())  # noqa: S704 - our own file
     environment.filters["number"] = fact_module.number
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["size"] = size
-    environment.filters["percent"] = lambda value: f"{value:.1%}"
+    environment.filters["measure"] = measure_title
     return environment

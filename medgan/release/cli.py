@@ -1,0 +1,43 @@
+"""`medgan approve|withdraw`: what people decide about a version after the machine published it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Approve or withdraw published versions.", no_args_is_help=True)
+
+SpecArgument = Annotated[str, typer.Argument(metavar="NAME@VERSION", help="The exact version.")]
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder that holds the zones.")]
+
+
+@app.command()
+def approve(
+    spec: SpecArgument,
+    workspace: WorkspaceOption,
+    key: Annotated[Path, typer.Option("--key", help="The approver's Ed25519 key; made there when it is missing.")],
+) -> None:
+    """Sign a version as data-protection approver, the second of two signatures."""
+    from medgan.release import retract, sign
+    from medgan.settings import Zones
+
+    public = sign.create_key(key)
+    approved = retract.approve(spec, key=key, zones=Zones.under(workspace))
+    typer.echo(f"{spec}: {approved.status}, {approved.signatures} signatures; downstream teams pin {public.name} too")
+
+
+@app.command()
+def withdraw(
+    spec: SpecArgument,
+    workspace: WorkspaceOption,
+    reason: Annotated[str, typer.Option("--reason", help="Why; every reader will see it.")],
+    erase: Annotated[bool, typer.Option("--erase", help="Delete its files too; the tombstone stays.")] = False,
+) -> None:
+    """Withdraw a version: clients refuse it from now on, and its number is never used again."""
+    from medgan.release import retract
+    from medgan.settings import Zones
+
+    gone = retract.withdraw(spec, reason, zones=Zones.under(workspace), erase=erase)
+    typer.echo(f"{spec}: {gone.status}")
