@@ -7,7 +7,6 @@ import re
 from typing import TYPE_CHECKING, Final
 
 import pydicom
-from pydicom._uid_dict import UID_dictionary
 from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -84,8 +83,8 @@ def check_image(shape: Structure) -> None:
     if PIXEL_DATA not in shape.elements:
         if any(tag in shape.elements for tag in _FLOAT_PIXELS):
             raise BadInstance(Reason.UNSUPPORTED)
-        is_image = UID_dictionary.get(shape.text(SOP_CLASS), ("",))[0].endswith("Image Storage")
-        raise BadInstance(Reason.TRUNCATED if is_image else Reason.NO_PIXELS)  # type 1 in an image: it was cut
+        promised = all(tag in shape.elements for tag in (_ROWS, _COLUMNS, _BITS_ALLOCATED, _PHOTOMETRIC))
+        raise BadInstance(Reason.TRUNCATED if promised else Reason.NO_PIXELS)
     if not shape.text(PATIENT_ID):
         raise BadInstance(Reason.NO_PATIENT)
 

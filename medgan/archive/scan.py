@@ -102,10 +102,7 @@ def _look_at(leaf: Leaf, root: Path, found: _Findings, keyring: Keyring) -> None
     found.bytes += len(data)
     digest = hashlib.sha256(data).hexdigest()
     if digest in found.kept or digest in found.refused:
-        if digest in found.kept:
-            found.duplicates += 1
-        else:
-            found.rejections[found.refused[digest]] += 1
+        found.duplicates += 1
         return
     if _is_table(leaf, data, found):
         found.tables += 1
