@@ -267,6 +267,7 @@ def _identity(someone: Person, seed: int, *, study: int = 1, number: int = 0) ->
     yield (0x00400275, "SQ", [requested])
     old = [(0x00100010, "PN", name), (0x00100020, "LO", someone.other_id)]
     altered = [(0x04000550, "SQ", [old]), (0x04000562, "DT", date), (0x04000563, "LO", "PACS")]
+    altered += [(0x04000564, "LO", ""), (0x04000565, "CS", "CORRECT")]
     yield (0x04000561, "SQ", [altered])
 
 
@@ -329,6 +330,7 @@ def _cross_section(modality: str, number: int, pixels: NDArray[Any]) -> Iterator
     yield from ((0x00080060, "CS", modality), (0x00180015, "CS", "CHEST"), (0x00180050, "DS", "2.5"))
     yield from ((0x00200032, "DS", f"-100\\-100\\{2.5 * number}"), (0x00200037, "DS", "1\\0\\0\\0\\1\\0"))
     yield from ((0x00200052, "UI", uid("phantom", "frame of reference")), (0x00201040, "LO", ""))
+    yield from ((0x00185100, "CS", "HFS"), (0x00200012, "IS", "1"))
     yield from (
         (0x00280030, "DS", "0.8\\0.8"),
         *_image(rows, columns, allocated=16, stored=12, signed=modality == "CT"),
@@ -340,6 +342,10 @@ def _cross_section(modality: str, number: int, pixels: NDArray[Any]) -> Iterator
             (0x00281054, "LO", "HU"),
             (0x00180060, "DS", "120"),
         )
+    if modality == "MR":
+        yield from ((0x00180020, "CS", "SE"), (0x00180021, "CS", "NONE"), (0x00180022, "CS", ""))
+        yield from ((0x00180023, "CS", "2D"), (0x00180080, "DS", "500"), (0x00180081, "DS", "15"))
+        yield (0x00180091, "IS", "1")
     yield (0x7FE00010, "OW", pixels.astype("<i2" if modality == "CT" else "<u2").tobytes())
 
 
