@@ -10,6 +10,7 @@ from medgan.errors import MedganError
 from medgan.gan import recipes
 from medgan.gan.fit import Tick, fit
 from medgan.gan.images import read_plain
+from medgan.gan.parallel import joined
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,11 +25,15 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         config = recipes.build(given.recipe, seed=given.seed, total_kimg=given.kimg)
-        seconds = fit(read_plain(given.images, given.labels), config, given.out, on_tick=_show)
+        images = read_plain(given.images, given.labels)
+        with joined() as world:  # torchrun --nproc-per-node N -m medgan.gan ... shares each batch
+            seconds = fit(images, config, given.out, on_tick=_show, world=world)
+            leads = world.leads
     except MedganError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
-    sys.stdout.write(f"trained {config.total_kimg:g} kimg in {seconds:.0f} s\n")
+    if leads:
+        sys.stdout.write(f"trained {config.total_kimg:g} kimg in {seconds:.0f} s\n")
     return 0
 
 

@@ -7,6 +7,9 @@ products have the second derivatives that R1 needs, which grid sampling on CPU h
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -29,6 +32,13 @@ class Warp:
         self.columns_NWW = torch.from_numpy(_axis(config, count, size, rng, flip=config.augment_flip))
         self.gain_N = _sometimes(rng, p, count, 1 + config.augment_gain * rng.uniform(-1, 1, count), 1.0)
         self.bias_N = _sometimes(rng, p, count, config.augment_bias * rng.uniform(-1, 1, count), 0.0)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Warp:
+        """The warp with each of its tensors changed: moved to a device, cut to a share."""
+        other = copy(self)
+        for name, tensor in vars(self).items():
+            setattr(other, name, change(tensor))
+        return other
 
     def __call__(self, x_NCHW: Tensor) -> Tensor:
         """Warp (N, 1, H, W) and scale its intensities."""

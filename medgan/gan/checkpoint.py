@@ -69,8 +69,11 @@ def save_state(path: Path, players: Players, *, seconds: float, config_sha256: s
     _save(path, tensors, {"position": json.dumps(position)})
 
 
-def load_state(path: Path, players: Players, *, config_sha256: str) -> Position | None:
-    """Fill `players` from `path` and return the position; None when there is no state of this configuration."""
+def load_state(path: Path, players: Players, *, config_sha256: str, weights_only: bool = False) -> Position | None:
+    """Fill `players` from `path` and return the position; None when there is no state of this configuration.
+
+    `weights_only` leaves the optimisers as they are, for a fresh start after a roll-back.
+    """
     if not path.is_file():
         return None
     try:
@@ -83,13 +86,15 @@ def load_state(path: Path, players: Players, *, config_sha256: str) -> Position 
         return None  # half of a file can only be left by a broken disk: begin again
     for name, network in _networks(players).items():
         network.load_state_dict(_below(tensors, name))
+    players.step, players.retreats = position.step, position.retreats
+    if weights_only:
+        return position
     for name, optimiser in _optimisers(players).items():
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in _below(tensors, name).items():
             index, _, slot = key.partition("/")
             state.setdefault(int(index), {})[slot] = tensor
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    players.step, players.retreats = position.step, position.retreats
     return position
 
 

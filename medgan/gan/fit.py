@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -24,6 +24,7 @@ from medgan.gan import checkpoint, grid
 from medgan.gan.arithmetic import fixed
 from medgan.gan.config import TrainConfig
 from medgan.gan.images import TrainingSet, to_stored
+from medgan.gan.parallel import ALONE, World
 from medgan.gan.sample import CONFIG, WEIGHTS
 from medgan.gan.step import Players, Score, play
 
@@ -58,108 +59,145 @@ def fit(
     *,
     attrs: dict[str, Any] | None = None,
     on_tick: OnTick | None = None,
+    world: World = ALONE,
 ) -> float:
     """Train into `folder`, going on from what stands there; seconds of training, resumes included.
 
-    `attrs` says how stored values become physical ones and is kept for the sampler. `TrainingDiverged` when a loss
-    became non-finite more often than `config.retreats`.
+    `attrs` says how stored values become physical ones and is kept for the sampler. In a `world` of several
+    processes the first one writes, and all read the same folder.
+
+    Raises:
+        InvalidRequest: images of another size, a batch the processes cannot share, a device that is not there.
+        TrainingDiverged: a loss became non-finite more often than `config.retreats`.
     """
+    _check(images, config, world)
+    if world.leads:
+        (folder / GRIDS).mkdir(parents=True, exist_ok=True)
+    with fixed(config.threads):
+        run = Run(images=images, config=config, folder=folder, world=world, on_tick=on_tick)
+        run.resume()
+        while run.players.step < config.total_steps:
+            run.play_until_tick()
+        if world.leads:
+            checkpoint.save_network(folder / WEIGHTS, run.players.average)
+            described = {
+                "config": asdict(config),
+                "classes": list(images.classes),
+                "attrs": {"intensity_range": [images.lo, images.hi], **(attrs or {})},
+            }
+            text = json.dumps(described, sort_keys=True, indent=1, allow_nan=False)
+            checkpoint.write_atomically(folder / CONFIG, text.encode())
+        world.wait()
+    return run.seconds
+
+
+def _check(images: TrainingSet, config: TrainConfig, world: World) -> None:
     if images.pixels.shape[1] != config.size_px:
         raise InvalidRequest(f"the recipe trains at {config.size_px} px but images have {images.pixels.shape[1]}")
-    (folder / GRIDS).mkdir(parents=True, exist_ok=True)
-    with fixed(config.threads):
-        players = Players.start(config, len(images.classes))
-        position = checkpoint.load_state(folder / STATE, players, config_sha256=config.digest)
-        seconds = position.seconds if position else 0.0
-        _truncate_curve(folder / CURVE, players.step)
-        if position is None:
-            checkpoint.save_state(folder / STATE, players, seconds=0.0, config_sha256=config.digest)
-        while players.step < config.total_steps:
-            seconds = _tick(images, config, players, folder, seconds, on_tick)
-        checkpoint.save_network(folder / WEIGHTS, players.average)
-    described = {
-        "config": asdict(config),
-        "classes": list(images.classes),
-        "attrs": {"intensity_range": [images.lo, images.hi], **(attrs or {})},
-    }
-    text = json.dumps(described, sort_keys=True, indent=1, allow_nan=False)
-    checkpoint.write_atomically(folder / CONFIG, text.encode())
-    return seconds
+    if config.batch % world.size:
+        raise InvalidRequest(f"{world.size} processes cannot share a batch of {config.batch} equally")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InvalidRequest("this recipe needs a GPU and there is none here: choose one that ends in _cpu")
 
 
-def _tick(
-    images: TrainingSet,
-    config: TrainConfig,
-    players: Players,
-    folder: Path,
-    seconds: float,
-    on_tick: OnTick | None,
-) -> float:
-    """Play until the next tick, then write state, curve and grid; seconds so far. Rolls back on a non-finite loss."""
-    begun = time.perf_counter()
-    first = players.step
-    goal = min(config.total_steps, (first // config.tick_steps + 1) * config.tick_steps)
-    scores: list[Score] = []
-    while players.step < goal:
-        score = play(config, players, images)
-        if not all(isfinite(value) for value in score):
-            _retreat(config, players, folder)
-            return seconds + time.perf_counter() - begun
-        scores.append(score)
-    path = folder / GRIDS / f"{players.step * config.batch // 1000:06d}.png"
-    checkpoint.write_atomically(path, grid.png(preview(config, players, images)))
-    spent = time.perf_counter() - begun
-    mean = Score(*(fmean(values) for values in zip(*scores, strict=True)))
-    tick = Tick(
-        step=players.step,
-        kimg=players.step * config.batch / 1000,
-        total_kimg=config.total_steps * config.batch / 1000,
-        kimg_per_second=(players.step - first) * config.batch / 1000 / spent,
-        seconds=seconds + spent,
-        retreats=players.retreats,
-        grid=path,
-        **mean._asdict(),
-    )
-    line = json.dumps({**asdict(replace(tick)), "grid": path.name}, sort_keys=True)
-    with (folder / CURVE).open("a") as curve:
-        curve.write(line + "\n")
-    checkpoint.save_state(folder / STATE, players, seconds=tick.seconds, config_sha256=config.digest)
-    if on_tick:
-        on_tick(tick)
-    return tick.seconds
+@dataclass(kw_only=True)
+class Run:
+    """One run in its folder: the players, the clock, and what is written at a tick."""
 
+    images: TrainingSet
+    config: TrainConfig
+    folder: Path
+    world: World
+    on_tick: OnTick | None
+    seconds: float = 0.0
 
-def _retreat(config: TrainConfig, players: Players, folder: Path) -> None:
-    """Back to the last state: the generator from its moving average, fresh optimisers, half the step."""
-    retreats = players.retreats + 1
-    if retreats > config.retreats:
-        raise TrainingDiverged(
-            f"a loss became non-finite {retreats} times, the last at {players.step * config.batch / 1000:.1f} kimg: "
-            "lower learning_rate or raise gamma"
+    def __post_init__(self) -> None:
+        """Make fresh players."""
+        self.players = Players.start(self.config, len(self.images.classes))
+
+    def resume(self) -> None:
+        """Go on from the folder's state, or write the first one."""
+        position = checkpoint.load_state(self.folder / STATE, self.players, config_sha256=self.config.digest)
+        self.world.wait()  # nobody writes before everybody has read
+        self.seconds = position.seconds if position else 0.0
+        if self.world.leads:
+            _truncate_curve(self.folder / CURVE, self.players.step)
+            if position is None:
+                self.save()
+        self.world.wait()
+
+    def save(self) -> None:
+        """Write the state to resume from."""
+        path = self.folder / STATE
+        checkpoint.save_state(path, self.players, seconds=self.seconds, config_sha256=self.config.digest)
+
+    def play_until_tick(self) -> None:
+        """Play until the next tick, then write grid, curve and state. Rolls back on a non-finite loss."""
+        begun, first = time.perf_counter(), self.players.step
+        every = self.config.tick_steps
+        goal = min(self.config.total_steps, (first // every + 1) * every)
+        scores: list[Score] = []
+        while self.players.step < goal:
+            score = play(self.config, self.players, self.images, self.world)
+            if not all(isfinite(value) for value in score):
+                self.seconds += time.perf_counter() - begun
+                self.retreat()
+                return
+            scores.append(score)
+        spent = time.perf_counter() - begun
+        self.seconds += spent
+        mean = Score(*(fmean(values) for values in zip(*scores, strict=True)))
+        if self.world.leads:
+            self.tell(mean, len(scores), spent)
+        self.world.wait()
+
+    def tell(self, mean: Score, steps: int, spent: float) -> None:
+        """Write grid, curve and state of a tick, and call back."""
+        kimg = self.players.step * self.config.batch / 1000
+        path = self.folder / GRIDS / f"{int(kimg):06d}.png"
+        checkpoint.write_atomically(path, grid.png(preview(self.config, self.players, self.images)))
+        tick = Tick(
+            step=self.players.step,
+            kimg=kimg,
+            total_kimg=self.config.total_steps * self.config.batch / 1000,
+            kimg_per_second=steps * self.config.batch / 1000 / spent,
+            seconds=self.seconds,
+            retreats=self.players.retreats,
+            grid=path,
+            **mean._asdict(),
         )
-    classes = int(players.average.get_parameter("embedding.weight").shape[0]) - 1
-    fresh = Players.start(config, classes)
-    position = checkpoint.load_state(folder / STATE, fresh, config_sha256=config.digest)
-    seconds = position.seconds if position else 0.0
-    fresh.generator.load_state_dict(fresh.average.state_dict())
-    players.generator.load_state_dict(fresh.generator.state_dict())
-    players.discriminator.load_state_dict(fresh.discriminator.state_dict())
-    players.average.load_state_dict(fresh.average.state_dict())
-    renewed = Players.start(config, classes)
-    for old, new in ((players.optimiser_g, renewed.optimiser_g), (players.optimiser_d, renewed.optimiser_d)):
-        old.load_state_dict(new.state_dict())
-    players.step, players.retreats = fresh.step, retreats
-    checkpoint.save_state(folder / STATE, players, seconds=seconds, config_sha256=config.digest)
+        with (self.folder / CURVE).open("a") as curve:
+            curve.write(json.dumps({**asdict(tick), "grid": path.name}, sort_keys=True) + "\n")
+        self.save()
+        if self.on_tick:
+            self.on_tick(tick)
+
+    def retreat(self) -> None:
+        """Back to the last state: the generator from its moving average, fresh optimisers, half the step."""
+        retreats = self.players.retreats + 1
+        if retreats > self.config.retreats:
+            raise TrainingDiverged(
+                f"a loss became non-finite {retreats} times, the last at "
+                f"{self.players.step * self.config.batch / 1000:.1f} kimg: lower learning_rate or raise gamma"
+            )
+        self.players = Players.start(self.config, len(self.images.classes))
+        checkpoint.load_state(self.folder / STATE, self.players, config_sha256=self.config.digest, weights_only=True)
+        self.world.wait()
+        self.players.generator.load_state_dict(self.players.average.state_dict())
+        self.players.retreats = retreats
+        if self.world.leads:
+            self.save()
+        self.world.wait()
 
 
 def preview(config: TrainConfig, players: Players, images: TrainingSet) -> NDArray[np.uint8]:
     """Grid of 64 images of the moving average, rows cycling through the classes, always from the same latents."""
     rng = np.random.Generator(np.random.Philox(key=[config.seed, 1 << 62]))
     count = _GRID_SIDE**2
-    z = torch.from_numpy(rng.standard_normal((count, config.latent_dim), dtype=np.float32))
-    c = torch.arange(count) // _GRID_SIDE % len(images.classes)
+    z = torch.from_numpy(rng.standard_normal((count, config.latent_dim), dtype=np.float32)).to(config.device)
+    c = (torch.arange(count) // _GRID_SIDE % len(images.classes)).to(config.device)
     with torch.inference_mode():
-        made = players.average(z, c)[:, 0].numpy()
+        made = players.average(z, c)[:, 0].cpu().numpy()
     stored = to_stored(made, images.lo, images.hi)
     return grid.tile(grid.to_grey(stored, images.lo, images.hi), _GRID_SIDE)
 

@@ -40,13 +40,13 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def squared_gradient(logits_N: Tensor, images_NCHW: Tensor) -> Tensor:
-    """|grad_x D(x)|^2 of each image, differentiable once more (R1 on real, R2 on fake; Mescheder et al. 2018)."""
-    (gradient_NCHW,) = torch.autograd.grad(logits_N.sum(), images_NCHW, create_graph=True)
-    return gradient_NCHW.square().flatten(1).sum(1)
+def squared_gradients(logits_N: Tensor, *images_NCHW: Tensor) -> tuple[Tensor, ...]:
+    """|grad_x D(x)|^2 of each image of each batch, differentiable once more (Mescheder et al. 2018: R1 on real, R2)."""
+    gradients = torch.autograd.grad(logits_N.sum(), images_NCHW, create_graph=True)
+    return tuple(gradient_NCHW.square().flatten(1).sum(1) for gradient_NCHW in gradients)
 
 
 def unit_gradient_penalty(logits_N: Tensor, images_NCHW: Tensor) -> Tensor:
     """10 (|grad| - 1)^2 at interpolates (Gulrajani et al. 2017, eq. 3)."""
-    norm_N = (squared_gradient(logits_N, images_NCHW) + 1e-12).sqrt()
+    norm_N = (squared_gradients(logits_N, images_NCHW)[0] + 1e-12).sqrt()
     return 10 * (norm_N - 1).square().mean()

@@ -5,21 +5,22 @@ Randomness comes from counters (seed, step, retreats), so a resumed or distribut
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, isfinite, nan, pi
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medgan.gan import ema
-from medgan.gan.augment import Warp
 from medgan.gan.config import TrainConfig
 from medgan.gan.discriminator import build as build_discriminator
+from medgan.gan.draws import Draws
 from medgan.gan.generator import build as build_generator
-from medgan.gan.images import TrainingSet, indices
-from medgan.gan.loss import LOSSES, squared_gradient, unit_gradient_penalty
+from medgan.gan.images import TrainingSet
+from medgan.gan.loss import LOSSES, squared_gradients, unit_gradient_penalty
+from medgan.gan.parallel import ALONE, World
 
 Optimiser = torch.optim.Adam | torch.optim.RMSprop
 
@@ -48,8 +49,8 @@ class Players:
     @classmethod
     def start(cls, config: TrainConfig, classes: int) -> Players:
         """Fresh players whose weights follow from `config.seed`."""
-        generator, average = build_generator(config, classes), build_generator(config, classes)
-        discriminator = build_discriminator(config, classes)
+        generator, average = (build_generator(config, classes).to(config.device) for _ in range(2))
+        discriminator = build_discriminator(config, classes).to(config.device)
         return cls(
             generator=generator,
             discriminator=discriminator,
@@ -71,87 +72,94 @@ def scheduled(start: float, end: float | None, progress: float) -> float:
     return start if end is None else end + (start - end) * (1 + cos(pi * min(progress, 1.0))) / 2
 
 
-def play(config: TrainConfig, players: Players, images: TrainingSet) -> Score:
+def play(config: TrainConfig, players: Players, images: TrainingSet, world: World = ALONE) -> Score:
     """One round; advances `players` by one step. A non-finite loss is returned before any weight is touched by it."""
     progress = players.step / config.total_steps
     rate = scheduled(config.learning_rate, config.learning_rate_end, progress) * 0.5**players.retreats
     for optimiser in (players.optimiser_g, players.optimiser_d):
         optimiser.param_groups[0]["lr"] = rate
     gamma = scheduled(config.gamma, config.gamma_end, progress)
-    rng = np.random.Generator(np.random.Philox(key=[config.seed, players.step + (players.retreats << 48)]))
+    draws = Draws(config, players.step, players.retreats, world)
     for turn in range(config.critic_steps):
-        real, c = _real(config, players.step * config.critic_steps + turn, images, rng)
-        fake = players.generator(_latents(config, rng), c)
-        loss_d, judged_real, judged_fake = _critic_move(config, players, real, fake.detach(), c, gamma, rng)
-        if not np.isfinite(loss_d):
-            return Score(loss_d, float("nan"), judged_real, judged_fake)
-    loss_g = _generator_move(config, players, real, fake, c, rng)
+        real, c = draws.real(images, turn)
+        with _autocast(config):
+            fake = players.generator(draws.latents(), c).float()
+        loss_d, judged_real, judged_fake = _critic_move(config, players, Pair(real, fake.detach(), c), gamma, draws)
+        if not isfinite(loss_d):
+            return Score(loss_d, nan, judged_real, judged_fake)
+    loss_g = _generator_move(config, players, Pair(real, fake, c), draws)
     players.step += 1
     keep = ema.decay(config.batch, half_life_images=1000 * config.ema_half_life_kimg, seen=players.step * config.batch)
     ema.update(players.average, players.generator, keep)
     return Score(loss_d, loss_g, judged_real, judged_fake)
 
 
-def _real(config: TrainConfig, step: int, images: TrainingSet, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Real images and their conditions, some dropped to null."""
-    real, c = images.batch(indices(step, config.batch, len(images.class_index), config.seed))
-    null = rng.random(config.batch) < config.unconditional_drop
-    return torch.from_numpy(real), torch.from_numpy(np.where(null, len(images.classes), c))
+class Pair(NamedTuple):
+    """Real and generated images (n, 1, H, W) under the same conditions (n,)."""
+
+    real: Tensor
+    fake: Tensor
+    c: Tensor
 
 
-def _latents(config: TrainConfig, rng: np.random.Generator) -> Tensor:
-    return torch.from_numpy(rng.standard_normal((config.batch, config.latent_dim), dtype=np.float32))
+def _autocast(config: TrainConfig) -> torch.autocast:
+    return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 def _critic_move(
-    config: TrainConfig, players: Players, real: Tensor, fake: Tensor, c: Tensor, gamma: float, rng: np.random.Generator
+    config: TrainConfig, players: Players, pair: Pair, gamma: float, draws: Draws
 ) -> tuple[float, float, float]:
     """Move the discriminator; (loss without penalty, mean logit on real, on fake)."""
     critic = players.discriminator.requires_grad_()
-    warp_real, warp_fake = Warp(config, len(real), rng), Warp(config, len(fake), rng)
+    warp_real, warp_fake = draws.warp(), draws.warp()
     penalised = gamma > 0 and players.step % config.penalty_every == 0 and config.loss != "wgan-gp"
-    real, fake = (x.detach().requires_grad_(penalised) for x in (real, fake))
-    if config.norm_d == "batch":  # statistics of real and fake images stay apart
-        real_N, fake_N = critic(warp_real(real), c), critic(warp_fake(fake), c)
-    else:
-        real_N, fake_N = critic(torch.cat([warp_real(real), warp_fake(fake)]), torch.cat([c, c])).chunk(2)
+    real, fake = (x.detach().requires_grad_(penalised) for x in (pair.real, pair.fake))
+    with contextlib.nullcontext() if penalised else _autocast(config):  # the penalty is taken in float32
+        if config.norm_d == "batch":  # statistics of real and fake images stay apart
+            real_N, fake_N = critic(warp_real(real), pair.c).float(), critic(warp_fake(fake), pair.c).float()
+        else:
+            both = torch.cat([warp_real(real), warp_fake(fake)])
+            real_N, fake_N = critic(both, torch.cat([pair.c, pair.c])).float().chunk(2)
     loss = LOSSES[config.loss].discriminator(real_N, fake_N)
     total = loss
     if penalised:  # lazily: every k-th step, k times as strong (Karras et al. 2020, section 3.1)
-        both = squared_gradient(real_N, real).mean() + squared_gradient(fake_N, fake).mean()
-        total = loss + config.penalty_every * gamma / 2 * both
+        r1_N, r2_N = squared_gradients(torch.cat([real_N, fake_N]), real, fake)
+        total = loss + config.penalty_every * gamma / 2 * (r1_N.mean() + r2_N.mean())
     elif config.loss == "wgan-gp":
-        share = torch.from_numpy(rng.random((len(real), 1, 1, 1), dtype=np.float32))
+        share = draws.shares()
         between = (share * real + (1 - share) * fake).requires_grad_()
-        total = loss + unit_gradient_penalty(critic(between, c), between)
-    value = float(total.detach())
-    if np.isfinite(value):
-        _descend(players.optimiser_d, total)
-        if config.clip:
-            with torch.no_grad():
-                torch._foreach_clamp_min_(list(critic.parameters()), -config.clip)
-                torch._foreach_clamp_max_(list(critic.parameters()), config.clip)
-    loss_value = float(loss.detach()) if np.isfinite(value) else value
-    return loss_value, float(real_N.detach().mean()), float(fake_N.detach().mean())
+        total = loss + unit_gradient_penalty(critic(between, pair.c), between)
+    seen = (float(x.detach()) for x in (total, loss, real_N.mean(), fake_N.mean()))
+    whole, value, judged_real, judged_fake = (draws.world.mean(x) for x in seen)
+    if not isfinite(whole):
+        return whole, judged_real, judged_fake
+    _descend(players.optimiser_d, total, draws.world)
+    if config.clip:
+        with torch.no_grad():
+            for weight in critic.parameters():
+                weight.clamp_(-config.clip, config.clip)
+    return value, judged_real, judged_fake
 
 
-def _generator_move(
-    config: TrainConfig, players: Players, real: Tensor, fake: Tensor, c: Tensor, rng: np.random.Generator
-) -> float:
+def _generator_move(config: TrainConfig, players: Players, pair: Pair, draws: Draws) -> float:
     """Move the generator against the discriminator as it now is; the loss."""
     critic = players.discriminator.requires_grad_(requires_grad=False)
-    with torch.no_grad():
-        relative = config.loss == "r3"  # the other games do not look at real images in the generator's turn
-        real_N = critic(Warp(config, len(real), rng)(real), c) if relative else torch.zeros(len(real))
-    fake_N = critic(Warp(config, len(fake), rng)(fake), c)
+    with _autocast(config):
+        real_N = torch.zeros(len(pair.real), device=config.device)
+        if config.loss == "r3":  # the other games do not look at real images in the generator's turn
+            with torch.no_grad():
+                real_N = critic(draws.warp()(pair.real), pair.c).float()
+        fake_N = critic(draws.warp()(pair.fake), pair.c).float()
     loss = LOSSES[config.loss].generator(real_N, fake_N)
-    value = float(loss.detach())
-    if np.isfinite(value):
-        _descend(players.optimiser_g, loss)
+    value = draws.world.mean(float(loss.detach()))
+    if isfinite(value):
+        _descend(players.optimiser_g, loss, draws.world)
     return value
 
 
-def _descend(optimiser: Optimiser, loss: Tensor) -> None:
+def _descend(optimiser: Optimiser, loss: Tensor, world: World) -> None:
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+    parameters = optimiser.param_groups[0]["params"]
+    world.average_([parameter.grad for parameter in parameters if parameter.grad is not None])
     optimiser.step()

@@ -10,11 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from medgan.errors import InvalidRequest, TrainingDiverged
 from medgan.gan import fit as fitting
+from medgan.gan import generator
 from medgan.gan.fit import fit
 from medgan.gan.images import indices, read_plain
+from medgan.gan.parallel import World
 from medgan.gan.step import Score, play
 from tests.unit.gan.builders import small_config, small_set
 
@@ -47,7 +50,7 @@ from medgan.gan import step
 from tests.unit.gan.builders import small_config, small_set
 import medgan.gan.fit as fitting
 played = [0]
-def play(*args):
+def play(*args, **kw):
     played[0] += 1
     if played[0] == 6:  # in the middle of the second tick
         os.kill(os.getpid(), signal.SIGKILL)
@@ -92,7 +95,7 @@ def test_every_tick_tells_its_numbers_and_writes_a_picture(tmp_path):
 def test_non_finite_loss_rolls_back_to_the_last_average_at_half_the_step(tmp_path, monkeypatch):
     seen = []
 
-    def once_broken(config, players, images):
+    def once_broken(config, players, images, world):
         seen.append((players.step, players.retreats, players.optimiser_g.param_groups[0]["lr"]))
         if len(seen) == 7:
             average, now = players.average.state_dict(), players.generator.state_dict()
@@ -101,7 +104,7 @@ def test_non_finite_loss_rolls_back_to_the_last_average_at_half_the_step(tmp_pat
         if len(seen) == 8:  # the round after the roll-back starts from the average of the last tick
             average, now = players.average.state_dict(), players.generator.state_dict()
             assert all(torch.equal(average[name], now[name]) for name in now)
-        return play(config, players, images)
+        return play(config, players, images, world)
 
     monkeypatch.setattr(fitting, "play", once_broken)
     ticks = []
@@ -170,3 +173,46 @@ def test_plain_file_with_something_else_is_refused(tmp_path):
     np.save(tmp_path / "set.npy", np.zeros((2, 32, 32)))
     with pytest.raises(InvalidRequest, match="integers"):
         read_plain(tmp_path / "set.npy")
+
+
+SHARED = """
+import sys
+from pathlib import Path
+from medgan.gan.fit import fit
+from medgan.gan.parallel import joined
+from tests.unit.gan.builders import small_config, small_set
+with joined(init_method=f"file://{sys.argv[2]}") as world:
+    fit(small_set(), small_config(augment_p=0.5), Path(sys.argv[1]), world=world)
+"""
+
+
+def test_two_processes_give_the_weights_of_one_with_the_same_global_batch(tmp_path):
+    fit(small_set(), small_config(augment_p=0.5), tmp_path / "one")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARED, str(tmp_path / "two"), str(tmp_path / "meet")],
+            env={**environment, "RANK": str(rank), "WORLD_SIZE": "2"},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    one, two = (load_file(tmp_path / name / "generator.safetensors") for name in ("one", "two"))
+    fresh = generator.build(small_config(augment_p=0.5), 2).state_dict()
+    for name in one:
+        apart = (one[name] - two[name]).norm()
+        moved = (one[name] - fresh[name]).norm()
+        assert apart <= 1e-2 * moved + 1e-6, name  # Adam's first steps magnify the rounding of sums
+    assert [line["step"] for line in curve(tmp_path / "two")] == [4, 8, 12]
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
+    with pytest.raises(InvalidRequest, match="3 processes"):
+        fit(small_set(), small_config(), tmp_path, world=World(0, 3))
+
+
+def test_a_gpu_recipe_without_a_gpu_is_refused(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(InvalidRequest, match="_cpu"):
+        fit(small_set(), small_config(device="cuda"), tmp_path)

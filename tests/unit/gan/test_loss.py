@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from medgan.gan.loss import LOSSES, squared_gradient, unit_gradient_penalty
+from medgan.gan.loss import LOSSES, squared_gradients, unit_gradient_penalty
 
 REAL, FAKE = (0.5, -1.0, 2.0), (-0.25, 1.5, 0.0)
 
@@ -48,13 +48,13 @@ def test_every_selectable_loss_has_a_golden_value():
 def test_squared_gradient_of_a_known_function():
     x = torch.arange(8, dtype=torch.float64).reshape(2, 1, 2, 2).requires_grad_()
     logits = (x**2).sum((1, 2, 3)) / 2  # gradient is x itself
-    assert squared_gradient(logits, x).tolist() == [14.0, 126.0]
+    assert squared_gradients(logits, x)[0].tolist() == [14.0, 126.0]
 
 
 def test_penalty_has_a_second_derivative():
     x = torch.ones(1, 1, 2, 2, dtype=torch.float64).requires_grad_()
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
-    penalty = squared_gradient(scale * x.sum((1, 2, 3)), x).mean()  # 4 scale^2
+    penalty = squared_gradients(scale * x.sum((1, 2, 3)), x)[0].mean()  # 4 scale^2
     (slope,) = torch.autograd.grad(penalty, scale)
     assert float(slope) == pytest.approx(24.0)
 
