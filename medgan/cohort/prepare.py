@@ -20,6 +20,8 @@ from medgan.errors import InvalidRequest
 from medgan.records import CohortRecipe, CohortSnapshot, CollectionSnapshot
 from medgan.settings import Zones
 
+MAX_RESCALE = 1e6
+"""Largest rescale slope or intercept that is taken for one."""
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 
 
@@ -110,15 +112,21 @@ def _convert_one(
     row: Any, frame: npt.NDArray[Any], recipe: CohortRecipe
 ) -> tuple[npt.NDArray[np.uint16], tuple[float, float], float]:
     """One frame (rows, columns) to (S, S) uint16, its window and its new spacing in mm (NaN where unknown)."""
-    values_HW = resample.to_physical(
-        frame, slope=row.rescale_slope, intercept=row.rescale_intercept, inverted=row.photometric == "MONOCHROME1"
-    )
+    slope, intercept = _sane_rescale(row.rescale_slope, row.rescale_intercept)
+    inverted = row.photometric == "MONOCHROME1"
+    values_HW = resample.to_physical(frame, slope=slope, intercept=intercept, inverted=inverted)
     spacing_mm = (row.spacing_row_mm, row.spacing_column_mm)
     known = all(np.isfinite(value) and value > 0 for value in spacing_mm)
     square_SS = resample.to_square(values_HW, recipe.size_px, spacing_mm=spacing_mm if known else (1.0, 1.0))
     window = recipe.intensity_window or resample.window_of(values_HW, recipe.intensity_percentiles)
     longest_mm = max(values_HW.shape[0] * spacing_mm[0], values_HW.shape[1] * spacing_mm[1])
     return resample.to_stored(square_SS, window), window, longest_mm / recipe.size_px if known else np.nan
+
+
+def _sane_rescale(slope: float, intercept: float) -> tuple[float, float]:
+    """The rescale, or (1, 0) for one that no scanner means: validation stops on such a row by its own rule."""
+    sane = 0 < abs(slope) <= MAX_RESCALE and abs(intercept) <= MAX_RESCALE  # false for NaN
+    return (slope, intercept) if sane else (1.0, 0.0)
 
 
 def _table(rows: pd.DataFrame, converted: _Converted, recipe: CohortRecipe) -> pd.DataFrame:

@@ -25,6 +25,10 @@ _REALS = (
     "position_z",
     "slice_position_mm",
     "age_years",
+    "pixel_min",
+    "pixel_max",
+    "pixel_mean",
+    "pixel_std",
 )
 
 DTYPES: dict[str, str] = (

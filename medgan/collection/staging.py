@@ -21,7 +21,7 @@ from medgan.collection.packs import Frame
 from medgan.errors import IntegrityError
 from medgan.records import canonical_json, sha256_hex
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever a staged batch must not be used by a newer version."""
 
 ROWS = "rows.parquet"
@@ -67,7 +67,7 @@ class Stage:
                 file.write(raw)
             place = self._frames.get(kind, 0)
             own = {"frame": index, "pack": kind, "pack_index": place, "pixel_sha256": sha256_hex(raw)}
-            self._rows.append({**columns, **own})
+            self._rows.append({**columns, **own, **_levels(frame)})
             self._frames[kind] = place + 1
 
     def close(self) -> None:
@@ -115,6 +115,16 @@ def finished(folder: Path, batches: Iterable[Batch]) -> set[str]:
     done = {path.name for path in folder.iterdir()} & wanted if folder.is_dir() else set()
     durable.keep_only(folder, done)
     return done
+
+
+def _levels(frame: Frame) -> dict[str, float]:
+    """Statistics of the stored integers, for validation: computed here because here every frame is in memory once."""
+    return {
+        "pixel_min": float(frame.min()),
+        "pixel_max": float(frame.max()),
+        "pixel_mean": float(frame.mean(dtype=np.float64)),
+        "pixel_std": float(frame.std(dtype=np.float64)),
+    }
 
 
 def _open_raw(folder: Path, kind: str) -> Frame:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
+
 from medgan.cohort import layout, read
-from medgan.collection import durable
+from medgan.cohort.read import Cohort
+from medgan.collection import durable, store
+from medgan.collection import read as collection
 from medgan.collection import table as tables
-from medgan.errors import ValidationFailed
+from medgan.errors import InvalidRequest, ValidationFailed
 from medgan.records import CohortSnapshot, ValidatedCohort, canonical_json
 from medgan.settings import Zones
-from medgan.validation import expectations, rules, statistics, suites
+from medgan.validation import drift, expectations, rules, sources, statistics, suites
 from medgan.validation.expectations import Finding
 from medgan.validation.rules import Severity
 
@@ -20,36 +25,69 @@ VALIDATED = "validated.json"
 FINDINGS = "findings.json"
 
 
-def admit(cohort: CohortSnapshot, *, zones: Zones) -> ValidatedCohort:
+def admit(cohort: CohortSnapshot, *, zones: Zones, site: Path | None = None) -> ValidatedCohort:
     """Admit a cohort, or stop the run. Findings, statistics and Data Docs lie beside the cohort either way.
 
-    Admitting a cohort again under the same suite returns the same record without evaluating anything.
+    `site` is a TOML file on top of the suites (default: `MEDGAN_VALIDATION_FILE`, where that is set). Admitting a
+    cohort again under the same suite returns the same record without evaluating anything.
 
     Raises:
         ValidationFailed: a rule of severity stop failed; the message names rules and counts.
         IntegrityError: the cohort is not what its digest says.
+        InvalidRequest: the collection no longer holds the state that the cohort was prepared from.
     """
     loaded = read.load(cohort, zones=zones)
     folder = layout.folder(cohort.cohort, zones=zones)
-    facts = {suites.IMAGES: statistics.of_cohort(loaded), suites.CLASSES: statistics.of_classes(loaded)}
-    suite = suites.cohort_suite(frozenset(facts[suites.IMAGES].columns))
+    images = statistics.of_cohort(loaded)
+    suite = rules.with_site(suites.cohort_suite(frozenset(images.columns)), site or _site_file())
     admitted = _admitted(folder, cohort, rules.digest(suite))
     if admitted is not None:
         return admitted
+    facts = gather(loaded, images, zones=zones)
     with durable.replaced_folder(folder / layout.DATA_DOCS) as docs:
         findings = expectations.run(suite, facts, title=cohort.cohort, data_docs=docs)
-    durable.write_bytes(folder / layout.STATISTICS, tables.to_parquet(facts[suites.IMAGES]))
+    durable.write_bytes(folder / layout.STATISTICS, tables.to_parquet(images))
     durable.write_bytes(folder / FINDINGS, canonical_json([asdict(finding) for finding in findings]))
     _stop_on_failure(cohort.cohort, findings)
     validated = ValidatedCohort(
         cohort=cohort,
         suite_sha256=rules.digest(suite),
-        statistics_sha256=tables.digest(facts[suites.IMAGES]),
+        statistics_sha256=tables.digest(images),
         expectations=len(findings),
         warnings=tuple(_sentence(finding) for finding in findings if not finding.passed),
     )
     durable.write_bytes(folder / VALIDATED, validated.canonical())
+    drift.accept(loaded, zones=zones)
     return validated
+
+
+def gather(cohort: Cohort, images: pd.DataFrame, *, zones: Zones) -> dict[str, pd.DataFrame]:
+    """All facts that the cohort suite is about; `images` are `statistics.of_cohort(cohort)`."""
+    reference = drift.accepted(cohort.snapshot.recipe.name, zones=zones)
+    return {
+        suites.IMAGES: images,
+        suites.CLASSES: statistics.of_classes(cohort),
+        suites.LOOKS: drift.class_facts(cohort, reference),
+        suites.DRIFT: drift.distributions(cohort, images, reference, zones=zones),
+        suites.SOURCES: sources.facts(_source_rows(cohort, zones)),
+    }
+
+
+def _source_rows(cohort: Cohort, zones: Zones) -> pd.DataFrame:
+    """Rows of the collection that the cohort's images came from."""
+    name, _, table_sha256 = cohort.snapshot.collection_snapshot.partition("@")
+    commits = store.log(name, zones=zones)
+    snapshot = next((one.snapshot for one in commits if one.snapshot.table_sha256 == table_sha256), None)
+    if snapshot is None:
+        raise InvalidRequest(
+            f"collection {name} no longer holds what cohort {cohort.snapshot.cohort} came from: prepare it again"
+        )
+    return collection.table(snapshot, zones=zones).merge(cohort.table[["instance_key", "frame"]])
+
+
+def _site_file() -> Path | None:
+    named = os.environ.get("MEDGAN_VALIDATION_FILE")
+    return Path(named) if named else None
 
 
 def _admitted(folder: Path, cohort: CohortSnapshot, suite_sha256: str) -> ValidatedCohort | None:

@@ -40,43 +40,34 @@ def run(suite: Suite, facts: Mapping[str, pd.DataFrame], *, title: str, data_doc
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own deprecations, at import and in use
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import ProgressBarsConfig
+
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        source = context.data_sources.add_pandas(title)
         findings = [
             finding
             for about in sorted({rule.about for rule in suite})
             for finding in _run_about(
-                about, [rule for rule in suite if rule.about == about], facts[about], title=title, data_docs=data_docs
+                context, source, about, [rule for rule in suite if rule.about == about], facts[about]
             )
         ]
+        if data_docs is not None:
+            context.add_data_docs_site("local", _site(data_docs))
+            context.build_data_docs(site_names=["local"])
     order = {rule.name: number for number, rule in enumerate(suite)}
     return sorted(findings, key=lambda finding: order[finding.rule])
 
 
-def _run_about(
-    about: str, rules: Sequence[Rule], facts: pd.DataFrame, *, title: str, data_docs: Path | None
-) -> list[Finding]:
-    """Evaluate the rules about one frame of facts in a context of their own."""
+def _run_about(context: Any, source: Any, about: str, rules: Sequence[Rule], facts: pd.DataFrame) -> list[Finding]:
+    """Evaluate the rules about one frame of facts."""
     import great_expectations as gx
-    from great_expectations.checkpoint.actions import UpdateDataDocsAction, ValidationAction
-    from great_expectations.data_context.types.base import ProgressBarsConfig
 
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    name = f"{title} {about}"
-    actions: list[ValidationAction] = []
-    if data_docs is not None:
-        context.add_data_docs_site("local", _site(data_docs / about))
-        actions = [UpdateDataDocsAction(name="docs", site_names=["local"])]
-    batch = (
-        context.data_sources.add_pandas(title).add_dataframe_asset(about).add_batch_definition_whole_dataframe("all")
-    )
-    suite = context.suites.add(gx.ExpectationSuite(name, expectations=[_expectation(rule) for rule in rules]))
-    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
-    checkpoint = context.checkpoints.add(
-        gx.Checkpoint(
-            name=name, validation_definitions=[definition], actions=actions, result_format=_result_format(facts)
-        )
-    )
-    (validation,) = checkpoint.run(batch_parameters={"dataframe": facts}).run_results.values()
+    batch = source.add_dataframe_asset(about).add_batch_definition_whole_dataframe("all")
+    suite = context.suites.add(gx.ExpectationSuite(about, expectations=[_expectation(rule) for rule in rules]))
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name=about, data=batch, suite=suite))
+    validation = definition.run(batch_parameters={"dataframe": facts}, result_format=_result_format(facts))
     by_name = {rule.name: rule for rule in rules}
     return [_finding(by_name[_name_of(outcome)], outcome, len(facts)) for outcome in validation.results]
 

@@ -23,8 +23,8 @@ Unit = npt.NDArray[np.float32]
 
 def facts(images_NHW: npt.NDArray[np.uint16], table: pd.DataFrame) -> pd.DataFrame:
     """One row an image: near copies across splits and patients, correlation with the template as is and turned."""
-    fine_NP = _units(images_NHW, FINE_PX)
-    coarse_NP = _units(images_NHW, COARSE_PX)
+    fine_NP = units(images_NHW, FINE_PX)
+    coarse_NP = units(images_NHW, COARSE_PX)
     near = near_copies(coarse_NP, fine_NP)
     split, patient = table["split"].to_numpy(), table["patient_key"].to_numpy()
     across_splits, across_patients = (np.zeros(len(table), dtype=bool) for _ in range(2))
@@ -68,7 +68,7 @@ def template_correlation(fine_NP: Unit) -> tuple[npt.NDArray[np.float64], npt.ND
     return as_is_N.astype(np.float64), best_N.astype(np.float64)
 
 
-def _units(images_NHW: npt.NDArray[np.uint16], size_px: int) -> Unit:
+def units(images_NHW: npt.NDArray[np.uint16], size_px: int) -> Unit:
     """(N, size*size) float32: each image resampled, mean taken off, length 1 (0 for a constant image)."""
     flat = np.empty((len(images_NHW), size_px * size_px), dtype=np.float32)
     for row, image in enumerate(images_NHW):

@@ -88,10 +88,10 @@ def _entropy_bits(window_NP: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
 
 
 def _blank_border(images_NHW: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
-    """(N,) share of rows and columns that hold one value only: padding, collimation, a cropped or lost part."""
+    """(N,) share of rows, or of columns, that hold one value only: padding, collimation, a cropped or lost part."""
     rows_NH = images_NHW.min(axis=2) == images_NHW.max(axis=2)
     columns_NW = images_NHW.min(axis=1) == images_NHW.max(axis=1)
-    return np.asarray((rows_NH.mean(axis=1) + columns_NW.mean(axis=1)) / 2)
+    return np.asarray(np.maximum(rows_NH.mean(axis=1), columns_NW.mean(axis=1)))
 
 
 def _sharpness(window_NHW: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -134,10 +134,14 @@ def _residue(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
     for name, prefix in _KEYS.items():
         if name in table:
             suspicious |= ~table[name].str.fullmatch(rf"{prefix}-[0-9a-f]{{32}}").to_numpy(dtype=bool)
-    others = set(table.select_dtypes("str").columns) - {*_KEYS, "pixel_sha256", "split"}
-    for name in sorted(others):
+    for name in _text_columns(table):
         suspicious |= table[name].str.contains(_IDENTIFIER).to_numpy(dtype=bool)
     return suspicious
+
+
+def _text_columns(table: pd.DataFrame) -> list[str]:
+    checked = {*_KEYS, "pixel_sha256", "split"}
+    return [name for name in table.columns if name not in checked and pd.api.types.is_string_dtype(table[name])]
 
 
 def _blocks(images_NHW: npt.NDArray[np.uint16]) -> Iterator[npt.NDArray[np.uint16]]:

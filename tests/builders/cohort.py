@@ -51,6 +51,10 @@ def xray_rows(pixels: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
             "sex": "FM"[i % 2],
             "age_years": 20.0 + i % 60,
             "label_finding": FINDINGS[labels[i]],
+            "pixel_min": float(pixels[i].min()),
+            "pixel_max": float(pixels[i].max()),
+            "pixel_mean": float(pixels[i].mean()),
+            "pixel_std": float(pixels[i].std()),
         }
         for i in range(len(pixels))
     ]
