@@ -193,6 +193,9 @@ def main() -> None:
     except MedganError as error:
         errors.print(f"[bold red]{error.kind}[/]: {error}", highlight=False)
         sys.exit(error.exit_status)
+    except (OSError, RuntimeError) as error:
+        errors.print(f"[bold red]unexpected[/]: {type(error).__name__}; is the workspace writable?", highlight=False)
+        sys.exit(1)
     except (ValidationError, KeyError) as error:
         what = error.title if isinstance(error, ValidationError) else f"parameter {error}"
         errors.print(f"[bold red]invalid-request[/]: {what} is missing or malformed; see --help", highlight=False)

@@ -76,6 +76,9 @@ def build_demo_archive(
     all; the same arguments give the same bytes.
     """
     images_NHW, labels_N = _read_radiographs(radiographs)
+    # The npz is sorted by finding; shuffled, so that the first few hundred patients have both.
+    order_N = np.random.default_rng(seed).permutation(len(images_NHW))
+    images_NHW, labels_N = images_NHW[order_N], labels_N[order_N]
     count = len(images_NHW) if patients is None else min(patients, len(images_NHW))
     needles: dict[str, None] = dict.fromkeys((_INSTITUTION, _INSTITUTION_ADDRESS, *people.ISSUERS))
     dates: set[str] = set()

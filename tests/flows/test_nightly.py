@@ -14,7 +14,7 @@ import pytest
 import zarr
 
 from tests.flows.conftest import PATIENTS, ROOT, clean_environment
-from tests.promises.sweep import residue
+from tests.promises.sweep import dated, residue
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
@@ -63,6 +63,8 @@ def test_no_planted_identifier_is_anywhere_under_the_workspace_or_in_the_output(
     (output / "night.log").write_text(first_night.stdout + first_night.stderr)
     assert residue(site.workspace, needles) == {}
     assert residue(output, needles) == {}
+    assert len(site.planted.dates) > PATIENTS / 2
+    assert dated(site.workspace, site.planted.dates) == {}
 
 
 def test_the_sweep_finds_one_name_that_is_let_through(site, first_night, tmp_path):

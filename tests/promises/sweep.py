@@ -7,6 +7,7 @@ Thousands of needles in some fifty spellings each are looked for at once: every 
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 _ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be", "shift_jis", "gb18030", "euc_kr", "iso8859_5", "iso8859_7", "latin-1")
 _KEY = 5
 _BLOCK = 1 << 22
+_DATE = re.compile(rb"(?<![0-9A-Za-z.])(?:19|20)\d\d(-?)\d\d\1\d\d(?![0-9A-Za-z.])")
 
 
 def spellings(needle: str) -> set[bytes]:
@@ -85,6 +87,18 @@ class Scanner:
                     needle for spelling, needle in self.wanted[int(windows[at])] if raw.startswith(spelling, position)
                 }
         return found
+
+
+def dated(root: Path, dates: Iterable[str]) -> dict[str, list[str]]:
+    """Date (YYYYMMDD) -> files that hold it as a date, DICOM or ISO; digits inside a digest are none."""
+    wanted = {spelling.encode(): date for date in dates for spelling in (date, f"{date[:4]}-{date[4:6]}-{date[6:]}")}
+    hits: dict[str, list[str]] = {}
+    for path in sorted(p for p in root.rglob("*") if p.is_file() and not p.is_symlink()):
+        for blob in contents(path):
+            for match in _DATE.finditer(blob):
+                if match.group() in wanted:
+                    hits.setdefault(wanted[match.group()], []).append(str(path.relative_to(root)))
+    return hits
 
 
 def residue(root: Path, needles: Iterable[str]) -> dict[str, list[str]]:

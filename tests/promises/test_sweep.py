@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from tests.promises.sweep import residue
+from tests.promises.sweep import dated, residue
 
 NEEDLES = ["DOE^JANE", "Иванова^Анна", "山田^太郎", "MRN-4711-0815", "19601224"]
 
@@ -28,3 +28,10 @@ def test_a_needle_is_found_where_blocks_meet_in_names_of_files_and_inside_gzip(t
         "MRN-4711-0815": ["packed"],
         "19601224": ["19601224.txt"],
     }
+
+
+def test_a_date_is_found_as_a_date_and_not_inside_a_digest(tmp_path):
+    (tmp_path / "a").write_bytes(b"\0\x0819601224\0")
+    (tmp_path / "b").write_bytes(b'{"born": "1960-12-24"}')
+    (tmp_path / "c").write_bytes(b"sha256:ab19601224cd 2.25.19601224")
+    assert dated(tmp_path, ["19601224"]) == {"19601224": ["a", "b"]}
