@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from medgan.client.loader import Loader
+    from medgan.client.shards import ShardReader
+
 IMAGES = "images.zarr"
 LABELS = "labels.parquet"
 
@@ -71,8 +74,11 @@ class Dataset:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[npt.NDArray[np.uint16], int]:
-        """Image (H, W) uint16 in stored units and its class index."""
-        return self.images[index], int(self.class_index[index])
+        """Image (H, W) uint16 in stored units and its class index; reads that image alone."""
+        label = int(self.class_index[index])
+        if "images" in self.__dict__ or self.reader is None:
+            return self.images[index], label
+        return self.reader.gather([int(self.rows[index])])[0], label
 
     def __iter__(self) -> Iterator[tuple[npt.NDArray[np.uint16], int]]:
         """Every image with its class index, in row order."""
@@ -95,13 +101,54 @@ class Dataset:
 
     @cached_property
     def images(self) -> npt.NDArray[np.uint16]:
-        """(N, H, W) uint16 in stored units, read once."""
-        array: npt.NDArray[np.uint16] = np.asarray(self._array[:])
+        """(N, H, W) uint16 in stored units, read once; every chunk's checksum is checked."""
+        array: npt.NDArray[np.uint16] = np.asarray(self._array[:]) if self.reader is None else self.reader.read()
+        return array if self.split is None else array[self.rows]
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """(len,) int64: the row of the version's array that holds each image of the split."""
         if self.split is None:
-            return array
+            return np.arange(len(self.labels))
         import pandas as pd
 
-        return array[(pd.read_parquet(self.folder / LABELS, columns=["split"])["split"] == self.split).to_numpy()]
+        held = pd.read_parquet(self.folder / LABELS, columns=["split"])["split"] == self.split
+        return np.flatnonzero(held.to_numpy())
+
+    @cached_property
+    def reader(self) -> ShardReader | None:
+        """The fastest direct reader there is: the materialised tier, else the shards, else None for other layouts."""
+        from medgan.client import materialise, shards
+
+        return materialise.open_materialised(self.folder) or shards.open_images(self.folder / IMAGES / "images")
+
+    def materialise(self) -> Dataset:
+        """Write the uncompressed tier beside the version, once, and read from it; see `medgan.client.materialise`."""
+        from medgan.client import materialise
+
+        materialise.materialise(self.folder)
+        self.__dict__.pop("reader", None)
+        return self
+
+    def loader(self, **plan: Any) -> Loader:
+        """Batches in this process at memory speed: `batch`, `order`, `seed`, `rank`, `world`, ... of `loader.Plan`."""
+        from medgan.client import loader
+
+        if self.reader is None:
+            raise InvalidRequest("this version's arrays have another layout: read them with zarr-python")
+        keep = np.zeros(len(self.reader), bool)
+        keep[self.rows] = True
+        return loader.Loader(self.reader, loader.Plan(**plan), keep=None if self.split is None else keep)
+
+    def classes_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Class index (B,) of rows of the version's array, as a loader's batches name them."""
+        return self.class_index[np.searchsorted(self.rows, rows)]
+
+    def stream(self, **plan: Any) -> torch.utils.data.IterableDataset[tuple[torch.Tensor, torch.Tensor]]:
+        """A torch IterableDataset of whole batches for `DataLoader(..., batch_size=None)`; shards over its workers."""
+        from medgan.client.dataset import BatchStream
+
+        return BatchStream(self, **plan)
 
     @cached_property
     def class_index(self) -> npt.NDArray[np.int64]:

@@ -1,0 +1,139 @@
+"""The fast tier: the same images without compression, written once, mapped into memory from then on.
+
+zarr-python writes the codec `bytes` alone, so each shard is one contiguous run of rows. What was written is
+checked against the signed manifest (`pixel_sha256` of every shard) before the tier appears, and a crc32c a
+shard is kept beside it, so that bits that flip later are found when a shard is first touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from medgan.client import disk, shards
+from medgan.client.verify import MANIFEST
+from medgan.errors import IntegrityError, InvalidRequest
+from medgan.records import Manifest, canonical_json, sha256_hex
+
+CHECKS = "checks.json"
+_ARRAY = "images.zarr/images"
+
+
+def place(folder: Path) -> Path:
+    """Where the fast tier of the version in `folder` lies: beside it, because the version itself never changes."""
+    return folder.parent / f".{folder.name}.materialised"
+
+
+def materialise(folder: Path) -> Path:
+    """Write the fast tier of the pulled version in `folder`, or find it; gives its folder.
+
+    `InvalidRequest` when the disk has no room for it (it needs the decoded size).
+    """
+    target = place(folder)
+    body = (folder / MANIFEST).read_bytes()
+    if _fits(target, sha256_hex(body)):
+        return target
+    reader = shards.open_images(folder / _ARRAY)
+    if reader is None:
+        raise InvalidRequest("this version's arrays have another layout: read them with zarr-python")
+    needed, free = reader.shape[0] * reader.layout.row_bytes, shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise InvalidRequest(f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free: make room first")
+    with disk.locked(
+        folder.parent / f".{folder.name}.lock", busy="this version is in use by another process: wait for it"
+    ):
+        staging = target.with_name(target.name + ".partial")
+        with disk.explained():
+            shutil.rmtree(staging, ignore_errors=True)
+            checks = _write(staging, reader, Manifest.model_validate_json(body))
+            (staging / CHECKS).write_bytes(canonical_json({"manifest_sha256": sha256_hex(body), "crc32c": checks}))
+            disk.fsync_tree(staging)
+            shutil.rmtree(target, ignore_errors=True)
+            staging.rename(target)
+            disk.fsync_folder(target.parent)
+    return target
+
+
+def open_materialised(folder: Path) -> shards.ShardReader | None:
+    """A memory-mapping reader of the fast tier of the version in `folder`; None when there is none for its manifest."""
+    target = place(folder)
+    digest = sha256_hex((folder / MANIFEST).read_bytes())
+    if not _fits(target, digest):
+        return None
+    layout = shards.read_layout(target / _ARRAY)
+    if layout is None or layout.compressed:
+        return None
+    return CheckedReader(target / _ARRAY, layout, json.loads((target / CHECKS).read_bytes())["crc32c"])
+
+
+class CheckedReader(shards.ShardReader):
+    """A reader that checks each mapped shard against the crc32c of its day, once, at the first touch."""
+
+    def __init__(self, path: Path, layout: shards.Layout, checks: list[int]) -> None:
+        """Read `path`; `checks[s]` is the crc32c of the used rows of shard s."""
+        super().__init__(path, layout)
+        self._checks = checks
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the checks."""
+        return super().__getstate__() | {"checks": self._checks}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open again where we arrived."""
+        self.__init__(state["path"], state["layout"], state["checks"])  # type: ignore[misc]
+
+    def _shard(self, number: int) -> shards._Shard:
+        found = self._shards.get(number)
+        if found is None:
+            found = super()._shard(number)
+            start = number * self.layout.shard_rows
+            used = found.raw[: self.shape[0] - start]
+            if google_crc32c.value(used.view(np.uint8).reshape(-1)) != self._checks[number]:
+                del self._shards[number]
+                raise IntegrityError("a materialised shard is damaged: materialise the version again")
+        return found
+
+
+def _write(staging: Path, reader: shards.ShardReader, manifest: Manifest) -> list[int]:
+    """Write all shards; gives the crc32c of each one's rows, after its pixels agreed with the manifest."""
+    import zarr
+
+    expected = {file.path: file.pixel_sha256 for file in manifest.files if file.pixel_sha256}
+    layout = reader.layout
+    group = zarr.create_group(staging / "images.zarr", zarr_format=3)
+    array = group.create_array(
+        "images",
+        shape=layout.shape,
+        dtype=layout.dtype,
+        chunks=(layout.chunk_rows, *layout.shape[1:]),
+        shards=(layout.shard_rows, *layout.shape[1:]),
+        compressors=None,
+        fill_value=layout.fill_value,
+        attributes=layout.attributes,
+        config={"write_empty_chunks": True},
+    )
+    checks = []
+    for number, start in enumerate(range(0, layout.shape[0], layout.shard_rows)):
+        rows = np.arange(start, min(start + layout.shard_rows, layout.shape[0]))
+        block = np.ascontiguousarray(reader.gather(rows))
+        plain = block.view(np.uint8).reshape(-1)
+        if hashlib.sha256(plain.data).hexdigest() != expected.get(f"{_ARRAY}/c/{number}/0/0"):
+            raise IntegrityError("the decoded images are not the ones that were signed: pull the version again")
+        array[start : start + len(rows)] = block
+        plain.flags.writeable = False
+        checks.append(int(google_crc32c.value(plain)))
+    return checks
+
+
+def _fits(target: Path, manifest_sha256: str) -> bool:
+    try:
+        held = json.loads((target / CHECKS).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and held.get("manifest_sha256") == manifest_sha256
