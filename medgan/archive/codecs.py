@@ -8,7 +8,7 @@ T.800 A.5.1 (SIZ), 18181-1 D.2 (JPEG XL SizeHeader).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,6 +50,19 @@ class FrameSpec:
 def supported(transfer_syntax: str) -> bool:
     """Whether frames of this transfer syntax can be decoded here."""
     return transfer_syntax in _DECODERS
+
+
+def decode_frames(transfer_syntax: str, codes: Sequence[bytes], spec: FrameSpec) -> NDArray[Any]:
+    """All frames (F, H, W[, samples]) of one integer type; refuses as `decode_frame` does."""
+    first = decode_frame(transfer_syntax, codes[0], spec)
+    frames = np.empty((len(codes), *first.shape), first.dtype)
+    frames[0] = first
+    for number in range(1, len(codes)):
+        frame = decode_frame(transfer_syntax, codes[number], spec)
+        if frame.dtype != first.dtype:
+            raise BadInstance(Reason.CORRUPT_PIXELS)
+        frames[number] = frame
+    return frames
 
 
 def decode_frame(transfer_syntax: str, code: bytes, spec: FrameSpec) -> NDArray[Any]:

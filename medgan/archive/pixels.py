@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medgan.archive import codecs, limits
+from medgan.archive import codecs, guard, limits
 from medgan.archive.codecs import FrameSpec
 from medgan.archive.quiet import quietly
 from medgan.archive.structure import EXPLICIT_BIG
@@ -151,15 +151,7 @@ def _compressed(dataset: Dataset, syntax: str, spec: FrameSpec, count: int) -> N
         raise BadInstance(Reason.CORRUPT_PIXELS) from None
     if len(codes) != count:
         raise BadInstance(Reason.CORRUPT_PIXELS)
-    first = codecs.decode_frame(syntax, codes[0], spec)
-    frames = np.empty((count, *first.shape), first.dtype)
-    frames[0] = first
-    for number in range(1, count):
-        frame = codecs.decode_frame(syntax, codes[number], spec)
-        if frame.dtype != first.dtype:
-            raise BadInstance(Reason.CORRUPT_PIXELS)
-        frames[number] = frame
-    return frames
+    return guard.decode_frames(syntax, codes, spec)
 
 
 def _keep_stored_bits(frames: NDArray[Any], dataset: Dataset, spec: FrameSpec, *, signed: bool) -> NDArray[Any]:
