@@ -29,10 +29,20 @@ app = typer.Typer(
 _ROOMS = (
     "medgan.client.cli",
     "medgan.release.cli",
-    "medgan.deid.cli",
-    "medgan.collection.cli",
-    "medgan.privacy.cli",
 )
+
+key = typer.Typer(no_args_is_help=True, help="The pseudonym key.")
+app.add_typer(key, name="key")
+
+
+@key.command("new")
+def key_new(path: Annotated[Path, typer.Argument(help="Where the key goes: <workspace>/keys/pseudonym.key.")]) -> None:
+    """Make a pseudonym key (mode 0600). Keep it: with it lost, no patient is recognised again."""
+    from medgan import keys
+
+    keys.create(path)
+    typer.echo("a new key stands there, readable by you alone; back it up apart from the data")
+
 
 source = typer.Typer(no_args_is_help=True, help="Registered archives.")
 app.add_typer(source, name="source")
