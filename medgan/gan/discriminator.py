@@ -47,9 +47,10 @@ class Discriminator(nn.Module):
         x = self.enter(x_NCHW)
         for stage in self.stages:
             x = stage(x)
-        features_NF = activate(self.gather(x.flatten(1)))
-        projection_N = (features_NF * self.embedding(c_N)).sum(1) * self.scale
-        logits_N: Tensor = self.judge(features_NF).squeeze(1) + projection_N
+        with torch.autocast(x.device.type, enabled=False):  # what decides between real and fake stays float32
+            features_NF = activate(self.gather(x.float().flatten(1)))
+            projection_N = (features_NF * self.embedding(c_N)).sum(1) * self.scale
+            logits_N: Tensor = self.judge(features_NF).squeeze(1) + projection_N
         return logits_N
 
 

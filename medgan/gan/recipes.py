@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import log2
+from typing import Literal
+
+import torch
 
 from medgan.errors import InvalidRequest
 from medgan.gan.config import TrainConfig
@@ -153,6 +156,13 @@ SYSTEMS: dict[str, Callable[[int], TrainConfig]] = {
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     recipe.__name__: recipe for recipe in (xray_32_cpu, hands_64_cpu, mr_brain_64_cpu, ct_chest_128_gpu, xray_256_gpu)
 }
+
+
+def fast_precision(device: str = "cpu") -> Literal["fp32", "bf16"]:
+    """`bf16` where the processor multiplies it natively: there it is worth 1.3 to 2.8x, elsewhere it costs."""
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"  # noqa: SLF001
 
 
 def build(recipe: str, *, seed: int = 0, total_kimg: float | None = None) -> TrainConfig:

@@ -49,8 +49,11 @@ class Players:
     @classmethod
     def start(cls, config: TrainConfig, classes: int) -> Players:
         """Fresh players whose weights follow from `config.seed`."""
-        generator, average = (build_generator(config, classes).to(config.device) for _ in range(2))
-        discriminator = build_discriminator(config, classes).to(config.device)
+        layout = torch.channels_last if config.precision == "bf16" else torch.contiguous_format
+        generator, average = (build_generator(config, classes) for _ in range(2))
+        discriminator = build_discriminator(config, classes)
+        for network in (generator, average, discriminator):
+            network.to(device=config.device, memory_format=layout)  # type: ignore[call-overload]  # missing in its stub
         return cls(
             generator=generator,
             discriminator=discriminator,
