@@ -1,0 +1,137 @@
+"""Every selectable GAN on the same images for the same CPU-seconds of one thread: `python -m tests.bench.gan_systems`.
+
+PneumoniaMNIST at 32 px, split as everywhere (76 % train, the rest holdout). Each system first plays a few rounds to
+learn its speed, then trains for as many images as fit the budget. Numbers are held against the holdout; the first
+line is what real train images score. `--seeds` repeats with other seeds; `--mednist ZIP` trains on MedNIST instead
+(a folder of `<class>/*.jpg` with `labels.csv`, zipped), split by blocks of neighbours in file order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from medgan.cohort import resample
+from medgan.gan import recipes
+from medgan.gan.arithmetic import fixed
+from medgan.gan.config import TrainConfig
+from medgan.gan.fit import fit
+from medgan.gan.images import TrainingSet
+from medgan.gan.sample import Sampler
+from medgan.gan.step import Players, play
+from medgan.quality.compare import Sample, compare
+from tests.bench.__main__ import machine
+from tests.builders.cohort import FINDINGS, radiographs
+
+SHOWN = ("frechet", "coverage", "recall", "spectrum_high_db", "tstr_auc", "tstr_balanced_accuracy")
+ATTRS = {"intensity_range": [0, 65535], "rescale_slope": 1 / 65535, "rescale_intercept": 0.0, "units": "1"}
+
+
+def xray(size_px: int) -> tuple[Sample, Sample, tuple[str, ...]]:
+    pixels, labels = radiographs()
+    held = np.random.default_rng(0).permutation(len(pixels)) >= 0.76 * len(pixels)
+    return *_split(_squares(pixels, size_px), labels, held), FINDINGS
+
+
+def mednist(path: Path, size_px: int) -> tuple[Sample, Sample, tuple[str, ...]]:
+    """Blocks of 50 files in order stay on one side: neighbours are often one patient."""
+    import csv
+    import io
+    import zipfile
+
+    from PIL import Image
+
+    with zipfile.ZipFile(path) as archive:
+        name = next(n for n in archive.namelist() if n.endswith("labels.csv"))
+        rows = list(csv.DictReader(io.TextIOWrapper(archive.open(name))))
+        folder = name.removesuffix("labels.csv")
+        pixels = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(folder + r["file"])))) for r in rows])
+    classes = tuple(sorted({row["finding"] for row in rows}))
+    labels = np.array([classes.index(row["finding"]) for row in rows])
+    held = np.arange(len(rows)) // 50 % 5 == 4
+    return *_split(_squares(pixels, size_px), labels, held), classes
+
+
+def _squares(pixels: np.ndarray, size_px: int) -> np.ndarray:
+    return np.stack([resample.to_stored(resample.to_square(x.astype(float), size_px), (0, 255)) for x in pixels])
+
+
+def _split(stored: np.ndarray, labels: np.ndarray, held: np.ndarray) -> tuple[Sample, Sample]:
+    train, holdout = (
+        Sample(stored=stored[rows], class_index=labels[rows].astype(np.int64), attrs=ATTRS) for rows in (~held, held)
+    )
+    return train, holdout
+
+
+def affordable_kimg(config: TrainConfig, images: TrainingSet, seconds: float) -> float:
+    """Thousands of images that `seconds` of CPU time pay for, by a trial of about a twentieth of them."""
+    with fixed(config.threads):
+        players = Players.start(config, len(images.classes))
+        for _ in range(config.penalty_every):
+            play(config, players, images)
+        begun, rounds = time.process_time(), 0
+        while time.process_time() - begun < seconds / 20 or rounds % config.penalty_every:
+            play(config, players, images)
+            rounds += 1
+        return rounds * config.batch / 1000 * seconds / (time.process_time() - begun)
+
+
+def trial(config: TrainConfig, train: Sample, holdout: Sample, classes: tuple[str, ...], seconds: float) -> dict:
+    """Train for the budget, draw as many images as the holdout has (2,048 at least), compare."""
+    images = TrainingSet(pixels=train.stored, class_index=train.class_index, classes=classes, lo=0.0, hi=65535.0)
+    kimg = affordable_kimg(config, images, seconds)
+    count = max(2048, len(holdout))
+    ids = np.arange(count)
+    drawn = np.random.default_rng(0).choice(train.class_index, count)
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.process_time()
+        fit(images, replace(config, total_kimg=kimg), Path(folder), attrs=ATTRS)
+        spent = time.process_time() - begun
+        made = Sampler(Path(folder)).images(ids, drawn, seed=0)
+    ours = Sample(stored=made, class_index=drawn, attrs=ATTRS)
+    measures = {m.name: m for m in compare(ours, train, holdout, classes=len(classes)).measures}
+    return {"kimg": kimg, "spent": spent, **{name: measures[name].value for name in SHOWN},
+            "floor": {name: measures[name].reference for name in SHOWN}}  # fmt: skip
+
+
+def line(name: str, values: dict, before: str) -> str:
+    return f"{name:14}{before}" + "".join(f"{values[column]:>{max(len(column), 9) + 2}.3f}" for column in SHOWN)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.gan_systems", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="CPU-seconds of one thread for each system")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--mednist", type=Path)
+    parser.add_argument("--systems", nargs="*", default=sorted(recipes.SYSTEMS))
+    given = parser.parse_args(arguments)
+    train, holdout, classes = mednist(given.mednist, given.size) if given.mednist else xray(given.size)
+    out = sys.stdout
+    out.write(f"{machine()}; one thread, {given.seconds:g} CPU-seconds, {given.seeds} seed(s), medians\n")
+    out.write(f"{len(train)} train, {len(holdout)} holdout images at {given.size} px\n")
+    out.write(f"{'system':14}{'kimg':>8}{'CPU-s':>7}" + "".join(f"{c:>{max(len(c), 9) + 2}}" for c in SHOWN) + "\n")
+    floor_told = False
+    for name in given.systems:
+        config = recipes.build(f"{name}_{given.size}")
+        trials = [
+            trial(replace(config, seed=seed), train, holdout, classes, given.seconds) for seed in range(given.seeds)
+        ]
+        if not floor_told:
+            out.write(line("real", trials[0]["floor"], " " * 15) + "\n")
+            floor_told = True
+        middle = {key: median(t[key] for t in trials) for key in ("kimg", "spent", *SHOWN)}
+        out.write(line(name, middle, f"{middle['kimg']:8.1f}{middle['spent']:7.0f}") + "\n")
+        out.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
