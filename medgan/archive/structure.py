@@ -14,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydicom.datadict import dictionary_VR
 
@@ -35,14 +35,38 @@ _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
 _PREAMBLE: Final = 132
 
-_SHORT_VRS: Final = frozenset(
-    b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split(),
-)
-_LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT_VRS: Final = {
+    vr.encode(): vr
+    for vr in [
+        "AE",
+        "AS",
+        "AT",
+        "CS",
+        "DA",
+        "DS",
+        "DT",
+        "FD",
+        "FL",
+        "IS",
+        "LO",
+        "LT",
+        "PN",
+        "SH",
+        "SL",
+        "SS",
+        "ST",
+        "TM",
+        "UI",
+        "UL",
+        "US",
+    ]
+}
+_LONG_VRS: Final = {
+    vr.encode(): vr for vr in ["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"]
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):
     """Where one top-level value lies in `Structure.body`; `length` is `UNDEFINED` where the file says so."""
 
     vr: str
@@ -232,7 +256,7 @@ class _Walker:
         self.body = body
         self.size = len(body)
         self.tag_of = struct.Struct(order + "HH").unpack_from
-        self.half = struct.Struct(order + "H").unpack_from
+        self.head = struct.Struct(order + "HH2sH").unpack_from
         self.word = struct.Struct(order + "L").unpack_from
         self.elements: dict[int, Element] = {}
         self.fragments: list[tuple[int, int]] = []
@@ -243,7 +267,7 @@ class _Walker:
         """Walk the main data set; gives where it ends (zero padding after it is cut off)."""
         return self._dataset(start, self.size, 0, implicit=implicit, delimited=False, keep=self.elements)
 
-    def _dataset(  # noqa: C901, PLR0912 - one screen, one loop: splitting it costs a third of its speed
+    def _dataset(  # noqa: C901 - one screen, one loop: calls in it cost a third of its speed
         self,
         position: int,
         end: int,
@@ -254,43 +278,54 @@ class _Walker:
         keep: dict[int, Element] | None = None,
     ) -> int:
         """Walk elements from `position`; gives the position after the data set."""
-        body, tag_of = self.body, self.tag_of
+        body, head, short_vrs = self.body, self.head, {} if implicit else _SHORT_VRS
         seen: set[int] = set()
         while position < end:
             if end - position < 8:  # noqa: PLR2004 - the shortest element header
                 return self._tail(position, end, depth)
-            group, number = tag_of(body, position)
+            group, number, code, length = head(body, position)
             tag = group << 16 | number
-            if tag == _ITEM_END:
-                if not delimited:
-                    raise BadInstance(Reason.CORRUPT_HEADER)
-                return position + 8
-            if tag == 0:
-                return self._tail(position, end, depth)
-            vr, length, value = self._header(position, tag, implicit=implicit)
+            vr = short_vrs.get(code)
+            if vr is not None:  # nine of ten elements: a short value that is skipped
+                value = position + 8
+                after = value + length
+                if after > end:
+                    raise BadInstance(Reason.BAD_LENGTH if depth else Reason.TRUNCATED)
+            else:
+                if tag == _ITEM_END and delimited:
+                    self._add(len(seen))
+                    return position + 8
+                if tag == 0:
+                    return self._tail(position, end, depth)
+                vr, length, value = self._header(position, tag, implicit=implicit)
+                after = self._skip(tag, vr, length, value, end, depth, implicit=implicit)
             if tag in seen:
                 raise BadInstance(Reason.CORRUPT_HEADER)
             seen.add(tag)
-            if len(seen) > limits.MAX_ELEMENTS_PER_DATASET:
-                raise BadInstance(Reason.TOO_MANY_ELEMENTS)
-            after = value + length
-            if length == UNDEFINED:
-                after = self._undefined(tag, vr, value, end, depth, implicit=implicit)
-            elif after > end:
-                raise BadInstance(Reason.BAD_LENGTH if depth else self._cut(tag, length))
-            elif vr == "SQ" and length:
-                self._sequence(value, after, depth + 1, implicit=implicit, delimited=False)
-            elif vr == "UN" and length and not implicit and _is_sequence(tag):  # PS3.5 6.2.2 note 4
-                self._sequence(value, after, depth + 1, implicit=True, delimited=False)
-            elif length > limits.MAX_VALUE_BYTES and tag != PIXEL_DATA:
-                raise BadInstance(Reason.TOO_LARGE)
             if keep is not None:
                 keep[tag] = Element(vr, value, length, after)
             position = after
+            if len(seen) > limits.MAX_ELEMENTS_PER_DATASET:
+                raise BadInstance(Reason.TOO_MANY_ELEMENTS)
         if delimited:
             raise BadInstance(Reason.TRUNCATED if end == self.size else Reason.BAD_LENGTH)
         self._add(len(seen))
         return position
+
+    def _skip(self, tag: int, vr: str, length: int, value: int, end: int, depth: int, *, implicit: bool) -> int:
+        """Position after a value that may be long, nested, undefined or absurd."""
+        after = value + length
+        if length == UNDEFINED:
+            return self._undefined(tag, vr, value, end, depth, implicit=implicit)
+        if after > end:
+            raise BadInstance(Reason.BAD_LENGTH if depth else self._cut(tag, length))
+        if vr == "SQ" and length:
+            return self._sequence(value, after, depth + 1, implicit=implicit, delimited=False)
+        if vr == "UN" and length and not implicit and _is_sequence(tag):  # PS3.5 6.2.2 note 4
+            return self._sequence(value, after, depth + 1, implicit=True, delimited=False)
+        if length > limits.MAX_VALUE_BYTES and tag != PIXEL_DATA:
+            raise BadInstance(Reason.TOO_LARGE)
+        return after
 
     def _add(self, count: int) -> None:
         self.count += count
@@ -317,12 +352,10 @@ class _Walker:
         body = self.body
         if implicit:
             return ("SQ" if _is_sequence(tag) else "UN"), self.word(body, position + 4)[0], position + 8
-        vr = body[position + 4 : position + 6]
-        if vr in _SHORT_VRS:
-            return vr.decode(), self.half(body, position + 6)[0], position + 8
-        if vr in _LONG_VRS:
-            return vr.decode(), self.word(body, position + 8)[0], position + 12
-        raise BadInstance(Reason.CORRUPT_HEADER)
+        vr = _LONG_VRS.get(body[position + 4 : position + 6])
+        if vr is None or self.size - position < 12:  # noqa: PLR2004 - a long element header
+            raise BadInstance(Reason.CORRUPT_HEADER if vr is None else Reason.TRUNCATED)
+        return vr, self.word(body, position + 8)[0], position + 12
 
     def _undefined(self, tag: int, vr: str, value: int, end: int, depth: int, *, implicit: bool) -> int:
         """Position after a value of undefined length: a sequence, or encapsulated pixels."""
