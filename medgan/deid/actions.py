@@ -147,9 +147,10 @@ class Keep(Action):
 
     def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
         """The value itself."""
-        del rule
         if element.items is not None:
             return work.items(element.items)
+        if rule.vrs[0] == b"UI":
+            work.written.update(work.buffer[element.start : element.stop].strip(_BLANK).split(b"\\"))
         return COPY
 
 
@@ -267,7 +268,10 @@ class KeepWords(Action):
             text = raw.decode("ascii")
         except UnicodeDecodeError:
             return None
-        return COPY if screen.text_passes(text, work.names, numbers="Coil" in rule.keyword) else None
+        if not screen.text_passes(text, work.names, numbers="Coil" in rule.keyword):
+            return None
+        work.kept.add(text.lower())
+        return COPY
 
 
 class KeepClassUid(Action):

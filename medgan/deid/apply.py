@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from medgan.deid import actions, codes, frames, pseudonym, screen, table, verify
+from medgan.deid import actions, codes, frames, private, pseudonym, screen, table, verify
 from medgan.deid.elements import (
     DEFLATED,
     EXPLICIT_BIG,
@@ -41,7 +42,7 @@ _BLANK = b" \0"
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 CHARACTER_SET, PATIENT_NAME, PATIENT_ID, ISSUER, BIRTH_DATE = 0x00080005, 0x00100010, 0x00100020, 0x00100021, 0x00100030
 CODE_VALUE, LONG_CODE, CODE_SCHEME, CODE_MEANING = 0x00080100, 0x00080119, 0x00080102, 0x00080104
-_ID_KEYWORDS = ("ID", "Number", "Identifier", "Telephone")
+_ID_KEYWORD = re.compile(r"ID(?:s|(?![a-z]))|Number|Identifier|Telephone")
 PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 
 
@@ -78,6 +79,7 @@ class Work:
         self.profile = profile
         self.rules = profile.rules
         self.keyring = keyring
+        self.keeps_private = "safe-private" in profile.options
         self.counts: Counter[str] = Counter()
         self.written: set[bytes] = set(actions.DUMMY.values())
         self.kept: set[str] = set()
@@ -157,6 +159,10 @@ class Work:
             else:
                 vr = b"SQ" if element.items is not None else element.vr if element.vr in rule.vrs else rule.vrs[0]
                 add((tag, encode(tag, vr, value, explicit=self.explicit)))
+        if self.keeps_private:
+            kept = private.keep(elements, self)
+            out += kept
+            ordered = ordered and not kept
         return out if ordered else sorted(dict(reversed(out)).items())
 
     def items(self, items: list[list[Element]]) -> bytes | None:
@@ -206,6 +212,8 @@ class Work:
         if element.fragments:
             return frames.blank_comments(self.buffer, element)
         expected = frames.native_bytes(self, element.tag)
+        if element.stop - element.start < expected - 1:
+            raise BadInstance("TRUNCATED", "there is less pixel data than the header says")
         if expected and element.stop - element.start > expected:
             return self.buffer[element.start : element.start + expected]
         return actions.COPY
@@ -215,7 +223,7 @@ class Work:
 def _listed(profile: Profile) -> dict[int, bool]:
     """Tags whose values identify, by Table E.1-1 and not retained by the profile; and whether they are ids."""
     return {
-        int(row.pattern, 16): any(part in row.keyword for part in _ID_KEYWORDS)
+        int(row.pattern, 16): _ID_KEYWORD.search(row.keyword) is not None
         for row in table.rows()
         if "x" not in row.pattern
         and row.pattern != table.PRIVATE_PATTERN

@@ -112,15 +112,33 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise BadInstance("TOO_DEEP", f"sequences are nested deeper than {MAX_DEPTH}")
         found: list[Element] = []
+        try:
+            ended, position = self._walk(position, stop, depth, found, explicit=explicit)
+        except BadInstance:
+            if depth or not found or self._tag_at(found[-1].stop, stop) > found[-1].tag:
+                raise
+            return found, found[-1].stop  # bytes behind the last element; they are not copied
+        if ended and until_item_end:
+            return found, position
+        if until_item_end:
+            raise BadInstance("TRUNCATED", "the file ends inside an item")
+        if depth and position != stop:
+            raise BadInstance("BAD_LENGTH", "an item ends inside an element")
+        return found, position
+
+    def _walk(self, position: int, stop: int, depth: int, found: list[Element], *, explicit: bool) -> tuple[bool, int]:
+        """Append elements to `found`; whether an item delimiter ended it, and where."""
         read_head = self._explicit_head if explicit else self._implicit_head
         while position + SHORT_HEAD_BYTES <= stop:
             head = position
             tag, vr, length, position = read_head(head, stop)
             if tag in DELIMITERS:
-                if tag == ITEM_END and until_item_end:
-                    return found, position
+                if tag == ITEM_END:
+                    return True, position
                 raise BadInstance("CORRUPT_HEADER", "a delimiter stands where an element should")
             self.count += 1
+            if self.count > MAX_ELEMENTS:
+                raise BadInstance("TOO_MANY_ELEMENTS", f"more than {MAX_ELEMENTS} elements")
             if length == UNDEFINED or vr in _PERHAPS_NESTED:
                 element = self._compound(Element(tag, vr, head, position, stop, None, False), length, depth, explicit)
                 position = element.stop
@@ -130,13 +148,14 @@ class _Reader:
                 raise BadInstance("TRUNCATED" if tag in PIXEL_TAGS else "BAD_LENGTH", "a value is longer than the file")
             start, position = position, position + length
             found.append(Element(tag, vr, head, start, position, None, False))
-        if self.count > MAX_ELEMENTS:
-            raise BadInstance("TOO_MANY_ELEMENTS", f"more than {MAX_ELEMENTS} elements")
-        if until_item_end:
-            raise BadInstance("TRUNCATED", "the file ends inside an item")
-        if depth and position != stop:
-            raise BadInstance("BAD_LENGTH", "an item ends inside an element")
-        return found, position  # bytes that are left behind the last element are not copied
+        return False, position
+
+    def _tag_at(self, position: int, stop: int) -> int:
+        """What would be the tag at `position`; 0 where there is no room for one."""
+        if stop - position < SHORT_HEAD_BYTES:
+            return 0
+        group, number, _ = self.implicit(self.buffer, position)
+        return int(group << 16 | number)
 
     def _explicit_head(self, position: int, stop: int) -> tuple[int, bytes, int, int]:
         """Tag, VR, length and start of value of the explicit element at `position`."""

@@ -58,6 +58,7 @@ OPTION_OF_KEY = {
     "cleanGraphOpt": "clean-graphics",
 }
 PRIVATE = "ggggeeee"
+MIN_LETTERS = 3
 DATES_WITHOUT_OPTION = ("00100030", "00100032", "00160077")  # birth date, birth time, GPS time
 UIDS_WITHOUT_OPTION = ("04000100", "0040a124")  # digital signature UID, UID of an observation
 # Groups whose standard attributes describe an image, its acquisition or its geometry.
@@ -209,7 +210,9 @@ def write_vocabulary(wheel: Path) -> None:
         for by_code in scheme.values():
             names += [meaning for meaning, _ in by_code.values()]
     words = {word.lower() for name in names for word in re.findall(r"[A-Za-z]{3,}", name)}
-    words |= defined_terms(wheel)
+    words |= defined_terms(wheel) | {
+        entry[4].lower() for entry in DicomDictionary.values() if len(entry[4]) > MIN_LETTERS
+    }
     extra = HERE / "vocabulary_extra.txt"
     words |= {w for w in extra.read_text().lower().split() if w.isalpha()} if extra.exists() else set()
     (HERE / "vocabulary.txt").write_text("\n".join(sorted(words)) + "\n")

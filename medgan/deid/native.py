@@ -30,8 +30,9 @@ def _encode(buffer: bytes, elements: list[Element], allocated: int) -> bytes:
 
 
 def _swap(value: bytes, width: int) -> bytes:
-    if width == 1 or len(value) % width:
+    if width == 1:
         return value
+    value = value[: len(value) - len(value) % width]
     swapped = bytearray(len(value))
     for at in range(width):
         swapped[at::width] = value[width - 1 - at :: width]

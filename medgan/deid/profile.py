@@ -111,7 +111,7 @@ def action_of(row: table.Row, options: frozenset[str]) -> Action:
         return _date_action(options) or BASIC_ACTIONS[row.basic]
     chosen = {code for option, code in row.options.items() if option in options}
     if "K" in chosen:
-        return actions.KEEP
+        return actions.KEEP_DATE if row.vr in DATE_VRS else actions.KEEP
     if "C" in chosen:
         return actions.CLEAN_ITEMS if row.vr == "SQ" else actions.CLEAN_TEXT
     return BASIC_ACTIONS[row.basic]

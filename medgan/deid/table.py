@@ -58,7 +58,7 @@ def rows() -> tuple[Row, ...]:
             {option: line[option] for option in OPTIONS if line[option]},
             line["option_edition"],
         )
-        for line in _lines("table_e1_1.csv")
+        for line in lines("table_e1_1.csv")
     )
 
 
@@ -67,7 +67,7 @@ def allowed() -> tuple[Allowed, ...]:
     """The attributes outside Table E.1-1 that may survive, sorted by tag."""
     return tuple(
         Allowed(int(line["tag"], 16), line["keyword"], line["vr"], line["vm"], line["rule"])
-        for line in _lines("allowed.csv")
+        for line in lines("allowed.csv")
     )
 
 
@@ -81,7 +81,8 @@ def _read(name: str) -> str:
     return resources.files("medgan.deid").joinpath(name).read_text(encoding="utf-8")
 
 
-def _lines(name: str) -> list[dict[str, str]]:
+def lines(name: str) -> list[dict[str, str]]:
+    """Rows of one CSV file of this package."""
     return list(csv.DictReader(_read(name).splitlines()))
 
 
@@ -89,7 +90,7 @@ def content_sha256() -> str:
     """Hex SHA-256 over the tables, for the audit."""
     import hashlib
 
-    names = ("table_e1_1.csv", "allowed.csv", "vocabulary.txt")
+    names = ("table_e1_1.csv", "allowed.csv", "safe_private.csv", "vocabulary.txt")
     return hashlib.sha256("\0".join(_read(name) for name in names).encode()).hexdigest()
 
 

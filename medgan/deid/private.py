@@ -1,0 +1,59 @@
+"""Safe private attributes: those that PS3.15 Table E.3.10-1 names, by creator, group and element.
+
+`safe_private.csv` holds the entries of that table that are numbers, codes or short technical words; values pass the
+same rules as standard attributes. A private block is known only by its creator's name in the same dataset
+(PS3.5 7.8.1), so the creator's element stays with what is kept of its block.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from medgan.deid import table, verify
+from medgan.deid.actions import COPY, KEEP_BY_RULE, KEEP_BY_VR, Rule
+from medgan.deid.elements import Element, encode
+
+if TYPE_CHECKING:
+    from medgan.deid.apply import Work
+
+_CREATORS = range(0x10, 0x100)
+
+
+@functools.cache
+def safe_rules() -> dict[tuple[str, int, int], Rule]:
+    """(creator, group, low byte of the element) -> rule."""
+    rules = {}
+    for line in table.lines("safe_private.csv"):
+        group, element, vr = int(line["group"], 16), int(line["element"], 16), line["vr"].encode()
+        action = KEEP_BY_VR.get(vr, KEEP_BY_RULE["words"])
+        rules[line["creator"], group, element] = Rule(group << 16, line["meaning"], (vr,), int(line["values"]), action)
+    return rules
+
+
+def keep(elements: list[Element], work: Work) -> list[tuple[int, bytes]]:
+    """(tag, encoded element) of the safe private attributes of one dataset, and of their creators."""
+    out: dict[int, bytes] = {}
+    creators: dict[int, str] = {}
+    for element in elements:
+        group, number = element.tag >> 16, element.tag & 0xFFFF
+        if not group & 1:
+            continue
+        if number in _CREATORS:
+            raw = work.buffer[element.start : element.stop].strip(b" \0")
+            creators[group << 8 | number] = raw.decode("ascii", "replace")
+            continue
+        block = group << 8 | number >> 8
+        creator = creators.get(block, "")
+        rule = safe_rules().get((creator, group, number & 0xFF))
+        value = rule.action.value(element, rule, work) if rule is not None and element.items is None else None
+        if rule is None or value is None:
+            continue
+        raw = work.buffer[element.start : element.stop] if value is COPY else value
+        out[group << 16 | block & 0xFF] = encode(
+            group << 16 | block & 0xFF, b"LO", creator.encode(), explicit=work.explicit
+        )
+        out[element.tag] = encode(element.tag, rule.vrs[0], raw, explicit=work.explicit)
+        work.counts["K"] += 1
+        work.kept.add(verify.fold(creator))
+    return sorted(out.items())
