@@ -1,0 +1,172 @@
+"""Attack a synthetic cohort as a policy asks, and write down the evidence beside it.
+
+The reports are a function of the bytes of both cohorts and of the policy: a second run returns what stands there.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgan.cohort import read
+from medgan.cohort import synthetic as made
+from medgan.collection import durable
+from medgan.errors import InvalidRequest
+from medgan.privacy import judge, page, selftest
+from medgan.privacy.evidence import Evidence, RealImages, collect
+from medgan.privacy.policy import Policy
+from medgan.privacy.policy import load as load_policy
+from medgan.privacy.views import to_view
+from medgan.records import GateTest, PrivacyReport, SyntheticCohort, ValidatedCohort, Verdict, sha256_hex
+from medgan.settings import Zones
+
+REPORT, PAGE, RECORD = "privacy.json", "privacy.html", "privacy-record.json"
+SEED = 0
+"""Of the embeddings' training changes, of the planted copies and of the bootstrap: not of anything released."""
+
+
+def attack(
+    synthetic: SyntheticCohort, cohort: ValidatedCohort, *, zones: Zones, policy: str = "strict"
+) -> PrivacyReport:
+    """Run every test of `policy`, write `privacy.{json,html}` and the record, and return the record.
+
+    Raises:
+        InvalidRequest: no such policy; a synthetic cohort of another training cohort; a split without images.
+        IntegrityError: either cohort's bytes are not what its record says.
+    """
+    limits = load_policy(policy)
+    if synthetic.cohort != cohort.cohort.cohort:
+        raise InvalidRequest("this synthetic cohort was made from another training cohort")
+    home = made.folder(synthetic.synthetic, zones=zones)
+    images, _, attrs = made.load(synthetic, zones=zones)
+    finished = _finished(home, synthetic, limits)
+    if finished is not None:
+        return finished
+    real, patients = _real(cohort, zones=zones)
+    low, high = attrs["intensity_range"]
+    evidence = collect(to_view(images, (float(low), float(high))), real, seed=SEED)
+    scale = judge.calibrate(evidence, limits)
+    planted = selftest.plant(evidence, real, scale, limits, seed=SEED)
+    tests = (
+        judge.copies(evidence.synthetic, limits),
+        judge.tail(int(scale.hits(evidence.synthetic).sum()), evidence.synthetic_images, scale, limits),
+        *judge.membership(evidence, limits, seed=SEED),
+        judge.authenticity(evidence, limits),
+        *selftest.verdict(planted, limits),
+    )
+    not_tested = _not_tested(tests, patients)
+    report = {
+        "policy": limits.model_dump(mode="json"),
+        "tests": [test.model_dump(mode="json") for test in tests],
+        "not_tested": not_tested,
+        "counts": patients | {"synthetic": evidence.synthetic_images, "twins left out": evidence.twins},
+        "control": _control(evidence, scale),
+        "embedding_sha256": evidence.embedding.digest,
+        "planted": [{"change": p.change, "count": p.count, "found": p.found, "refused": p.refused} for p in planted],
+        "curves": page.curves(evidence, scale),
+    }
+    return _write(home, report, synthetic, limits, tests, not_tested, patients)
+
+
+def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[RealImages, dict[str, int]]:
+    loaded = read.load(cohort.cohort, zones=zones)
+    low, high = loaded.attrs["intensity_range"]
+    parts: dict[str, Any] = {}
+    counts = {}
+    for split, field in (("train", "train"), ("holdout-1", "holdout_1"), ("holdout-2", "holdout_2")):
+        images, _, table = loaded.split(split)
+        if not len(images):
+            raise InvalidRequest(f"the cohort has no image in {split}: the gate needs all three splits")
+        parts[field] = to_view(images, (float(low), float(high)))
+        parts[f"{field}_patients"] = table["patient_key"].to_numpy(dtype=object)
+        counts[f"{split} patients"] = int(table["patient_key"].nunique())
+        counts[f"{split} images"] = len(images)
+    return RealImages(**parts), counts
+
+
+def decide(tests: tuple[GateTest, ...], policy: Policy, *, holdout_patients: int) -> Verdict:
+    """Refused if anything failed for good; inconclusive if something stayed open and the policy minds; else cleared."""
+    if any(not test.passed and test.conclusive for test in tests):
+        return Verdict.REFUSED
+    ran = {test.test for test in tests}
+    if holdout_patients < policy.least_holdout_patients or not ran.issuperset(policy.required):
+        return Verdict.INCONCLUSIVE
+    if any(not test.conclusive for test in tests) and not policy.inconclusive_may_pass:
+        return Verdict.INCONCLUSIVE
+    return Verdict.CLEARED
+
+
+def _not_tested(tests: tuple[GateTest, ...], patients: dict[str, int]) -> tuple[str, ...]:
+    """What no test of this run looked at, in words for the report and the datasheet."""
+    ran = {test.test for test in tests}
+    several = patients["train images"] > patients["train patients"]
+    reasons = {
+        "G3": "G3 re-identification of a patient: " + ("not run" if several else "no patient has two images"),
+        "G6": "G6 isolated records: not run",
+        "G7": "G7 attributes of the released table: not run",
+        "G8": "G8 differential privacy: the generator was trained without it",
+    }
+    return (
+        *(reason for test, reason in reasons.items() if test not in ran),
+        "leaks that survive none of the embeddings, such as a small part of one image in another",
+        "attackers who know the generator's weights: they are not released",
+    )
+
+
+def _control(evidence: Evidence, scale: judge.Tail) -> dict[str, Any]:
+    """False alarms: fresh images of holdout-2, which neither trained nor calibrated anything, beyond the threshold."""
+    return {"images": len(evidence.control.correlation), "hits": int(scale.hits(evidence.control).sum())}
+
+
+def _finished(home: Path, synthetic: SyntheticCohort, policy: Policy) -> PrivacyReport | None:
+    path = home / RECORD
+    if not path.is_file() or not (home / REPORT).is_file() or not (home / PAGE).is_file():
+        return None
+    record = PrivacyReport.model_validate_json(path.read_bytes())
+    same = (record.pixel_sha256, record.policy_sha256) == (synthetic.pixel_sha256, policy.digest)
+    whole = sha256_hex((home / REPORT).read_bytes()) == record.report_sha256
+    return record if same and whole else None
+
+
+def _write(
+    home: Path,
+    report: dict[str, Any],
+    synthetic: SyntheticCohort,
+    policy: Policy,
+    tests: tuple[GateTest, ...],
+    not_tested: tuple[str, ...],
+    patients: dict[str, int],
+) -> PrivacyReport:
+    """The whole report, its page, then the record that binds them to the cohort's bytes."""
+    verdict = decide(
+        tests, policy, holdout_patients=min(patients["holdout-1 patients"], patients["holdout-2 patients"])
+    )
+    report |= {"synthetic": synthetic.synthetic, "pixel_sha256": synthetic.pixel_sha256, "verdict": verdict.value}
+    text = json.dumps(_plain(report), sort_keys=True, indent=1, allow_nan=False).encode()
+    record = PrivacyReport(
+        synthetic=synthetic.synthetic,
+        cohort=synthetic.cohort,
+        pixel_sha256=synthetic.pixel_sha256,
+        policy=policy.name,
+        policy_sha256=policy.digest,
+        verdict=verdict,
+        tests=tests,
+        not_tested=not_tested,
+        report_sha256=sha256_hex(text),
+    )
+    durable.write_bytes(home / REPORT, text)
+    durable.write_bytes(home / PAGE, page.render(json.loads(text)).encode())
+    durable.write_bytes(home / RECORD, record.canonical())
+    return record
+
+
+def _plain(value: Any) -> Any:
+    """Numpy values and tuples to what JSON has."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value

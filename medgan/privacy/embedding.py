@@ -1,0 +1,126 @@
+"""Two linear embeddings in which a copy stays near its original and two people stay apart.
+
+E1 is correlation over the leading principal components, mildly whitened: it looks at coarse form and does not mind
+noise. E2 is learned from the real images: generalised eigenvectors of all variation against the variation that the
+gate's own changes make (Fisher's discriminant with one class an image), which is contrastive learning for a linear
+encoder, solved exactly: it minds detail and does not mind gamma, zoom, rotation or a blend.
+
+Both are fitted on train and holdout together, so that neither split lies nearer by construction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg, ndimage
+
+from medgan.privacy.views import Images, unit
+from medgan.privacy.warps import Warp, matrix
+
+Vectors = npt.NDArray[np.float32]
+
+E1_DIMENSIONS, E1_WHITENING = 32, 0.25
+E2_DIMENSIONS, E2_WHITENING = 192, 0.75
+"""Chosen on PneumoniaMNIST at 32 px: least dimensions that find 99 % of noisy copies (E1) and 98 % of blends (E2)."""
+_FIT_IMAGES = 3000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """`projection` (K, P) float32 of the inner window, `offset` (K,), and the bands of rows that are one embedding."""
+
+    size: int
+    projection: Vectors
+    offset: Vectors
+    bands: tuple[tuple[str, int, int], ...]
+    _warped: dict[Warp, Vectors] = field(default_factory=dict, repr=False, compare=False)
+
+    def vectors(self, units_NP: Vectors, warp: Warp) -> dict[str, Vectors]:
+        """(N, size^2) unit rows seen through `warp`, as one (N, k) float32 array of unit rows a band."""
+        if warp not in self._warped:
+            self._warped[warp] = np.asarray(matrix(warp, self.size).T @ self.projection.T, dtype=np.float32)
+        raw_NK = units_NP @ self._warped[warp] - self.offset
+        return {name: _unit_rows(raw_NK[:, start:stop]) for name, start, stop in self.bands}
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 over the weights, rounded so that a different summation order does not show."""
+        return hashlib.sha256(np.round(self.projection, 2).astype("<f4").tobytes()).hexdigest()
+
+
+def fit(real_NHW: Images, *, seed: int) -> Embedding:
+    """Learn E1 and E2 from the real images of all splits."""
+    size = real_NHW.shape[1]
+    window = matrix(Warp(), size)
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0x656D62]))
+    seen_NP = (window @ unit(real_NHW).T).T.astype(np.float64)
+    mean_P = seen_NP.mean(axis=0)
+    total_PP = np.cov(seen_NP, rowvar=False, bias=True)
+    sample = real_NHW[np.sort(rng.permutation(len(real_NHW))[:_FIT_IMAGES])]
+    before_NP, after_NP = _pairs(sample, rng)
+    moved_NP = (after_NP - before_NP).astype(np.float64)
+    within_PP = moved_NP.T @ moved_NP / len(moved_NP)
+    rank = max(2, min(len(real_NHW) - 1, total_PP.shape[0]) // 2)
+    coarse = _principal(total_PP, min(E1_DIMENSIONS, rank))
+    fine = _discriminant(total_PP, within_PP, min(E2_DIMENSIONS, rank))
+    projection = np.concatenate([coarse, fine])
+    return Embedding(
+        size=size,
+        projection=projection.astype(np.float32),
+        offset=(projection @ mean_P).astype(np.float32),
+        bands=(("E1", 0, len(coarse)), ("E2", len(coarse), len(projection))),
+    )
+
+
+def _principal(total_PP: npt.NDArray[np.float64], dimensions: int) -> npt.NDArray[np.float64]:
+    """(k, P) leading principal directions, scaled by variance^-E1_WHITENING/2."""
+    values, vectors = linalg.eigh(total_PP)
+    values, vectors = np.maximum(values[::-1][:dimensions], 1e-9), _signed(vectors[:, ::-1][:, :dimensions])
+    scaled: npt.NDArray[np.float64] = vectors / values ** (E1_WHITENING / 2)
+    return scaled.T
+
+
+def _discriminant(
+    total_PP: npt.NDArray[np.float64], within_PP: npt.NDArray[np.float64], dimensions: int
+) -> npt.NDArray[np.float64]:
+    """(k, P) directions of the largest total variance a unit of `within` variance, scaled by ratio^-E2_WHITENING/2."""
+    ridge = 1e-3 * np.trace(within_PP) / len(within_PP)
+    values, vectors = linalg.eigh(total_PP, within_PP + ridge * np.eye(len(within_PP)))
+    values, vectors = np.maximum(values[::-1][:dimensions], 1e-9), _signed(vectors[:, ::-1][:, :dimensions])
+    scaled: npt.NDArray[np.float64] = vectors / (1 + values) ** (E2_WHITENING / 2)
+    return scaled.T
+
+
+def _pairs(images: Images, rng: np.random.Generator) -> tuple[Vectors, Vectors]:
+    """Views (n, P) of real images and of the same images after one random change and a random small warp."""
+    size, parts = images.shape[1], 60
+    changed = np.array(images)
+    fifth = len(images) // 5
+    changed[:fifth] = 0.7 * images[:fifth] + 0.3 * images[rng.permutation(len(images))[:fifth]]
+    changed[fifth : 2 * fifth] **= rng.uniform(0.7, 1.4, (fifth, 1, 1))
+    changed[2 * fifth : 3 * fifth] = ndimage.gaussian_filter(images[2 * fifth : 3 * fifth], (0, 0.7, 0.7))
+    changed[3 * fifth :] += rng.normal(0, 0.05, changed[3 * fifth :].shape)
+    before = (matrix(Warp(), size) @ unit(images).T).T
+    units = unit(changed)
+    after = np.empty_like(before)
+    for part in range(parts):
+        jitter = Warp(
+            angle=rng.uniform(-3, 3), step=rng.uniform(0.96, 1.04), dy=rng.uniform(-0.7, 0.7), dx=rng.uniform(-0.7, 0.7)
+        )
+        after[part::parts] = (matrix(jitter, size) @ units[part::parts].T).T
+    return before, after
+
+
+def _signed(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Columns with their largest entry positive, since an eigenvector's sign is arbitrary."""
+    largest = np.abs(vectors).argmax(axis=0)
+    signed: npt.NDArray[np.float64] = vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])
+    return signed
+
+
+def _unit_rows(rows: Vectors) -> Vectors:
+    norms = np.sqrt(np.einsum("nk,nk->n", rows, rows))[:, None]
+    return np.ascontiguousarray(rows / np.maximum(norms, 1e-9), dtype=np.float32)

@@ -1,0 +1,156 @@
+"""The tests G1, G2, G4, G5 as pure functions: evidence and limits in, one number with its bound and meaning out.
+
+Three outcomes each. *Passed*: the upper bound is within the limit. *Failed*: worse than chance allows. Neither: the
+limit cannot be decided with these counts; the bound that was reached is told, and the policy decides what that means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medgan.privacy import statistics
+from medgan.privacy.evidence import Evidence, Scores, Similarity
+from medgan.privacy.policy import Policy
+from medgan.records import GateTest
+
+P_DECIDES = 0.01
+"""A test fails for good below this p; the policy's own `p_least` is for G2."""
+_DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """How far out a score lies: each band on a scale where its median is 0 and its own threshold is 1.
+
+    The score of an image is its largest band; `threshold` is that score's order statistic with `above` of
+    `calibrated` scores at or beyond it.
+    """
+
+    medians: dict[str, float]
+    spans: dict[str, float]
+    threshold: float
+    above: int
+    calibrated: int
+
+    def scores(self, similarity: Similarity) -> npt.NDArray[np.float64]:
+        """(Q,) one score an image."""
+        bands = [(values - self.medians[name]) / self.spans[name] for name, values in similarity.bands.items()]
+        largest: npt.NDArray[np.float64] = np.max(np.asarray(bands, np.float64), axis=0)
+        return largest
+
+    def hits(self, similarity: Similarity) -> npt.NDArray[np.bool_]:
+        """(Q,) whether an image lies in the tail."""
+        return self.scores(similarity) >= self.threshold
+
+
+def calibrate(evidence: Evidence, policy: Policy) -> Tail:
+    """Thresholds from images of people the query does not know: holdout-1, and train against the rest of train."""
+    medians, spans = {}, {}
+    for name, values in evidence.calibration.bands.items():
+        medians[name] = float(np.median(values))
+        threshold, _ = statistics.tail_threshold(values, quantile=policy.tail.quantile)
+        spans[name] = max(threshold - medians[name], 1e-6)
+    scale = Tail(medians=medians, spans=spans, threshold=np.inf, above=1, calibrated=1)
+    scores = scale.scores(evidence.calibration)
+    threshold, above = statistics.tail_threshold(scores, quantile=policy.tail.quantile)
+    return Tail(medians=medians, spans=spans, threshold=threshold, above=above, calibrated=len(scores))
+
+
+def copies(similarity: Similarity, policy: Policy) -> GateTest:
+    """G1: images that are, after registration, a train image."""
+    found = int((similarity.correlation >= policy.copies.correlation).sum())
+    return GateTest(
+        test="G1",
+        title="exact and near-exact copies",
+        value=found,
+        limit=policy.copies.most,
+        passed=found <= policy.copies.most,
+        detail=f"{found} of {len(similarity.correlation)} images correlate at least {policy.copies.correlation} with a "
+        "train image after shift, flip, rotation and zoom",
+    )
+
+
+def tail(hits: int, images: int, scale: Tail, policy: Policy) -> GateTest:
+    """G2: how many more images lie in the tail than fresh real images would."""
+    expected = scale.above / (scale.calibrated + 1)
+    p_value = statistics.tail_p_value(hits, images, calibrated=scale.calibrated, above=scale.above)
+    upper = max(0.0, statistics.upper_rate(hits, images) - expected)
+    bad = p_value < policy.tail.p_least
+    passed = upper <= policy.tail.excess_most and not bad
+    return GateTest(
+        test="G2",
+        title="tail of copies, excess rate (95 % upper)",
+        value=round(upper, _DIGITS),
+        limit=policy.tail.excess_most,
+        passed=passed,
+        conclusive=passed or bad,
+        detail=f"{hits} of {images} images beyond the threshold, {expected * images:.1f} expected of fresh real "
+        f"images, rank p {p_value:.2g} over {scale.calibrated} calibration scores",
+    )
+
+
+def membership(evidence: Evidence, policy: Policy, *, seed: int) -> tuple[GateTest, ...]:
+    """G4: can a train image be told from a fresh one by what lies near it among the synthetic images?"""
+    tests = []
+    for name, title in (("nearest", "nearest synthetic image"), ("ratio", "density ratio")):
+        members, others = evidence.members[name], evidence.others[name]
+        upper = statistics.auc_upper(members, others, seed=seed)
+        p_value = statistics.auc_p_value(members, others)
+        passed = upper <= policy.membership.auc_most
+        tests.append(
+            GateTest(
+                test="G4",
+                title=f"membership by {title}, AUC (95 % upper)",
+                value=round(upper, _DIGITS),
+                limit=policy.membership.auc_most,
+                passed=passed,
+                conclusive=passed or p_value < P_DECIDES,
+                detail=f"AUC {statistics.auc(members, others):.3f}, {len(members)} members, {len(others)} others, "
+                f"rank p {p_value:.2g}",
+            )
+        )
+        tests.append(_true_positives(members, others, title, policy))
+    return tuple(tests)
+
+
+def _true_positives(members: Scores, others: Scores, title: str, policy: Policy) -> GateTest:
+    """TPR at a low FPR, less that FPR."""
+    rate = policy.membership.false_positive_rate
+    threshold, above = statistics.tail_threshold(others, quantile=1 - rate)
+    hits = int((members >= threshold).sum())
+    expected = above / (len(others) + 1)
+    p_value = statistics.tail_p_value(hits, len(members), calibrated=len(others), above=above)
+    upper = max(0.0, statistics.upper_rate(hits, len(members)) - expected)
+    passed = upper <= policy.membership.true_positive_excess_most
+    return GateTest(
+        test="G4",
+        title=f"membership by {title}, true positives at {rate:.1%} false ones, excess (95 % upper)",
+        value=round(upper, _DIGITS),
+        limit=policy.membership.true_positive_excess_most,
+        passed=passed,
+        conclusive=passed or p_value < P_DECIDES,
+        detail=f"{hits} of {len(members)} members beyond the score that {above} of {len(others)} others reach, "
+        f"rank p {p_value:.2g}",
+    )
+
+
+def authenticity(evidence: Evidence, policy: Policy) -> GateTest:
+    """G5: share of images nearer to a train image than its nearest fellow, less that share of fresh real images."""
+    made_hits, made, fresh_hits, fresh = evidence.authentic
+    rates = made_hits / made, fresh_hits / fresh
+    gap = rates[0] - rates[1]
+    error = np.sqrt(rates[0] * (1 - rates[0]) / made + rates[1] * (1 - rates[1]) / fresh)
+    upper, lower = gap + 1.645 * error, gap - 1.645 * error
+    passed = bool(upper <= policy.authenticity.gap_most)
+    return GateTest(
+        test="G5",
+        title="authenticity gap (95 % upper)",
+        value=round(float(upper), _DIGITS),
+        limit=policy.authenticity.gap_most,
+        passed=passed,
+        conclusive=passed or bool(lower > policy.authenticity.gap_most),
+        detail=f"inauthentic: {rates[0]:.3f} of {made} synthetic, {rates[1]:.3f} of {fresh} fresh real images",
+    )

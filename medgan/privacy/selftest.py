@@ -1,0 +1,84 @@
+"""G9, in every run: copies of train images are planted in this very cohort, and the gate must see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medgan.privacy import judge
+from medgan.privacy.evidence import Evidence, RealImages, Similarity, similarity_to_train
+from medgan.privacy.policy import Policy
+from medgan.privacy.views import CHANGES, changed
+from medgan.records import GateTest
+
+BLEND = "blend 30 %"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planted:
+    """What became of `count` images planted by one change: found in the tail, and the gate's answer."""
+
+    change: str
+    count: int
+    found: int
+    refused: bool
+
+    @property
+    def recall(self) -> float:
+        """Share of the planted images that lie in the tail."""
+        return self.found / self.count
+
+
+def plant(evidence: Evidence, real: RealImages, scale: judge.Tail, policy: Policy, *, seed: int) -> tuple[Planted, ...]:
+    """Plant each change in turn: the planted images take the place of as many synthetic ones."""
+    images = evidence.synthetic_images
+    count = min(images, max(policy.self_test.planted_least, round(policy.self_test.planted_share * images)))
+    own_hits, own_copies = scale.hits(evidence.synthetic), evidence.synthetic.correlation
+    batches, replaced = [], []
+    for number, name in enumerate(CHANGES):
+        rng = np.random.Generator(np.random.Philox(key=[seed, 0x706C0000 + number]))
+        batches.append(changed(name, real.train[rng.permutation(len(real.train))[:count]], rng))
+        replaced.append(rng.permutation(images)[: len(batches[-1])])
+    near = similarity_to_train(np.concatenate(batches), real, evidence.embedding)
+    found = np.split(scale.hits(near), len(CHANGES))
+    correlations = np.split(near.correlation, len(CHANGES))
+    results = []
+    for name, rows, hits, correlation in zip(CHANGES, replaced, found, correlations, strict=True):
+        left = Similarity(bands={}, correlation=np.concatenate([np.delete(own_copies, rows), correlation]))
+        total = int(hits.sum() + np.delete(own_hits, rows).sum())
+        answers = (judge.tail(total, images, scale, policy), judge.copies(left, policy))
+        results.append(
+            Planted(
+                change=name,
+                count=len(rows),
+                found=int(hits.sum()),
+                refused=any(not answer.passed and answer.conclusive for answer in answers),
+            )
+        )
+    return tuple(results)
+
+
+def verdict(planted: tuple[Planted, ...], policy: Policy) -> tuple[GateTest, ...]:
+    """G9: refused with every change, and found often enough. A blind gate fails for good, whatever the policy."""
+    whole = [result for result in planted if result.change != BLEND]
+    blend = [result for result in planted if result.change == BLEND]
+    tests = []
+    for title, results, least in (
+        ("self-test: least share of planted copies found", whole, policy.self_test.recall_least),
+        ("self-test: share of planted blends found", blend, policy.self_test.blend_recall_least),
+    ):
+        worst = min(results, key=lambda result: result.recall)
+        missed = [result.change for result in results if not result.refused]
+        tests.append(
+            GateTest(
+                test="G9",
+                title=title,
+                value=round(worst.recall, 6),
+                limit=least,
+                passed=not missed and worst.recall >= least,
+                detail=f"{worst.found} of {worst.count} planted by {worst.change}; "
+                + (f"not refused: {', '.join(missed)}" if missed else "refused with every change"),
+            )
+        )
+    return tuple(tests)

@@ -1,0 +1,83 @@
+"""Images as the gate sees them: at most 32 px, zero mean and unit norm, float32; and the changes a copier makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+Images = npt.NDArray[np.float32]
+"""(N, H, W) float32 in [0, 1], H = W."""
+
+VIEW_PX = 32
+
+
+def to_view(stored_NHW: npt.NDArray[np.uint16], intensity_range: tuple[float, float]) -> Images:
+    """Stored images to (N, S, S) float32 in [0, 1], S <= 32: larger ones are averaged over whole pixels."""
+    low, high = intensity_range
+    images: Images = np.clip((stored_NHW.astype(np.float32) - low) / (high - low), 0, 1)
+    size = images.shape[1]
+    if size <= VIEW_PX:
+        return images
+    edges = np.linspace(0, size, VIEW_PX + 1).round().astype(int)
+    sums = np.add.reduceat(np.add.reduceat(images, edges[:-1], axis=1), edges[:-1], axis=2)
+    widths = np.diff(edges)
+    means: Images = (sums / np.outer(widths, widths)).astype(np.float32)
+    return means
+
+
+def unit(images_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """(N, ...) to (N, P) float32 rows of zero mean and norm sqrt(P); a constant image becomes zeros."""
+    flat = images_NHW.reshape(len(images_NHW), -1).astype(np.float32)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    deviation = np.sqrt(np.mean(flat * flat, axis=1, keepdims=True))
+    rows: npt.NDArray[np.float32] = flat / np.maximum(deviation, 1e-6)
+    return rows
+
+
+def _noise(images: Images, rng: np.random.Generator) -> npt.NDArray[Any]:
+    return images + rng.normal(0, 0.05, images.shape)
+
+
+def _gamma(images: Images, rng: np.random.Generator) -> npt.NDArray[Any]:
+    powers: npt.NDArray[Any] = rng.choice([0.67, 1.5], size=(len(images), 1, 1))
+    out: npt.NDArray[Any] = np.power(images, powers)
+    return out
+
+
+def _shift(images: Images, rng: np.random.Generator) -> npt.NDArray[Any]:
+    steps = rng.choice([-2, -1, 1, 2], size=(len(images), 2))
+    return np.stack([np.roll(image, step, axis=(0, 1)) for image, step in zip(images, steps, strict=True)])
+
+
+def _crop(images: Images, _rng: np.random.Generator) -> npt.NDArray[Any]:
+    """Cut 5 % off each side and enlarge again."""
+    offset = 0.05 * (images.shape[1] - 1)
+    zoom = [ndimage.affine_transform(image, [0.9, 0.9], offset=offset, order=1, mode="nearest") for image in images]
+    return np.stack(zoom)
+
+
+def _blend(images: Images, rng: np.random.Generator) -> npt.NDArray[Any]:
+    """Seven tenths of an image and three tenths of another."""
+    return 0.7 * images + 0.3 * images[rng.permutation(len(images))]
+
+
+CHANGES: Mapping[str, Callable[[Images, np.random.Generator], npt.NDArray[Any]]] = {
+    "copy": lambda images, _rng: images,
+    "noise 5 %": _noise,
+    "gamma": _gamma,
+    "shift": _shift,
+    "flip": lambda images, _rng: images[:, :, ::-1],
+    "crop and resize": _crop,
+    "blend 30 %": _blend,
+}
+"""What the self-test plants (privacy.md, G9); each (n, H, W) in [0, 1] to the same."""
+
+
+def changed(name: str, images: Images, rng: np.random.Generator) -> Images:
+    """`images` changed as `name` says, clipped to [0, 1]."""
+    out: Images = np.clip(CHANGES[name](images, rng), 0, 1).astype(np.float32)
+    return out
