@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medgan.archive.series import FrameGeometry
 
 _NOT_A_NUMBER = float("nan")
 
 
 def of_instance(dataset: Any) -> dict[str, Any]:
     """Table columns that are the same for every frame of `dataset` (a de-identified pydicom Dataset)."""
-    position = numbers(dataset, "ImagePositionPatient", 3)
-    orientation = numbers(dataset, "ImageOrientationPatient", 6)
     spacing = _spacing(dataset)
     return {
         "modality": text(dataset, "Modality"),
@@ -24,23 +25,23 @@ def of_instance(dataset: Any) -> dict[str, Any]:
         "spacing_row_mm": spacing[0],
         "spacing_column_mm": spacing[1],
         "thickness_mm": number(dataset, "SliceThickness"),
-        "position_x": position[0],
-        "position_y": position[1],
-        "position_z": position[2],
-        "slice_position_mm": along_normal(position, orientation),
-        "orientation": "\\".join(f"{value:.6f}" for value in orientation) if math.isfinite(sum(orientation)) else "",
         "study_date": text(dataset, "StudyDate"),
         "sex": text(dataset, "PatientSex"),
         "age_years": age_years(text(dataset, "PatientAge")),
     }
 
 
-def along_normal(position: Sequence[float], orientation: Sequence[float]) -> float:
-    """Position (mm, LPS) projected on the normal of the image plane; NaN where either is unknown."""
-    # PS3.3 C.7.6.2.1.1: the normal is the cross product of row and column direction
-    (rx, ry, rz), (cx, cy, cz) = orientation[:3], orientation[3:]
-    normal = (ry * cz - rz * cy, rz * cx - rx * cz, rx * cy - ry * cx)
-    return sum(a * b for a, b in zip(normal, position, strict=True))
+def of_frame(geometry: FrameGeometry) -> dict[str, Any]:
+    """Table columns that a frame's own geometry gives."""
+    cosines = (*geometry.row_direction, *geometry.column_direction)
+    return {
+        **dict(zip(("position_x", "position_y", "position_z"), geometry.position, strict=True)),
+        "orientation": "\\".join(f"{cosine:.6f}" for cosine in cosines),
+        "slice_position_mm": geometry.depth_mm,
+        "spacing_row_mm": geometry.spacing_mm[0],
+        "spacing_column_mm": geometry.spacing_mm[1],
+        "thickness_mm": geometry.thickness_mm,
+    }
 
 
 def text(dataset: Any, keyword: str) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from medgan import keys
-from medgan.archive import instance, pixels, quarantine
+from medgan.archive import instance, pixels, quarantine, series
 from medgan.collection import attributes, durable
+from medgan.collection.packs import Frame
 from medgan.collection.staging import Batch, Stage
 from medgan.deid import apply, profile
 from medgan.errors import BadInstance, MedganError
@@ -61,6 +62,7 @@ def _add(stage: Stage, locator: Any, expression: profile.Profile, keyring: Keyri
     data = instance.read(locator, zones=zones, keyring=keyring)
     clean = apply.deidentify(data, profile=expression, keyring=keyring)
     decoded = pixels.decode(clean.dataset)
+    frames, places = _places(data, clean.dataset, decoded.frames)
     columns = attributes.of_instance(clean.dataset) | {
         "instance_key": clean.instance_key,
         "series_key": clean.series_key,
@@ -73,7 +75,16 @@ def _add(stage: Stage, locator: Any, expression: profile.Profile, keyring: Keyri
         "rescale_intercept": decoded.rescale_intercept,
         "units": decoded.units or "1",
     }
-    stage.add(columns, decoded.frames)
+    stage.add(columns, frames, [attributes.of_frame(place) for place in places])
+
+
+def _places(data: bytes, dataset: Any, frames: Frame) -> tuple[Frame, tuple[series.FrameGeometry, ...]]:
+    """Frames and where each lies. A Siemens mosaic is cut into its slices: only the source says how."""
+    if "MOSAIC" in attributes.text(dataset, "ImageType"):
+        slices = series.unmosaic(instance.parse(data), frames)
+        if slices is not None:
+            return slices
+    return frames, series.geometry(dataset)
 
 
 def _refuse(sha256: str, reason: str, stage: str, study: str, zones: Zones) -> str:

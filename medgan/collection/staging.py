@@ -21,7 +21,7 @@ from medgan.collection.packs import Frame
 from medgan.errors import IntegrityError
 from medgan.records import canonical_json, sha256_hex
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever a staged batch must not be used by a newer version."""
 
 ROWS = "rows.parquet"
@@ -57,8 +57,10 @@ class Stage:
         self._frames: dict[str, int] = {}
         self.refused: dict[str, str] = {}
 
-    def add(self, columns: Mapping[str, Any], frames: Iterable[Frame]) -> None:
-        """Add one instance: columns of all its frames, then the frames (rows, columns[, 3]) integer."""
+    def add(
+        self, columns: Mapping[str, Any], frames: Iterable[Frame], places: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Add one instance: columns of all its frames, the frames (rows, columns[, 3]) integer, columns of each."""
         for index, frame in enumerate(frames):
             little = np.ascontiguousarray(frame).astype(frame.dtype.newbyteorder("<"), copy=False)
             kind = layout.kind(little.shape, frame.dtype.name)
@@ -67,7 +69,8 @@ class Stage:
                 file.write(raw)
             place = self._frames.get(kind, 0)
             own = {"frame": index, "pack": kind, "pack_index": place, "pixel_sha256": sha256_hex(raw)}
-            self._rows.append({**columns, **own, **_levels(frame)})
+            place_columns = places[index] if index < len(places) else {}
+            self._rows.append({**columns, **place_columns, **own, **_levels(frame)})
             self._frames[kind] = place + 1
 
     def close(self) -> None:

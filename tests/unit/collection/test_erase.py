@@ -1,0 +1,137 @@
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from medgan.archive import phantom
+from medgan.cohort import layout as cohorts
+from medgan.cohort import prepare
+from medgan.collection import erase, layout, read, store
+from medgan.errors import InvalidRequest
+from medgan.settings import Zones
+from tests.builders.cohort import commit, handle, radiographs, xray_recipe, xray_rows
+
+from .conftest import write_zip
+
+
+@pytest.fixture(scope="module")
+def sample():
+    pixels, labels = radiographs(40)
+    return np.ascontiguousarray(pixels), xray_rows(pixels, labels)
+
+
+def stored_bytes(zones):
+    return sum(path.stat().st_size for path in layout.repository("main", zones=zones).rglob("*") if path.is_file())
+
+
+def test_an_erased_patient_is_in_no_state_of_the_collection_and_the_others_are_untouched(tmp_path, sample):
+    pixels, rows = sample
+    zones = Zones.under(tmp_path)
+    first = commit(rows[:30], pixels, zones)
+    commit(rows[30:], pixels, zones)
+    gone = rows["patient_key"][3]
+    record = erase.erase("main", gone, zones=zones)
+    assert (record.frames, record.complete) == (1, True)
+    head = store.head("main", zones=zones)
+    assert head.instances == 39
+    table = read.table(head, zones=zones)
+    assert gone not in set(table["patient_key"])
+    by_key = dict(zip(rows["instance_key"], rows["source"], strict=True))
+    for key, frame in zip(table["instance_key"], read.frames(head, table, zones=zones), strict=True):
+        np.testing.assert_array_equal(frame, pixels[by_key[key]])
+    with pytest.raises(InvalidRequest):
+        read.table(first, zones=zones)
+    assert erase.verify_forgotten(head, gone, zones=zones)
+
+
+def test_the_pixels_are_gone_from_the_disk_not_only_from_the_table(tmp_path, sample):
+    _, rows = sample
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (40, 128, 128)).astype(np.uint8)  # does not compress: its bytes show in the size
+    rows = xray_rows(noise, np.zeros(40, int))
+    zones = Zones.under(tmp_path)
+    commit(rows, noise, zones)
+    before = stored_bytes(zones)
+    for patient in rows["patient_key"][:20]:
+        erase.erase("main", patient, zones=zones)
+    assert stored_bytes(zones) < 0.6 * before
+
+
+def test_within_the_grace_the_past_can_still_be_read(tmp_path, sample):
+    pixels, rows = sample
+    zones = Zones.under(tmp_path)
+    first = commit(rows, pixels, zones)
+    record = erase.erase("main", rows["patient_key"][3], zones=zones, grace=timedelta(days=7))
+    assert record.snapshots_expired == 0
+    assert len(read.table(first, zones=zones)) == 40
+    assert store.head("main", zones=zones).instances == 39
+
+
+def test_what_was_made_with_the_patient_is_listed_and_the_cohort_is_gone(tmp_path, sample):
+    pixels, rows = sample
+    zones = Zones.under(tmp_path)
+    prepared = prepare.prepare(commit(rows, pixels, zones), xray_recipe(), zones=zones)
+    model = zones.pseudonymised / "models" / handle("mo", 1)
+    model.mkdir(parents=True)
+    (model / "model.json").write_text(f'{{"model": "{handle("mo", 1)}", "cohort": "{prepared.cohort}"}}')
+    made = zones.synthetic / "cohorts" / handle("sy", 1)
+    made.mkdir(parents=True)
+    (made / "synthetic.json").write_text(f'{{"synthetic": "{handle("sy", 1)}", "model": "{handle("mo", 1)}"}}')
+    version = zones.registry / "chest" / "1.0.0"
+    version.mkdir(parents=True)
+    text = f'{{"name": "chest", "version": "1.0.0", "evidence": {{"synthetic": "{handle("sy", 1)}"}}}}'
+    (version / "manifest.json").write_text(text)
+    record = erase.erase("main", rows["patient_key"][3], zones=zones)
+    assert record.cohorts == (prepared.cohort,)
+    assert record.models == (handle("mo", 1),)
+    assert record.synthetic == (handle("sy", 1),)
+    assert record.releases == ("chest@1.0.0",)
+    assert not cohorts.folder(prepared.cohort, zones=zones).exists()
+    again = erase.erase("main", rows["patient_key"][3], zones=zones)
+    assert again.releases == ("chest@1.0.0",)
+    assert again.frames == 1
+
+
+def test_a_patient_who_is_in_nothing_leaves_everything_as_it_was(tmp_path, sample):
+    pixels, rows = sample
+    zones = Zones.under(tmp_path)
+    prepared = prepare.prepare(commit(rows, pixels, zones), xray_recipe(), zones=zones)
+    record = erase.erase("main", handle("pt", 999), zones=zones)
+    assert (record.frames, record.cohorts) == (0, ())
+    assert cohorts.folder(prepared.cohort, zones=zones).exists()
+    assert store.head("main", zones=zones).table_sha256 == prepared.collection_snapshot.partition("@")[2]
+
+
+@pytest.mark.parametrize("stage", ["drop", "forget_history", "_delete_cohort"])
+def test_an_erasure_that_was_cut_off_is_finished_by_the_next_one(stage, tmp_path, sample, monkeypatch):
+    pixels, rows = sample
+    zones = Zones.under(tmp_path)
+    prepared = prepare.prepare(commit(rows, pixels, zones), xray_recipe(), zones=zones)
+    where = store if stage == "forget_history" else erase
+    with monkeypatch.context() as patch:
+        patch.setattr(where, stage, cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            erase.erase("main", rows["patient_key"][3], zones=zones)
+    record = erase.erase("main", rows["patient_key"][3], zones=zones)
+    assert record.complete
+    assert record.cohorts == (prepared.cohort,)
+    assert not cohorts.folder(prepared.cohort, zones=zones).exists()
+    assert erase.verify_forgotten(store.head("main", zones=zones), rows["patient_key"][3], zones=zones)
+    assert len(store.log("main", zones=zones)) == 1
+
+
+def cut_off(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_the_next_night_does_not_bring_an_erased_patient_back(run, tmp_path, zones):
+    files = [*phantom.phantom_study(patient=3, instances=2), *phantom.phantom_study(patient=4)]
+    archive = write_zip(tmp_path / "a.zip", {f"{i}.dcm": data for i, data in enumerate(files)})
+    first = run(archive)
+    table = read.table(first.snapshot, zones=zones)
+    (gone,) = set(table.loc[table["patient_key"].duplicated(), "patient_key"])
+    erase.erase("main", gone, zones=zones)
+    files += phantom.phantom_study(patient=3, study=2)
+    second = run(write_zip(tmp_path / "b.zip", {f"{i}.dcm": data for i, data in enumerate(files)}))
+    assert (second.received, second.known, second.withdrawn, second.stored) == (4, 1, 3, 0)
+    assert second.snapshot.patients == 1
