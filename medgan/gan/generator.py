@@ -28,6 +28,7 @@ class Generator(nn.Module):
         self.start = nn.Linear(config.latent_dim + config.embedding_dim, widths[0] * 16)
         he_(self.start)
         self.width = widths[0]
+        self.size_px = config.size_px
         residual = config.backbone == "residual"
         depth = config.blocks * len(widths)
         stages: list[nn.Module] = []

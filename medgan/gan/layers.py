@@ -36,7 +36,7 @@ class SmoothUp(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Upsample and convolve."""
-        return conv_transpose2d(x_NCHW, _box_4x4(self.weight), self.bias, stride=2, padding=1)
+        return conv_transpose2d(x_NCHW, box_4x4(self.weight), self.bias, stride=2, padding=1)
 
 
 class SmoothDown(nn.Module):
@@ -50,10 +50,10 @@ class SmoothDown(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Convolve and average."""
-        return conv2d(x_NCHW, _box_4x4(self.weight) / 4, self.bias, stride=2, padding=1)
+        return conv2d(x_NCHW, box_4x4(self.weight) / 4, self.bias, stride=2, padding=1)
 
 
-def _box_4x4(kernel_AB33: Tensor) -> Tensor:
+def box_4x4(kernel_AB33: Tensor) -> Tensor:
     """3x3 kernels convolved with a 2x2 box of ones."""
     k = pad(kernel_AB33, (1, 1, 1, 1))
     return k[..., 1:, 1:] + k[..., 1:, :-1] + k[..., :-1, 1:] + k[..., :-1, :-1]
