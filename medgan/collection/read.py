@@ -68,6 +68,29 @@ def withdrawn(root: zarr.Group) -> Withdrawn:
     return Withdrawn(patients=frozenset(listed["patients"]), sources=frozenset(listed["sources"]))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Frames that came and went between two tables; `changed` counts, by column, changes of those that stayed."""
+
+    added: int
+    removed: int
+    changed: dict[str, int]
+
+
+def difference(before: pd.DataFrame, after: pd.DataFrame) -> Difference:
+    """Compare two tables of one collection by instance and frame."""
+    key = ["instance_key", "frame"]
+    left, right = before.set_index(key), after.set_index(key)
+    kept = left.index.intersection(right.index)
+    changed = {}
+    for name in sorted({*left.columns, *right.columns} - set(tables.PLACE_COLUMNS)):
+        old, new = (side.loc[kept, name] if name in side else pd.Series("", index=kept) for side in (left, right))
+        count = int(((old != new) & ~(old.isna() & new.isna())).sum())
+        if count:
+            changed[name] = count
+    return Difference(added=len(right) - len(kept), removed=len(left) - len(kept), changed=changed)
+
+
 def content_digest(frame: pd.DataFrame) -> str:
     """Digest of a table in canonical order; where the pixels lie does not count."""
     return store.EMPTY_TABLE_SHA256 if frame.empty else tables.digest(frame, without=tables.PLACE_COLUMNS)

@@ -79,6 +79,14 @@ def head(collection: str, *, zones: Zones) -> CollectionSnapshot:
     return _snapshot(collection, repository.lookup_snapshot(repository.lookup_branch(BRANCH)))
 
 
+def find(collection: str, state: str, *, zones: Zones) -> CollectionSnapshot:
+    """The snapshot with this id or tag; `InvalidRequest` when there is none."""
+    for commit in log(collection, zones=zones):
+        if state in {commit.snapshot.snapshot_id, *commit.tags}:
+            return commit.snapshot
+    raise InvalidRequest(f"collection {collection} has no such state: `medgan collection log` lists ids and tags")
+
+
 def root(snapshot: CollectionSnapshot, *, zones: Zones) -> zarr.Group:
     """The collection as it was at `snapshot`, read-only; `InvalidRequest` when that was erased or never was."""
     repository = _open(snapshot.collection, zones)
@@ -128,9 +136,10 @@ def forget_history(collection: str, *, older_than: datetime, zones: Zones) -> in
     """
     with durable.locked(layout.lock(collection, zones=zones), wait=False), _explained():
         repository = _open(collection, zones)
-        expired = repository.expire_snapshots(older_than, delete_expired_tags=True)
+        before = len(list(repository.ancestry(branch=BRANCH)))
+        repository.expire_snapshots(older_than, delete_expired_tags=True)
         repository.garbage_collect(older_than)
-        return len(expired)
+        return before - len(list(repository.ancestry(branch=BRANCH)))
 
 
 def _open(collection: str, zones: Zones) -> icechunk.Repository:

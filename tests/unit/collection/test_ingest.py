@@ -50,9 +50,10 @@ def test_the_stored_pixels_and_labels_are_those_of_the_archive(run, demo, zones)
     assert report.labels_joined == report.stored
     assert report.labels_joined + report.labels_unmatched == 20
     table = read.table(report.snapshot, zones=zones)
-    expected = {sha256_hex(pixels[i].tobytes()): ("normal", "pneumonia")[labels[i]] for i in range(20)}
-    found = dict(zip(table["pixel_sha256"], table["label_finding"], strict=True))
-    assert found.items() <= expected.items()
+    findings = [("normal", "pneumonia")[label] for label in labels]
+    expected = {(sha256_hex(image.tobytes()), finding) for image, finding in zip(pixels, findings, strict=True)}
+    found = set(zip(table["pixel_sha256"], table["label_finding"], strict=True))
+    assert found <= expected
     assert len(found) == report.stored
     assert set(table["sex"]) <= {"M", "F"}
     assert table["age_years"].between(0, 90).all()

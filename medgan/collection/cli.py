@@ -1,0 +1,129 @@
+"""`medgan collection log|show|tag|diff|erase|expire`: the states of a collection, and forgetting."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from medgan.records import CollectionSnapshot
+    from medgan.settings import Zones
+
+app = typer.Typer(no_args_is_help=True)
+collection = typer.Typer(no_args_is_help=True, help="States of a collection; forgetting a patient.")
+app.add_typer(collection, name="collection")
+
+NameArgument = Annotated[str, typer.Argument(help="Name of the collection, for example main.")]
+StateArgument = Annotated[str, typer.Argument(help="A snapshot id, a tag, or head.")]
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder that holds the zones.")]
+
+
+@collection.command()
+def log(name: NameArgument, workspace: WorkspaceOption) -> None:
+    """Every commit, newest first: id, time, instances, patients, tags, message."""
+    from medgan.collection import store
+
+    for commit in store.log(name, zones=_zones(workspace)):
+        state = commit.snapshot
+        tags = f" [{', '.join(commit.tags)}]" if commit.tags else ""
+        typer.echo(
+            f"{state.snapshot_id}  {commit.written_at:%Y-%m-%d %H:%M}  {state.instances:>9,} instances  "
+            f"{state.patients:>8,} patients{tags}  {commit.message}"
+        )
+
+
+@collection.command()
+def show(name: NameArgument, workspace: WorkspaceOption, state: StateArgument = "head") -> None:
+    """Counts of one state, by modality and by pack."""
+    from medgan.collection import read
+
+    zones = _zones(workspace)
+    snapshot = _state(name, state, zones)
+    table = read.table(snapshot, zones=zones)
+    typer.echo(f"{name} {snapshot.snapshot_id}  table {snapshot.table_sha256}")
+    levels = ("instances", "series", "studies", "patients")
+    typer.echo("  " + ", ".join(f"{getattr(snapshot, level):,} {level}" for level in levels))
+    for column in ("modality", "pack", *(column for column in table.columns if column.startswith("label_"))):
+        for value, count in table[column].value_counts().sort_index().items():
+            typer.echo(f"  {column:<16}{value or '(none)':<24}{count:>10,} frames")
+
+
+@collection.command()
+def tag(name: NameArgument, state: StateArgument, label: str, workspace: WorkspaceOption) -> None:
+    """Name a state for ever: a tag is never moved and never used again."""
+    from medgan.collection import store
+
+    zones = _zones(workspace)
+    snapshot = _state(name, state, zones)
+    store.tag(snapshot, label, zones=zones)
+    typer.echo(f"{label} is {snapshot.snapshot_id}")
+
+
+@collection.command()
+def diff(name: NameArgument, before: StateArgument, after: StateArgument, workspace: WorkspaceOption) -> None:
+    """What came, went and changed between two states: instances, and columns of those that stayed."""
+    from medgan.collection import read
+
+    zones = _zones(workspace)
+    states = (_state(name, state, zones) for state in (before, after))
+    changes = read.difference(*(read.table(state, zones=zones) for state in states))
+    typer.echo(f"{changes.added:,} frames came, {changes.removed:,} went")
+    for column, count in changes.changed.items():
+        typer.echo(f"  {column}: changed in {count:,} frames")
+
+
+@collection.command()
+def erase(
+    name: NameArgument,
+    workspace: WorkspaceOption,
+    patient: Annotated[str | None, typer.Option(help="The patient's pseudonym, pt-...")] = None,
+    grace_days: Annotated[int, typer.Option(min=0, help="Keep history for so many days.")] = 0,
+) -> None:
+    """Forget a patient. Without --patient the original id is read from standard input: ISSUER<tab>ID, or ID."""
+    from medgan.collection import erase as erasing
+
+    zones = _zones(workspace)
+    pseudonym = patient or _pseudonym_from_stdin(zones)
+    record = erasing.erase(name, pseudonym, zones=zones, grace=timedelta(days=grace_days))
+    typer.echo(f"{record.patient}: {record.frames:,} frames erased, {record.snapshots_expired:,} past states gone")
+    for what, handles in (("cohorts deleted", record.cohorts), ("models to retrain", record.models)):
+        typer.echo(f"  {what}: {', '.join(handles) or 'none'}")
+    typer.echo(f"  synthetic cohorts made with them: {', '.join(record.synthetic) or 'none'}")
+    typer.echo(f"  releases to reconsider (medgan withdraw): {', '.join(record.releases) or 'none'}")
+
+
+@collection.command()
+def expire(
+    name: NameArgument, workspace: WorkspaceOption, days: Annotated[int, typer.Option(min=0, help="Age in days.")]
+) -> None:
+    """Let every state older than so many days go, but the newest; frees what only they held."""
+    from medgan.collection import store
+
+    older_than = datetime.now(UTC) - timedelta(days=days)
+    expired = store.forget_history(name, older_than=older_than, zones=_zones(workspace))
+    typer.echo(f"{expired:,} states expired")
+
+
+def _pseudonym_from_stdin(zones: Zones) -> str:
+    """Pseudonym of the id on standard input: an argument would stand in the process list and the shell's history."""
+    from medgan import keys
+    from medgan.deid import pseudonym
+
+    issuer, _, patient_id = sys.stdin.readline().rstrip("\r\n").rpartition("\t")
+    return pseudonym.patient(keys.load(zones.pseudonym_key), issuer.strip(), patient_id.strip()).key
+
+
+def _state(name: str, state: str, zones: Zones) -> CollectionSnapshot:
+    from medgan.collection import store
+
+    return store.head(name, zones=zones) if state == "head" else store.find(name, state, zones=zones)
+
+
+def _zones(workspace: Path) -> Zones:
+    from medgan.settings import Zones
+
+    return Zones.under(workspace)
