@@ -28,6 +28,7 @@ app = typer.Typer(
 # Each module has `app`; its commands are added to the top level.
 _ROOMS = (
     "medgan.client.cli",
+    "medgan.deid.cli",
     "medgan.release.cli",
 )
 

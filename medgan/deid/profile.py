@@ -135,7 +135,12 @@ def _max_values(vm: str) -> int:
 
 def explain(profile: Profile) -> list[str]:
     """Sorted sentences: what this profile does to which attributes."""
-    by_sentence: dict[str, int] = {}
-    for rule in profile.rules.values():
-        by_sentence[rule.action.sentence] = by_sentence.get(rule.action.sentence, 0) + 1
-    return sorted(f"{count} attributes: the value {sentence}." for sentence, count in by_sentence.items())
+    keywords: dict[str, list[str]] = {}
+    for _, rule in sorted(profile.rules.items()):
+        keywords.setdefault(rule.action.sentence, []).append(rule.keyword)
+    listed = [
+        f"{len(names)} attributes, such as {', '.join(filter(None, names[:: max(1, len(names) // 3)][:3]))}: "
+        f"the value {sentence}."
+        for sentence, names in keywords.items()
+    ]
+    return [*sorted(listed), "Every other attribute, standard or private, is removed at any depth."]

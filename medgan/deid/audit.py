@@ -1,0 +1,117 @@
+"""What was done, one line an instance, chained by hashes so that no line can be changed, dropped or added unseen.
+
+A log is a folder of JSON-lines files, one a run: `0001.jsonl`, `0002.jsonl`, ... Each line holds `previous`, the
+digest of the line before it (of the last line of the file before, for a first line), and `digest`, over its own
+content. A run's last line says how many instances it holds, so that a cut file is noticed. No line
+holds an original value: instances are named by pseudonym and by the SHA-256 of their bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from medgan.errors import IntegrityError, StoreUnavailable
+from medgan.records import canonical_json, sha256_hex
+
+START = "0" * 64
+_DIGITS = 4
+
+
+def chain(previous: str, content: dict[str, Any]) -> dict[str, Any]:
+    """One line: `content` with the digest of the line before and its own."""
+    line = {**content, "previous": previous}
+    return {**line, "digest": sha256_hex(canonical_json(line))}
+
+
+class Log:
+    """One run's part of a log, written under a temporary name and renamed when the run is complete."""
+
+    def __init__(self, folder: Path) -> None:
+        """Continue the log in `folder`, whose existing files are verified first."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.previous, self.runs, _ = verify(folder)
+        self.path = folder / f"{self.runs + 1:0{_DIGITS}d}.jsonl"
+        self.temporary = folder / f".{self.path.name}.part"
+        self.instances = 0
+
+    def __enter__(self) -> Self:
+        """Open the file; what a killed run left is overwritten."""
+        try:
+            self.file = self.temporary.open("wb")
+        except OSError:
+            raise StoreUnavailable("the audit log cannot be written: check space and permissions") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the run with its count and make it visible; a failed run leaves no file."""
+        del error, trace
+        if kind is None:
+            self._write({"closed": True, "instances": self.instances})
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        self.file.close()
+        if kind is None:
+            self.temporary.replace(self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+    def add(self, content: dict[str, Any]) -> None:
+        """Append what was done to one instance."""
+        self.instances += 1
+        self._write(content)
+
+    def _write(self, content: dict[str, Any]) -> None:
+        line = chain(self.previous, content)
+        self.previous = str(line["digest"])
+        self.file.write(canonical_json(line) + b"\n")
+
+
+def verify(folder: Path) -> tuple[str, int, int]:
+    """Head digest, runs and instances of a log; `IntegrityError` where its chain is broken."""
+    previous, runs, instances = START, 0, 0
+    for path in sorted(folder.glob("[0-9]*.jsonl")):
+        runs += 1
+        if path.name != f"{runs:0{_DIGITS}d}.jsonl":
+            raise IntegrityError(f"run {runs} of the audit log is missing")
+        count, closed = 0, False
+        for line in _lines(path):
+            content = {key: value for key, value in line.items() if key != "digest"}
+            if closed or content.get("previous") != previous or chain(previous, _bare(content)) != line:
+                raise IntegrityError(f"line {count + 1} of run {runs} of the audit log was changed, added or removed")
+            previous = str(line["digest"])
+            closed = bool(line.get("closed"))
+            count += not closed
+            if closed and line.get("instances") != count:
+                raise IntegrityError(f"run {runs} of the audit log lost lines")
+        if not closed:
+            raise IntegrityError(f"run {runs} of the audit log is cut off")
+        instances += count
+    return previous, runs, instances
+
+
+def entries(folder: Path) -> Iterator[dict[str, Any]]:
+    """Lines about instances, in order."""
+    for path in sorted(folder.glob("[0-9]*.jsonl")):
+        yield from (line for line in _lines(path) if not line.get("closed"))
+
+
+def _bare(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key != "previous"}
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for number, raw in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            line = json.loads(raw)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict):
+            raise IntegrityError(f"line {number} of an audit file is no record")
+        yield line

@@ -1,0 +1,67 @@
+"""What people decide about quarantined files: a record of each decision, chained like the audit.
+
+`release` says that somebody looked and found nothing that identifies; the next ingest lets a BURNED_IN or FACE
+refusal pass. `reject` says that it stays out for good. Nothing else is ever let through: a file that
+cannot be read cannot be released.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medgan.archive import quarantine
+from medgan.deid import audit
+from medgan.errors import InvalidRequest
+from medgan.records import QuarantineReason, QuarantineRecord
+from medgan.settings import Zones
+
+RELEASE, REJECT = "release", "reject"
+RELEASABLE = frozenset((QuarantineReason.BURNED_IN, QuarantineReason.FACE))
+
+
+def decisions_folder(zones: Zones) -> Path:
+    """Where the chained decisions lie."""
+    return quarantine.folder(zones) / "decisions"
+
+
+def pending(zones: Zones) -> list[tuple[QuarantineRecord, str]]:
+    """Every quarantine record with the latest decision on it (empty where there is none), by digest."""
+    decided = decisions(zones)
+    records = [
+        QuarantineRecord.model_validate_json(path.read_bytes())
+        for path in sorted(quarantine.folder(zones).glob("*.json"))
+    ]
+    return [(record, decided.get(record.sha256, "")) for record in records]
+
+
+def find(zones: Zones, prefix: str) -> QuarantineRecord:
+    """The record whose digest starts with `prefix` (at least 6 hex digits)."""
+    minimum = 6
+    found = [record for record, _ in pending(zones) if record.sha256.startswith(prefix)]
+    if len(prefix) < minimum or len(found) != 1:
+        raise InvalidRequest(f"{len(found)} quarantined files start so: give at least {minimum} digits of one digest")
+    return found[0]
+
+
+def decide(zones: Zones, prefix: str, decision: str, *, reviewer: str) -> QuarantineRecord:
+    """Write down that `reviewer` releases or rejects one file."""
+    record = find(zones, prefix)
+    if decision == RELEASE and record.reason not in RELEASABLE:
+        raise InvalidRequest(f"a file refused for {record.reason} cannot be released: it is not readable or not clean")
+    if not reviewer.strip():
+        raise InvalidRequest("a decision needs the name of who took it")
+    with audit.Log(decisions_folder(zones)) as log:
+        log.add({"sha256": record.sha256, "reason": record.reason.value, "decision": decision, "reviewer": reviewer})
+    return record
+
+
+def decisions(zones: Zones) -> dict[str, str]:
+    """Latest decision by digest; `IntegrityError` where the log was tampered with."""
+    folder = decisions_folder(zones)
+    audit.verify(folder)
+    return {entry["sha256"]: entry["decision"] for entry in audit.entries(folder)}
+
+
+def is_released(zones: Zones, sha256: str) -> bool:
+    """Whether somebody released this file after looking at it."""
+    return decisions(zones).get(sha256) == RELEASE

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from typer.testing import CliRunner
+
+from medgan import keys
+from medgan.archive import phantom, quarantine
+from medgan.deid import audit, batch, review
+from medgan.deid.cli import app
+from medgan.errors import IntegrityError, InvalidRequest, UnusableArchive
+from medgan.records import QuarantineReason, QuarantineRecord
+from medgan.settings import Zones
+from tests.unit.deid.builders import REAL
+
+RUN = CliRunner()
+
+
+@pytest.fixture
+def key(tmp_path):
+    keys.create(tmp_path / "keys" / "pseudonym.key")
+    return f"file:{tmp_path / 'keys' / 'pseudonym.key'}"
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Two patients in folders that carry their names, one broken file among them."""
+    folder = tmp_path / "Doe^Jane 1970-01-01"
+    folder.mkdir()
+    for patient in (1, 2):
+        for number, data in enumerate(phantom.phantom_study(patient=patient, instances=2)):
+            (folder / f"{phantom.needles_of(patient)[0].replace('/', '')}-{number}.dcm").write_bytes(data)
+    return folder
+
+
+def written(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_becomes_files_named_by_pseudonyms_only(source, key, tmp_path):
+    out = tmp_path / "out"
+    said = RUN.invoke(app, ["deid", str(source), str(out), "--key", key])
+    assert said.exit_code == 0, said.output
+    files = written(out)
+    assert len([path for path in files if path.suffix == ".dcm"]) == 4
+    everything = b"".join(files.values()) + "\n".join(map(str, files)).encode() + said.output.encode()
+    for patient in (1, 2):
+        for needle in phantom.needles_of(patient):
+            assert needle.encode() not in everything
+    assert b"Doe^Jane" not in everything
+
+
+def test_two_workers_write_the_same_bytes_and_a_second_run_nothing_new(source, key, tmp_path):
+    first = batch.deidentify_tree(source, tmp_path / "one", key_handle=key)
+    second = batch.deidentify_tree(source, tmp_path / "two", key_handle=key, workers=2)
+    assert first == second
+    assert written(tmp_path / "one") == written(tmp_path / "two")
+    again = batch.deidentify_tree(source, tmp_path / "one", key_handle=key)
+    assert (again.written, again.known) == (0, 4)
+
+
+def test_refused_files_are_counted_and_the_exit_status_says_so(source, key, tmp_path):
+    (source / "notes.txt").write_text("Jane Doe called")
+    (source / "broken.dcm").write_bytes((REAL / "test_files" / "MR_truncated.dcm").read_bytes())
+    conflicting = phantom.phantom_study(patient=1, rows=8, columns=8)[0]  # the UIDs of another file, other pixels
+    (source / "zz-conflict.dcm").write_bytes(conflicting)
+    said = RUN.invoke(app, ["deid", str(source), str(tmp_path / "out"), "--key", key])
+    assert said.exit_code == 3
+    for reason in ("NOT_DICOM", "TRUNCATED", "CONFLICT"):
+        assert f"quarantined {reason}" in said.output
+    records = list((tmp_path / "out" / "quarantine").glob("*.json"))
+    assert len(records) == 3
+    assert QuarantineRecord.model_validate_json(records[0].read_bytes()).stage == "deid"
+
+
+def test_unusable_input_writes_nothing(key, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UnusableArchive):
+        batch.deidentify_tree(tmp_path / "empty", tmp_path / "out", key_handle=key)
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_never_lies_inside_the_source(source, key):
+    with pytest.raises(InvalidRequest):
+        batch.deidentify_tree(source, source / "out", key_handle=key)
+
+
+def test_the_audit_notices_every_change(source, key, tmp_path):
+    out = tmp_path / "out"
+    batch.deidentify_tree(source, out, key_handle=key)
+    batch.deidentify_tree(source, out, key_handle=key)
+    assert audit.verify(out / "audit")[1:] == (2, 8)
+    assert RUN.invoke(app, ["audit", "verify", str(out)]).exit_code == 0
+    log = out / "audit" / "0001.jsonl"
+    whole = log.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    swapped = [lines[1], lines[0], *lines[2:]]
+    for changed in (whole.replace(b'"K":', b'"Q":', 1), b"".join(lines[:-1]), b"".join(lines[1:]), b"".join(swapped)):
+        log.write_bytes(changed)
+        with pytest.raises(IntegrityError):
+            audit.verify(out / "audit")
+    log.write_bytes(whole)
+    (out / "audit" / "0002.jsonl").rename(out / "audit" / "0003.jsonl")
+    with pytest.raises(IntegrityError):
+        audit.verify(out / "audit")
+
+
+def test_the_audit_notices_a_changed_file(source, key, tmp_path):
+    out = tmp_path / "out"
+    batch.deidentify_tree(source, out, key_handle=key)
+    victim = next(out.glob("pt-*/st-*/se-*/in-*.dcm"))
+    victim.write_bytes(victim.read_bytes()[:-2] + b"!!")
+    with pytest.raises(IntegrityError):
+        batch.check_files(out)
+
+
+def test_decisions_about_quarantined_files_are_chained(tmp_path):
+    zones = Zones.under(tmp_path)
+    digests = {reason: hashlib.sha256(reason.encode()).hexdigest() for reason in ("BURNED_IN", "TRUNCATED")}
+    for reason, digest in digests.items():
+        quarantine.record(zones, QuarantineRecord(sha256=digest, reason=QuarantineReason(reason), stage="ingest"))
+    where = ["--workspace", str(tmp_path)]
+    listed = RUN.invoke(app, ["quarantine", "list", *where])
+    assert all(digest[:16] in listed.output for digest in digests.values())
+    short = digests["BURNED_IN"][:10]
+    assert RUN.invoke(app, ["quarantine", "release", short, *where, "--reviewer", "R1"]).exit_code == 0
+    assert review.is_released(zones, digests["BURNED_IN"])
+    assert RUN.invoke(app, ["quarantine", "reject", short, *where, "--reviewer", "R2"]).exit_code == 0
+    assert not review.is_released(zones, digests["BURNED_IN"])
+    assert "reject" in RUN.invoke(app, ["quarantine", "show", short, *where]).output
+    with pytest.raises(InvalidRequest):
+        review.decide(zones, digests["TRUNCATED"], review.RELEASE, reviewer="R1")
+
+
+def test_explain_prints_sorted_sentences():
+    said = RUN.invoke(app, ["deid", "explain", "--profile", "basic+modified-dates"])
+    sentences = said.output.splitlines()
+    assert sentences[:-1] == sorted(sentences[:-1])
+    assert any("keyed number of days" in sentence for sentence in sentences)
+    assert sentences[-1].startswith("Every other attribute")
