@@ -69,16 +69,45 @@ class Leaf:
 
 
 def leaves(root: Path, *, spool: Path | None) -> Iterator[Leaf]:
-    """Every leaf of a folder, archive or single file, in a stable order.
+    """Every leaf of a folder, archive or single file, in a stable order; see `leaves_of`."""
+    for path in files(root):
+        yield from leaves_of(path, spool=spool, alone=path == root)
+
+
+def files(root: Path) -> Iterator[Path]:
+    """`root` itself, or every entry of its tree that is no folder, depth first in name order; nothing is followed."""
+    if root.is_dir():
+        yield from _folder(root)
+    else:
+        yield root
+
+
+def leaves_of(path: Path, *, spool: Path | None, alone: bool) -> Iterator[Leaf]:
+    """Leaves of one file: itself, or the members of the archive that it is.
 
     With `spool` None nothing is written and archives inside archives are given as leaves.
-    Raises `UnusableArchive` for a broken or hostile archive; one that lies in a folder among other
-    files is a refused leaf instead.
+    Raises `UnusableArchive` for a broken or hostile archive that is the source (`alone`); one that lies
+    in a folder among other files is a single refused leaf instead.
     """
-    if root.is_dir():
-        yield from _folder(root, spool)
-    else:
-        yield from _file(root, spool, level=0)
+    if alone:
+        yield from _file(path, spool, level=0)
+        return
+    try:
+        found = list(_file(path, spool, level=0))
+    except UnusableArchive:
+        found = [Leaf(name=str(path), extent=None, refusal=Reason.BAD_ARCHIVE)]
+    yield from found
+
+
+def stamp_of(path: Path) -> tuple[int, int, int, int] | None:
+    """What changes when a regular file does: size, mtime, ctime, inode; None for anything else."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def read_extent(extent: Extent, *, expected_sha256: str | None = None) -> bytes:
@@ -143,8 +172,7 @@ def _inflate_member(raw: bytes, size: int) -> bytes:
     return data
 
 
-def _folder(root: Path, spool: Path | None) -> Iterator[Leaf]:
-    """Leaves of a folder tree, depth first in name order; nothing is followed."""
+def _folder(root: Path) -> Iterator[Path]:
     pending: list[tuple[Path, int]] = [(root, 0)]
     seen = 0
     while pending:
@@ -160,23 +188,14 @@ def _folder(root: Path, spool: Path | None) -> Iterator[Leaf]:
             if seen > limits.MAX_MEMBERS:
                 message = f"the folder holds more than {limits.MAX_MEMBERS:,} entries: register it in parts"
                 raise UnusableArchive(message)
-            if entry.is_dir(follow_symlinks=False):
-                if depth >= limits.MAX_FOLDER_DEPTH:
-                    message = f"the folder is nested deeper than {limits.MAX_FOLDER_DEPTH} levels"
-                    raise UnusableArchive(message)
-                folders.append((Path(entry.path), depth + 1))
+            if not entry.is_dir(follow_symlinks=False):
+                yield Path(entry.path)
+            elif depth >= limits.MAX_FOLDER_DEPTH:
+                message = f"the folder is nested deeper than {limits.MAX_FOLDER_DEPTH} levels"
+                raise UnusableArchive(message)
             else:
-                yield from _folder_file(Path(entry.path), spool)
+                folders.append((Path(entry.path), depth + 1))
         pending.extend(reversed(folders))
-
-
-def _folder_file(path: Path, spool: Path | None) -> Iterator[Leaf]:
-    """Leaves of one file in a folder: an unusable archive among good files is refused alone."""
-    try:
-        found = list(_file(path, spool, level=0))
-    except UnusableArchive:
-        found = [Leaf(name=path.name, extent=None, refusal=Reason.BAD_ARCHIVE)]
-    yield from found
 
 
 def _file(path: Path, spool: Path | None, *, level: int) -> Iterator[Leaf]:
@@ -199,7 +218,7 @@ def _file(path: Path, spool: Path | None, *, level: int) -> Iterator[Leaf]:
                 yield from _file(unpacked, spool, level=level)
                 return
     except BadInstance as refused:
-        yield Leaf(name=path.name, extent=None, refusal=Reason(refused.reason))
+        yield Leaf(name=str(path), extent=None, refusal=Reason(refused.reason))
         return
     yield Leaf(name=path.name, extent=Extent(str(path), 0, size, _STORED, size))
 

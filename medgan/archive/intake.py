@@ -153,31 +153,32 @@ def _cached_index(scan_id: str, zones: Zones, keyring: Keyring) -> _Index:
         raise InvalidRequest(message)
     plain = _unpack(keyring.unseal(_INDEX, path.read_bytes()))
     root = str(sources.locate(plain["source"], zones=zones, keyring=keyring))
+    own_spool = spool(plain["source"], zones)
     return _Index(
         root=root,
         source=plain["source"],
-        files=tuple(_absolute(file, root, zones) for file in plain["files"]),
+        files=tuple(_absolute(file, root, own_spool) for file in plain["files"]),
         instances=plain["instances"],
         studies=[(row[0], row[1], row[2]) for row in plain["studies"]],
         refused=plain["refused"],
     )
 
 
-def _absolute(file: str, root: str, zones: Zones) -> str:
-    """Files are kept relative to the source, or to the spool (`spool:`), so that both may move."""
+def _absolute(file: str, root: str, own_spool: Path) -> str:
+    """Files are kept relative to the source, or to its spool (`spool:`), so that both may move."""
     if file.startswith("spool:"):
-        return str(spool(zones) / file.removeprefix("spool:"))
+        return str(own_spool / file.removeprefix("spool:"))
     return root if file == "." else f"{root}/{file}"
 
 
-def relative(file: str, root: Path, zones: Zones) -> str:
+def relative(file: str, root: Path, own_spool: Path) -> str:
     """Inverse of what `load` does to a file's path."""
     path = Path(file)
-    if path.parent == spool(zones):
+    if path.parent == own_spool:
         return f"spool:{path.name}"
     return path.relative_to(root).as_posix()
 
 
-def spool(zones: Zones) -> Path:
-    """Where unpacked nested archives lie, in the identified zone."""
-    return zones.identified / "spool"
+def spool(source: str, zones: Zones) -> Path:
+    """Where unpacked nested archives of a source lie, in the identified zone."""
+    return zones.identified / "spool" / source

@@ -35,35 +35,10 @@ _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
 _PREAMBLE: Final = 132
 
-_SHORT_VRS: Final = {
-    vr.encode(): vr
-    for vr in [
-        "AE",
-        "AS",
-        "AT",
-        "CS",
-        "DA",
-        "DS",
-        "DT",
-        "FD",
-        "FL",
-        "IS",
-        "LO",
-        "LT",
-        "PN",
-        "SH",
-        "SL",
-        "SS",
-        "ST",
-        "TM",
-        "UI",
-        "UL",
-        "US",
-    ]
-}
-_LONG_VRS: Final = {
-    vr.encode(): vr for vr in ["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"]
-}
+_SHORT_VRS: Final = dict.fromkeys(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split(), "")
+_LONG_VRS: Final = dict.fromkeys(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split(), "")
+for _names in (_SHORT_VRS, _LONG_VRS):
+    _names.update({code: code.decode() for code in _names})
 
 
 class Element(NamedTuple):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numcodecs
 import pytest
 
-from medgan.archive import instance, limits, phantom, scan, sources
+from medgan.archive import container, instance, limits, phantom, scan, sources
 from medgan.errors import InvalidRequest, UnusableArchive
 from medgan.settings import Zones
 from tests.unit.archive.builders import KEYRING, scan_path, sound, write_files
@@ -293,3 +293,57 @@ def test_more_files_than_the_cap_are_refused(tmp_path: Path, zones: Zones, monke
         scan_path(write_files(tmp_path / "in", {f"{n}.dcm": sound() for n in range(5)}), zones)
     with pytest.raises(UnusableArchive, match="more than 3"):
         scan_path(write_files(tmp_path / "t", {"a.tar": _tar({str(n): b"x" for n in range(5)})}) / "a.tar", zones)
+
+
+def test_a_second_scan_reads_only_what_changed(tmp_path: Path, zones: Zones, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_files(tmp_path / "in", {**FILES, "z/inner.zip": _zip({"x.zip": _zip({"i.dcm": sound(patient=8)})})})
+    first, found = scan_path(source, zones)
+    read: list[str] = []
+    whole = container.read_extent
+
+    def noted(extent: container.Extent, **options: str) -> bytes:
+        read.append(extent.path)
+        return whole(extent, **options)
+
+    monkeypatch.setattr(container, "read_extent", noted)
+    again, found_again = scan_path(source, zones)
+    assert (again, found_again) == (first, found)
+    assert read == []
+    (source / "b" / "noext").write_bytes(sound(patient=3))
+    write_files(source, {"new.dcm": sound(patient=6)})
+    (source / "a" / "Doe^Jane" / "IM2.dcm").unlink()
+    changed, _ = scan_path(source, zones)
+    assert sorted(Path(path).name for path in read) == ["new.dcm", "noext"]
+    assert (changed.instances, changed.files) == (4, 5)
+    assert changed.scan_id != first.scan_id
+
+
+def test_the_spool_keeps_what_is_needed_and_nothing_else(tmp_path: Path, zones: Zones) -> None:
+    source = write_files(tmp_path / "in", {"a.zip": _zip({"i.zip": _zip(GOOD)}), "b.dcm": sound(patient=2)})
+    _, found = scan_path(source, zones)
+    spooled = [path for path in (zones.identified / "spool").rglob("*") if path.is_file()]
+    assert len(spooled) == 1
+    spooled[0].unlink()  # lost: the next scan unpacks it again
+    _, found = scan_path(source, zones)
+    for study in found.studies:
+        for locator in study.instances:
+            assert instance.read(locator, zones=zones, keyring=KEYRING)
+    (source / "a.zip").unlink()
+    scan_path(source, zones)
+    assert not [path for path in (zones.identified / "spool").rglob("*") if path.is_file()]
+
+
+def test_a_refused_archive_leaves_nothing_unpacked(tmp_path: Path, zones: Zones) -> None:
+    hostile = _zip({"1.zip": _zip(GOOD), "2.zip": _zip({"3.zip": _zip(GOOD)})})
+    with pytest.raises(UnusableArchive):
+        scan_path(write_files(tmp_path / "in", {"a.zip": hostile}) / "a.zip", zones)
+    assert not [path for path in zones.identified.rglob("*") if path.is_file() and path.parent.name != "sources"]
+
+
+def test_links_of_one_name_are_counted_one_by_one(tmp_path: Path, zones: Zones) -> None:
+    source = write_files(tmp_path / "in", {"a/x": sound(), "b/y": b"text " * 100})
+    (source / "a" / "link").symlink_to("x")
+    (source / "b" / "link").symlink_to("y")
+    report, found = scan_path(source, zones)
+    assert report.rejected == {"NOT_DICOM": 1, "NOT_REGULAR_FILE": 2}
+    assert len(found.received) == 4

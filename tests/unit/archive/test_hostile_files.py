@@ -11,7 +11,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from medgan.archive import codecs, container, instance, pixels, quarantine, scan, structure
+from medgan.archive import codecs, container, instance, judge, pixels, quarantine, structure
 from medgan.errors import BadInstance
 from medgan.settings import Zones
 from tests.unit.archive import builders
@@ -131,7 +131,7 @@ def test_no_prefix_of_a_file_is_accepted() -> None:
     instance.parse(whole)
     for cut in range(0, len(whole), 3):
         with pytest.raises(BadInstance) as refused:
-            scan.read_header(whole[:cut], KEYRING)
+            judge.read_header(whole[:cut], KEYRING)
         allowed = {"TRUNCATED", "NO_PIXELS"} if cut >= 140 else {"NOT_DICOM", "TRUNCATED"}
         assert refused.value.reason in allowed, (cut, refused.value.reason)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from medgan.archive import instance, pixels, scan
+from medgan.archive import instance, judge, pixels
 from medgan.errors import BadInstance
 from medgan.settings import Zones
 from tests.unit.archive.builders import KEYRING, scan_path
@@ -43,10 +43,10 @@ LARGE = {"color3d_jpeg_baseline.dcm"}  # 120 frames: read, not decoded here
 
 def _reason(path: Path) -> str:
     data = path.read_bytes()
-    if scan.is_media_directory(data):
+    if judge.is_media_directory(data):
         return "directory"
     try:
-        scan.read_header(data, KEYRING)
+        judge.read_header(data, KEYRING)
         dataset = instance.parse(data)
         if path.name not in LARGE:
             pixels.decode(dataset)

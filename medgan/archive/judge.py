@@ -1,0 +1,111 @@
+"""Judge one leaf of a source: an instance with its handles, a table, or a refusal with its reason."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import PurePosixPath
+from typing import Final
+
+from pydicom.charset import convert_encodings, decode_bytes
+
+from medgan.archive import container, instance, labels, structure
+from medgan.archive.container import Leaf
+from medgan.archive.memory import Header, Outcome
+from medgan.archive.quiet import quietly
+from medgan.archive.structure import Structure
+from medgan.errors import BadInstance
+from medgan.keys import Keyring
+from medgan.records import QuarantineReason
+
+_CHARACTER_SET: Final = 0x00080005
+_PATIENT_NAME: Final = 0x00100010
+_BIRTH_DATE: Final = 0x00100030
+_INSTANCE_NUMBER: Final = 0x00200013
+_DIGITS_OF_IS: Final = 9
+
+
+def judge(leaf: Leaf, keyring: Keyring) -> Outcome:
+    """What a leaf is. Reads it once, decodes no pixel, never raises for what it finds."""
+    extent = leaf.extent
+    if extent is None:
+        reason = leaf.refusal or QuarantineReason.NOT_REGULAR_FILE
+        return Outcome(digest=_keyed(keyring, leaf.name), size=0, file=leaf.name, reason=reason)
+    place = (extent.offset, extent.stored, extent.method, extent.size)
+    try:
+        data = container.read_extent(extent)
+    except BadInstance as refused:
+        name = _keyed(keyring, f"{extent.path}@{extent.offset}")
+        return Outcome(digest=name, size=0, file=extent.path, place=place, reason=refused.reason)
+    digest = hashlib.sha256(data).hexdigest()
+    rows = _rows(leaf, data)
+    if rows is not None:
+        return Outcome(digest=digest, size=len(data), file=extent.path, place=place, rows=rows)
+    try:
+        header = read_header(data, keyring)
+    except BadInstance as refused:
+        return Outcome(digest=digest, size=len(data), file=extent.path, place=place, reason=refused.reason)
+    return Outcome(digest=digest, size=len(data), file=extent.path, place=place, header=header)
+
+
+def read_header(data: bytes, keyring: Keyring) -> Header:
+    """Judge one file by its structure and give its handles; the pixels are skipped.
+
+    Raises `BadInstance` for whatever `instance.parse` would refuse, and for what is no image of a
+    known patient.
+    """
+    shape = structure.walk(data)
+    instance.check(shape)
+    instance.check_image(shape)
+    patient_id, issuer = identity(shape)
+    study, series, uid = (shape.text(tag) for tag in (instance.STUDY, instance.SERIES, instance.SOP_INSTANCE))
+    number = shape.text(_INSTANCE_NUMBER)
+    plain = number.isascii() and number.isdecimal() and len(number) <= _DIGITS_OF_IS
+    return Header(
+        patient=keyring.handle("pt", "patient", issuer, patient_id),
+        study=keyring.handle("st", "study", study),
+        series=keyring.handle("se", "series", series),
+        instance=keyring.handle("in", "instance", uid),
+        number=int(number) if plain else -1,
+        person=keyring.mac("person", shape.text(_PATIENT_NAME), shape.text(_BIRTH_DATE)).hex()[:16],
+        patient_id=patient_id,
+        issuer=issuer,
+    )
+
+
+def identity(shape: Structure) -> tuple[str, str]:
+    """PatientID and IssuerOfPatientID as text, in the character set of the file."""
+    return _decoded(shape, instance.PATIENT_ID), _decoded(shape, instance.ISSUER_OF_PATIENT_ID)
+
+
+def is_media_directory(data: bytes) -> bool:
+    """Whether a file is a DICOMDIR: its instances are found by looking, not by believing it."""
+    if data[128:132] != b"DICM":
+        return False
+    try:
+        meta, _ = structure.read_meta(data)
+    except BadInstance:
+        return False
+    return meta.get(0x00020002, b"").rstrip(b"\0 ").decode("latin-1") == structure.MEDIA_DIRECTORY
+
+
+def _rows(leaf: Leaf, data: bytes) -> list[dict[str, str]] | None:
+    """Rows of a table of labels, none for a DICOMDIR, None for anything else."""
+    if labels.looks_like_table(PurePosixPath(leaf.name).name):
+        rows = labels.read_table(data)
+        if rows is not None:
+            return rows
+    return [] if is_media_directory(data) else None
+
+
+def _keyed(keyring: Keyring, place: str) -> str:
+    """64 hex digits that stand for something without readable bytes."""
+    return keyring.mac("unread-file", place).hex()
+
+
+def _decoded(shape: Structure, tag: int) -> str:
+    text = shape.text(tag)
+    if text.isascii() and "\x1b" not in text:
+        return text
+    with quietly():
+        encodings = convert_encodings(shape.text(_CHARACTER_SET).split("\\"))
+        return str(decode_bytes(shape.raw(tag) or b"", encodings, {ord("\\")})).strip(" \0")
