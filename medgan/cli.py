@@ -30,6 +30,8 @@ _ROOMS = (
     "medgan.client.cli",
     "medgan.deid.cli",
     "medgan.release.cli",
+    "medgan.deid.cli",
+    "medgan.collection.cli",
 )
 
 key = typer.Typer(no_args_is_help=True, help="The pseudonym key.")
