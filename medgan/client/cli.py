@@ -91,3 +91,18 @@ def verify(
 
     manifest = report.verify_pulled(spec, registry=registry, trust=trust, folder=folder)
     typer.echo(f"{manifest.name}@{manifest.version}: {len(manifest.files)} files are as they were signed")
+
+
+@app.command()
+def diff(
+    first: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
+    second: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
+    registry: RegistryOption = None,
+    trust: TrustOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """What changed between two versions: shards, classes, quality and privacy numbers."""
+    from medgan.client import diff as diffs
+
+    found = diffs.diff(first, second, registry=registry, trust=trust)
+    typer.echo(found.model_dump_json(indent=1) if as_json else "\n".join(found.lines()))

@@ -59,6 +59,13 @@ def fsync_tree(root: Path) -> None:
         fsync_folder(Path(folder))
 
 
+def sweep(folder: Path) -> None:
+    """Delete what a killed `write_file` left in `folder`; only for whoever holds the folder's lock."""
+    for left in folder.glob(".*.partial"):
+        if left.is_file():
+            left.unlink()
+
+
 @contextmanager
 def locked(path: Path, *, busy: str) -> Iterator[None]:
     """Hold the advisory lock file `path`; `Conflict(busy)` at once when another process holds it."""

@@ -117,37 +117,49 @@ class Loader:
             yield Batch(images=self.reader.gather(chosen), rows=chosen)
 
     def _pooled(self, first: int) -> Generator[Batch, None, None]:
-        """Pools in turn, the next one being decoded meanwhile; a batch may span two of them."""
-        pools = self._pools()
-        skip = first * self.plan.batch
+        """Batches cut from one pool after the other; a batch may span two of them."""
+        pools, skip, size = self._pools(), first * self.plan.batch, self.plan.batch
         while pools and skip >= len(pools[0].slots):
             skip -= len(pools.pop(0).slots)
+        if not self.reader.layout.compressed:
+            yield from self._mapped(pools, skip)
+            return
+        left = Batch(images=np.empty((0, *self.reader.shape[1:]), self.reader.dtype), rows=np.empty(0, np.int64))
+        for pool, buffer in self._decoded(pools):
+            slots, skip = pool.slots[skip:], 0
+            start = min(size - len(left.rows), len(slots)) if len(left.rows) else 0
+            if start:
+                left = _joined(left, _taken(buffer, pool, slots[:start]))
+                if len(left.rows) < size:
+                    continue
+                yield left
+            whole = start + (len(slots) - start) // size * size
+            for at in range(start, whole, size):
+                yield _taken(buffer, pool, slots[at : at + size])
+            left = _taken(buffer, pool, slots[whole:])
+        if len(left.rows):
+            yield left
+
+    def _decoded(self, pools: list[_Pool]) -> Generator[tuple[_Pool, Images], None, None]:
+        """Each pool with its decoded chunks (M, C, H, W), valid until the next one is asked for."""
         if not pools:
             return
-        size = self.plan.batch
         buffers = [self._buffer(max(len(pool.chunks) for pool in pools)) for _ in pools[:2]]
-        left = Batch(images=np.empty((0, *self.reader.shape[1:]), self.reader.dtype), rows=np.empty(0, np.int64))
         with ThreadPoolExecutor(self.plan.threads, thread_name_prefix="medgan-decode") as threads:
             decoding = self._decode(threads, pools[0], buffers[0])
             for turn, pool in enumerate(pools):
                 for done in decoding:
                     done.result()
-                buffer = buffers[turn % 2]
                 if turn + 1 < len(pools):
                     decoding = self._decode(threads, pools[turn + 1], buffers[(turn + 1) % 2])
-                slots, skip = pool.slots[skip:], 0
-                start = min(size - len(left.rows), len(slots)) if len(left.rows) else 0
-                if start:
-                    left = _joined(left, _taken(buffer, pool, slots[:start]))
-                    if len(left.rows) < size:
-                        continue
-                    yield left
-                whole = start + (len(slots) - start) // size * size
-                for at in range(start, whole, size):
-                    yield _taken(buffer, pool, slots[at : at + size])
-                left = _taken(buffer, pool, slots[whole:])
-        if len(left.rows):
-            yield left
+                yield pool, buffers[turn % 2]
+
+    def _mapped(self, pools: list[_Pool], skip: int) -> Generator[Batch, None, None]:
+        """The same order straight from mapped memory, where nothing needs decoding."""
+        order = np.concatenate([pool.rows[pool.slots] for pool in pools])[skip:] if pools else np.empty(0, np.int64)
+        for start in range(0, len(order), self.plan.batch):
+            chosen = order[start : start + self.plan.batch]
+            yield Batch(images=self.reader.gather(chosen), rows=chosen)
 
     def _decode(self, threads: ThreadPoolExecutor, pool: _Pool, buffer_MCHW: Images) -> list[Future[None]]:
         """Start decoding the chunks of a pool, a run of them for each thread."""

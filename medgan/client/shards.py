@@ -86,6 +86,7 @@ class ShardReader:
         self.layout = layout
         self.shape, self.dtype = layout.shape, layout.dtype
         self._shards: dict[int, _Shard] = {}
+        self._maps: dict[int, Images] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Only what can travel: open files stay behind."""
@@ -120,9 +121,7 @@ class ShardReader:
             raise InvalidRequest(f"rows go from 0 to {self.shape[0] - 1}")
         out = np.empty((len(wanted), *self.shape[1:]), self.dtype) if out_BHW is None else out_BHW
         if not self.layout.compressed:
-            size = self.layout.shard_rows
-            for place, row in enumerate(wanted.tolist()):
-                out[place] = self._shard(row // size).raw[row % size]
+            self._copy_mapped(wanted, out)
             return out
         scratch = np.empty((self.layout.chunk_rows, *self.shape[1:]), self.dtype)
         chunk_of = wanted // self.layout.chunk_rows
@@ -131,6 +130,15 @@ class ShardReader:
             self.chunk_into(int(chunk), scratch)
             out[places] = scratch[wanted[places] - chunk * self.layout.chunk_rows]
         return out
+
+    def _copy_mapped(self, wanted: npt.NDArray[np.int64], out_BHW: Images) -> None:
+        size, maps = self.layout.shard_rows, self._maps
+        for place, row in enumerate(wanted.tolist()):
+            number = row // size
+            rows = maps.get(number)
+            if rows is None:
+                rows = maps[number] = self._shard(number).raw
+            out_BHW[place] = rows[row - number * size]
 
     def read(self) -> Images:
         """All images (N, H, W)."""

@@ -48,6 +48,7 @@ def publish(cleared: ClearedCohort, request: ReleaseRequest, *, zones: Zones) ->
     key = sign.load_key(zones.signing_key)
     registry = zones.registry
     with disk.locked(registry / LOCK, busy=_BUSY), disk.explained():
+        disk.sweep(registry)
         table = index.read(registry, key)
         made = _finished(registry, request, evidence)
         if made is None:

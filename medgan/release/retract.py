@@ -58,6 +58,7 @@ def approve(spec: str, *, key: Path, zones: Zones, now: datetime | None = None) 
         if found.status is ReleaseStatus.WITHDRAWN:
             raise InvalidRequest("a withdrawn version cannot be approved: publish the next one")
         folder = zones.registry / entry.name / found.version
+        disk.sweep(folder)
         verify.verify_folder(folder, keys=keys[:1], name=entry.name, version=found.version)
         envelope = sign.add_signature(_envelope(folder / verify.ENVELOPE), approver)
         disk.write_file(folder / verify.ENVELOPE, sign.dump(envelope))
