@@ -6,6 +6,7 @@ Functions given to the cluster live in importable modules of `medgan` and are sa
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
     """
     from distributed import Client, LocalCluster
 
+    _only_warnings("distributed")
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=30)  # type: ignore[no-untyped-call]
@@ -61,3 +63,10 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
         Client(cluster) as client,  # type: ignore[no-untyped-call]
     ):
         yield client
+
+
+def _only_warnings(library: str) -> None:
+    """Keep a library's chatter out of the night's log; each of its loggers has a level of its own."""
+    for name in logging.root.manager.loggerDict:
+        if name == library or name.startswith(f"{library}."):
+            logging.getLogger(name).setLevel(logging.WARNING)

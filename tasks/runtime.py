@@ -103,6 +103,7 @@ class _ForeseenWithoutTraceback(logging.Filter):
         return True
 
 
+logging.getLogger("great_expectations").setLevel(logging.WARNING)
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(_ForeseenWithoutTraceback())
 
