@@ -1,0 +1,186 @@
+"""End to end ingest: read, de-identify, verify, decode, write, commit; beside bare pydicom + zarr; flat memory.
+
+    python -m tests.bench.ingest_rate [--instances 1000] [--scale 0] [--samples DIR] [--workers 2]
+
+Workers are started before the clock. Rates are by wall time and by CPU time (every core of this process and of the
+workers, divided by their number): on a busy machine the latter is the one to trust.
+
+Rows: 512 x 512 CT phantoms, real radiographs of 28 x 28, and every folder below DIR/dicom where given. Each is
+scanned, ingested into a fresh collection, and ingested again. "bare" reads each instance with pydicom, decodes it and
+writes one Zarr array an image in one process: no de-identification, no checks, no transaction. `--scale N` ingests
+N tiny CT instances of N/20 patients and prints the peak memory of this process and of its largest worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import resource
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pydicom
+import zarr
+
+from medgan import cluster, keys
+from medgan.archive import phantom, scan, sources
+from medgan.collection import ingest
+from medgan.records import IngestReport
+from medgan.settings import Zones
+from tests.bench.__main__ import machine
+from tests.builders.cohort import SAMPLES
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """Seconds of each step, instances, bytes and peak memory (MiB)."""
+
+    name: str
+    instances: int
+    source_bytes: int
+    scan_seconds: float
+    ingest_seconds: float
+    cpu_seconds: float
+    again_seconds: float
+    parent_mib: float
+    worker_mib: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--instances", type=int, default=1000)
+    parser.add_argument("--scale", type=int, default=0)
+    parser.add_argument("--samples", type=Path)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    say(f"machine: {machine()}, load {psutil.getloadavg()[0]:.1f}, {options.workers} workers")
+    with (
+        tempfile.TemporaryDirectory(prefix="ingest-rate-") as scratch,
+        cluster.open_client(workers=options.workers) as client,
+    ):
+        crew = Crew(client)
+        for name, archive in archives(Path(scratch), options):
+            show(measure(name, archive, Path(scratch) / f"workspace-{name}", crew), options.workers)
+            if not options.scale:
+                rate = bare(archive, Path(scratch) / f"bare-{name}")
+                say(f"{'':28}bare pydicom + zarr: {rate:.0f} instances a CPU-second, not de-identified")
+
+
+def archives(scratch: Path, options: argparse.Namespace) -> Iterable[tuple[str, Path]]:
+    if options.scale:
+        yield f"tiny-{options.scale}", ct_zip(scratch / "tiny.zip", options.scale, 20, 16)
+        return
+    yield "ct-512", ct_zip(scratch / "ct.zip", options.instances, 100, 512)
+    planted = phantom.build_demo_archive(
+        scratch / "dx", radiographs=SAMPLES, patients=options.instances, vendor_files=False
+    )
+    yield "dx-28", planted.archive
+    if options.samples is not None:
+        for folder in sorted((options.samples / "dicom").iterdir()):
+            yield folder.name, folder
+
+
+def ct_zip(path: Path, count: int, per_study: int, size: int) -> Path:
+    """`count` CT instances in studies of `per_study`, stored without compression as archives do."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
+        for patient in range(-(-count // per_study)):
+            wanted = min(per_study, count - patient * per_study)
+            study = phantom.phantom_study(patient=patient, instances=wanted, rows=size, columns=size)
+            for number, data in enumerate(study):
+                target.writestr(f"{patient}/{number}.dcm", data)
+    return path
+
+
+class Crew:
+    """The workers of a cluster: where it is, what they have used."""
+
+    def __init__(self, client: Any) -> None:
+        self.address: str = client.scheduler.address
+        self._processes = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
+        self.peak_mib = 0.0
+
+    def cpu_seconds(self) -> float:
+        """CPU seconds of the workers and of this process so far."""
+        used = [process.cpu_times() for process in (psutil.Process(), *self._processes)]
+        return sum(times.user + times.system for times in used)
+
+    def look(self, _done: int = 0, _total: int = 0) -> None:
+        """Remember the largest resident set of a worker."""
+        self.peak_mib = max([self.peak_mib, *(process.memory_info().rss / MIB for process in self._processes)])
+
+
+def measure(name: str, archive: Path, workspace: Path, crew: Crew) -> Result:
+    zones = Zones.under(workspace)
+    keys.create(zones.keys / "pseudonym.key")
+    keyring = keys.load(zones.pseudonym_key)
+    ref = sources.register(archive, zones=zones, keyring=keyring)
+    where = {"zones": zones, "key_handle": zones.pseudonym_key, "collection": "main", "scheduler": crew.address}
+    started = time.monotonic()
+    found = scan.scan(ref, zones=zones, keyring=keyring)
+    scanned, cpu = time.monotonic(), crew.cpu_seconds()
+    report = ingest.ingest(found, on_progress=crew.look, **where)
+    done, cpu = time.monotonic(), crew.cpu_seconds() - cpu
+    again = ingest.ingest(found, **where)
+    finished = time.monotonic()
+    check(report, again)
+    return Result(
+        name=name, instances=report.received, source_bytes=found.bytes, scan_seconds=scanned - started,
+        ingest_seconds=done - scanned, cpu_seconds=cpu, again_seconds=finished - done,
+        parent_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, worker_mib=crew.peak_mib,
+    )  # fmt: skip
+
+
+def check(report: IngestReport, again: IngestReport) -> None:
+    if again.snapshot != report.snapshot or report.pending:
+        message = "the second ingest changed something"
+        raise RuntimeError(message)
+
+
+def bare(archive: Path, target: Path) -> float:
+    """Instances a CPU-second of pydicom + zarr, one array an image, without any of the rest."""
+    group = zarr.create_group(target, zarr_format=3)
+    written = 0
+    started = time.process_time()
+    for number, data in enumerate(islice(contents(archive), 200)):
+        group.create_array(str(number), data=pydicom.dcmread(io.BytesIO(data)).pixel_array)
+        written += 1
+    return written / (time.process_time() - started)
+
+
+def contents(archive: Path) -> Iterable[bytes]:
+    if archive.is_dir():
+        files = (path.read_bytes() for path in sorted(archive.rglob("*")) if path.is_file())
+        yield from (data for data in files if data[128:132] == b"DICM")
+        return
+    with zipfile.ZipFile(archive) as opened:
+        yield from (opened.read(name) for name in opened.namelist() if not name.endswith(".csv"))
+
+
+def show(result: Result, workers: int) -> None:
+    by_cpu = result.instances / (result.cpu_seconds / workers)
+    mib = result.source_bytes / MIB / (result.cpu_seconds / workers)
+    say(
+        f"{result.name:<28}{result.instances:>7,} instances  scan {result.instances / result.scan_seconds:>6.0f}/s  "
+        f"ingest by wall {result.instances / result.ingest_seconds:>5.0f}/s, by CPU {by_cpu:>5.0f}/s = {mib:>6.1f} MiB/s  "
+        f"again {result.again_seconds:>5.1f} s  peak {result.parent_mib:>4.0f} MiB, worker {result.worker_mib:>4.0f} MiB"
+    )
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
