@@ -29,6 +29,8 @@ JPEG_2000: Final = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 HTJ2K: Final = ("1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203")
 JPEG_XL: Final = ("1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.111", "1.2.840.10008.1.2.4.112")
 
+PICTURES: Final = ("image/png", "image/jpeg", "image/tiff")  # no transfer syntaxes: from image folders
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSpec:
@@ -237,6 +239,22 @@ def _jpeg_xl_size(code: bytes) -> tuple[int, int]:
     return rows, rows * over // under
 
 
+def _picture(code: bytes, spec: FrameSpec) -> NDArray[Any]:
+    """PNG, JPEG or TIFF of an image folder; `spec` is what its own header said."""
+    import imagecodecs
+
+    if code.startswith(b"\x89PNG"):
+        image = np.asarray(imagecodecs.png_decode(code))
+    elif code.startswith(b"\xff\xd8"):
+        if not _ends(code, b"\xff\xd9"):
+            raise BadInstance(Reason.CORRUPT_PIXELS)
+        _jpeg_header(code, spec)
+        image = np.asarray(imagecodecs.jpeg8_decode(code))
+    else:
+        image = np.asarray(imagecodecs.tiff_decode(code))
+    return image.astype(np.uint8) if image.dtype == np.bool_ else image
+
+
 _DECODERS: Final[dict[str, Callable[[bytes, FrameSpec], Any]]] = {
     RLE: _rle,
     JPEG_BASELINE: _jpeg,
@@ -246,4 +264,5 @@ _DECODERS: Final[dict[str, Callable[[bytes, FrameSpec], Any]]] = {
     **dict.fromkeys(JPEG_2000, _jpeg_2000),
     **dict.fromkeys(HTJ2K, _htj2k),
     **dict.fromkeys(JPEG_XL, _jpeg_xl),
+    **dict.fromkeys(PICTURES, _picture),
 }

@@ -220,7 +220,7 @@ def _file(path: Path, spool: Path | None, *, level: int) -> Iterator[Leaf]:
     except BadInstance as refused:
         yield Leaf(name=str(path), extent=None, refusal=Reason(refused.reason))
         return
-    yield Leaf(name=path.name, extent=Extent(str(path), 0, size, _STORED, size))
+    yield Leaf(name=str(path), extent=Extent(str(path), 0, size, _STORED, size))
 
 
 def archive_kind(head: bytes) -> str | None:

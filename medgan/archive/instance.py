@@ -43,11 +43,15 @@ _ENCAPSULATED: Final = re.compile(r"1\.2\.840\.10008\.1\.2\.(4\.\d+|5)")
 
 
 def read(locator: Locator, *, zones: Zones, keyring: Keyring) -> bytes:
-    """Part 10 bytes of one instance, at most 1 GiB, re-hashed against the scan (CHANGED_WHILE_READ)."""
-    from medgan.archive import intake
+    """Part 10 bytes of one instance, at most 1 GiB, re-hashed against the scan (CHANGED_WHILE_READ).
 
-    extent = intake.resolve(locator, zones=zones, keyring=keyring)
-    return container.read_extent(extent, expected_sha256=locator.sha256)
+    An image of an image folder comes wrapped as an instance.
+    """
+    from medgan.archive import images, intake
+
+    extent, card = intake.resolve(locator, zones=zones, keyring=keyring)
+    data = container.read_extent(extent, expected_sha256=locator.sha256)
+    return data if card is None else images.wrap(data, images.Card(**card))
 
 
 def parse(data: bytes) -> Dataset:

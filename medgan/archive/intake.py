@@ -24,6 +24,7 @@ from medgan.records import StudyKey
 from medgan.settings import Zones
 
 _INDEX: Final = "intake"
+_VERSION: Final = 2
 _LABELS: Final = "intake-labels"
 ISSUER_COLUMN: Final = "IssuerOfPatientID"
 
@@ -89,13 +90,13 @@ def load(scan_id: str, *, zones: Zones, keyring: Keyring) -> Intake:
     return Intake(scan_id=scan_id, source=index.source, studies=studies, labels=tuple(labels), received=received)
 
 
-def resolve(locator: Locator, *, zones: Zones, keyring: Keyring) -> Extent:
-    """Where a locator's bytes lie; stays inside `medgan.archive`."""
+def resolve(locator: Locator, *, zones: Zones, keyring: Keyring) -> tuple[Extent, dict[str, Any] | None]:
+    """Where a locator's bytes lie, and the card of an image that is no DICOM; stays inside `medgan.archive`."""
     index = _index(locator.scan_id, zones, keyring)
     if not 0 <= locator.number < len(index.instances) or index.instances[locator.number][5] != locator.sha256:
         raise BadInstance(Reason.CHANGED_WHILE_READ)
     file, offset, stored, method, size = index.instances[locator.number][:5]
-    return Extent(index.files[file], offset, stored, method, size)
+    return Extent(index.files[file], offset, stored, method, size), index.instances[locator.number][8]
 
 
 def save(
@@ -110,12 +111,13 @@ def save(
     zones: Zones,
     keyring: Keyring,
 ) -> None:
-    """Seal an index. `instances` rows: file, offset, stored, method, size, sha256, series key, instance key.
+    """Seal an index.
 
+    `instances` rows: file, offset, stored, method, size, sha256, series key, instance key, card of an image or None.
     `studies` rows: study key, first and last+1 instance. `refused`: sha256 to reason.
     """
     plain = {
-        "version": 1,
+        "version": _VERSION,
         "source": source,
         "files": list(files),
         "instances": list(instances),
@@ -152,6 +154,9 @@ def _cached_index(scan_id: str, zones: Zones, keyring: Keyring) -> _Index:
         message = "this scan is not known here: scan the source again"
         raise InvalidRequest(message)
     plain = _unpack(keyring.unseal(_INDEX, path.read_bytes()))
+    if plain["version"] != _VERSION:
+        message = "this scan was made by another version: scan the source again"
+        raise InvalidRequest(message)
     root = str(sources.locate(plain["source"], zones=zones, keyring=keyring))
     own_spool = spool(plain["source"], zones)
     return _Index(

@@ -8,8 +8,9 @@ from typing import Final
 
 from pydicom.charset import convert_encodings, decode_bytes
 
-from medgan.archive import container, instance, labels, structure
+from medgan.archive import container, images, instance, labels, structure
 from medgan.archive.container import Leaf
+from medgan.archive.images import Card
 from medgan.archive.memory import Header, Outcome
 from medgan.archive.quiet import quietly
 from medgan.archive.structure import Structure
@@ -40,7 +41,11 @@ def judge(leaf: Leaf, keyring: Keyring) -> Outcome:
     rows = _rows(leaf, data)
     if rows is not None:
         return Outcome(digest=digest, size=len(data), file=extent.path, place=place, rows=rows)
+    kind = images.media_type(data)
     try:
+        if kind is not None:
+            images.check(data, kind)
+            return Outcome(digest=digest, size=len(data), file=extent.path, place=place, image=leaf.name)
         header = read_header(data, keyring)
     except BadInstance as refused:
         return Outcome(digest=digest, size=len(data), file=extent.path, place=place, reason=refused.reason)
@@ -69,6 +74,20 @@ def read_header(data: bytes, keyring: Keyring) -> Header:
         person=keyring.mac("person", shape.text(_PATIENT_NAME), shape.text(_BIRTH_DATE)).hex()[:16],
         patient_id=patient_id,
         issuer=issuer,
+    )
+
+
+def image_header(digest: str, card: Card, keyring: Keyring) -> Header:
+    """The header that `read_header` would give of the wrapped image."""
+    return Header(
+        patient=keyring.handle("pt", "patient", card.issuer, card.patient_id),
+        study=keyring.handle("st", "study", card.study),
+        series=keyring.handle("se", "series", card.series),
+        instance=keyring.handle("in", "instance", card.instance(digest)),
+        number=card.number,
+        person="",
+        patient_id=card.patient_id,
+        issuer=card.issuer,
     )
 
 

@@ -10,7 +10,9 @@ from medgan.archive import limits
 from medgan.errors import UnusableArchive
 
 KEY_COLUMNS: Final = ("PatientID", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-_CANONICAL: Final = {name.lower(): name for name in (*KEY_COLUMNS, "IssuerOfPatientID", "finding", "sex", "age")}
+_CANONICAL: Final = {
+    name.lower(): name for name in (*KEY_COLUMNS, "IssuerOfPatientID", "Modality", "finding", "sex", "age")
+}
 
 
 def looks_like_table(name: str) -> bool:

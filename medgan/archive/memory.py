@@ -19,7 +19,7 @@ from medgan.keys import Keyring
 from medgan.settings import Zones
 
 _PURPOSE: Final = "scan-memory"
-_VERSION: Final = 1  # raised whenever a file may be judged differently than before
+_VERSION: Final = 2  # raised whenever a file may be judged differently than before
 Stamp = tuple[int, int, int, int]
 
 
@@ -44,7 +44,8 @@ class Header:
 class Outcome:
     """What one leaf turned out to be. `digest` is its SHA-256, or a keyed name where it could not be read.
 
-    `reason` is set for a refused leaf, `rows` for a table (empty for a DICOMDIR), `header` for an instance.
+    `reason` is set for a refused leaf, `rows` for a table (empty for a DICOMDIR), `header` for an instance,
+    `image` for a picture: the path by which a table may name its patient.
     """
 
     digest: str
@@ -54,6 +55,7 @@ class Outcome:
     reason: str = ""
     rows: list[dict[str, str]] | None = field(default=None, repr=False)
     header: Header | None = field(default=None, repr=False)
+    image: str = field(default="", repr=False)
 
 
 def recall(source: str, *, zones: Zones, keyring: Keyring) -> dict[str, tuple[Stamp, list[Outcome]]]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from medgan.archive import container, intake, judge, memory, quarantine, sources
+from medgan.archive import container, images, intake, judge, memory, quarantine, sources
+from medgan.archive.images import Card
 from medgan.archive.intake import ISSUER_COLUMN
 from medgan.archive.memory import Header, Outcome, Stamp
 from medgan.errors import UnusableArchive
@@ -48,6 +49,8 @@ class _Findings:
     duplicates: int = 0
     kept: dict[str, tuple[Outcome, Header]] = field(default_factory=dict)  # by sha256
     refused: dict[str, QuarantineReason] = field(default_factory=dict)  # by sha256
+    pictures: dict[str, Outcome] = field(default_factory=dict)  # by sha256, until a table names their patients
+    cards: dict[str, Card] = field(default_factory=dict)  # by sha256
     rows: list[dict[str, str]] = field(default_factory=list)
     issuers: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
@@ -55,8 +58,10 @@ class _Findings:
         """Sort one leaf into kept, duplicate, table or refused."""
         self.files += 1
         self.bytes += outcome.size
-        if outcome.digest in self.kept or outcome.digest in self.refused:
+        if any(outcome.digest in known for known in (self.kept, self.refused, self.pictures)):
             self.duplicates += 1
+        elif outcome.image:
+            self.pictures[outcome.digest] = outcome
         elif outcome.header is not None:
             self.kept[outcome.digest] = (outcome, outcome.header)
             self.issuers[outcome.header.patient_id].add(outcome.header.issuer)
@@ -65,6 +70,22 @@ class _Findings:
             self.rows.extend(outcome.rows)
         else:
             self.refused[outcome.digest] = QuarantineReason(outcome.reason)
+
+    def name_pictures(self, keyring: Keyring) -> None:
+        """Give each picture the patient that a table names; one without is refused.
+
+        Where no table speaks of pictures they are not meant to be read: then they are merely no DICOM.
+        """
+        cards = images.cards((one.image for one in self.pictures.values()), self.rows)
+        unnamed = QuarantineReason.NO_PATIENT if cards else QuarantineReason.NOT_DICOM
+        for digest, outcome in self.pictures.items():
+            card = cards.get(outcome.image)
+            if card is None:
+                self.refused[digest] = unnamed
+            else:
+                self.cards[digest] = card
+                self.kept[digest] = (outcome, judge.image_header(digest, card, keyring))
+                self.issuers[card.patient_id].add(card.issuer)
 
     def refuse_conflicts(self) -> None:
         """One SOPInstanceUID with two contents: nobody can say which is true, so neither is taken."""
@@ -109,6 +130,7 @@ def scan(
     if not found.files:
         message = "the archive is empty"
         raise UnusableArchive(message)
+    found.name_pictures(keyring)
     found.refuse_conflicts()
     report = _write(desk, found)
     memory.remember(ref.source, seen, zones=zones, keyring=keyring)
@@ -162,7 +184,7 @@ def _write(desk: _Desk, found: _Findings) -> ScanReport:
     files = sorted(set(places))
     number_of = {file: number for number, file in enumerate(files)}
     instances = [
-        (number_of[place], *found.kept[digest][0].place, digest, header.series, header.instance)
+        (number_of[place], *found.kept[digest][0].place, digest, header.series, header.instance, _card(found, digest))
         for place, digest, header in zip(places, order, headers, strict=True)
     ]
     for digest, reason in sorted(found.refused.items()):
@@ -190,6 +212,11 @@ def _write(desk: _Desk, found: _Findings) -> ScanReport:
         tables=found.tables,
         ambiguous_patients=sum(len(persons) > 1 for persons in people.values()),
     )
+
+
+def _card(found: _Findings, digest: str) -> dict[str, object] | None:
+    card = found.cards.get(digest)
+    return None if card is None else asdict(card)
 
 
 def _place(header: Header, digest: str) -> tuple[str, str, int, str]:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from medgan.archive import container, structure
+from medgan.archive import container, images, labels, structure
 from medgan.archive.container import Leaf
 from medgan.archive.storage import write_atomically
 from medgan.errors import BadInstance, InvalidRequest, UnusableArchive
@@ -33,15 +33,16 @@ def preflight(path: Path) -> None:
     if not path.exists():
         message = "the archive does not exist: check the path"
         raise UnusableArchive(message)
-    seen = 0
+    seen, found = 0, set()
     for leaf in container.leaves(path, spool=None):
         seen += 1
-        if _may_hold_dicom(leaf):
+        found.add(_first_look(leaf))
+        if "instance" in found or {"picture", "table"} <= found:
             return
     if not seen:
         message = "the archive is empty"
         raise UnusableArchive(message)
-    message = f"the archive holds no DICOM file among its {seen:,} files"
+    message = f"the archive holds no DICOM file, and no images with a table, among its {seen:,} files"
     raise UnusableArchive(message)
 
 
@@ -81,14 +82,18 @@ def _open(sealed: bytes, keyring: Keyring) -> str:
     return str(json.loads(keyring.unseal(_PURPOSE, sealed))["path"])
 
 
-def _may_hold_dicom(leaf: Leaf) -> bool:
-    """Whether a leaf starts like DICOM; an archive inside an archive gets the benefit of the doubt."""
+def _first_look(leaf: Leaf) -> str:
+    """`instance`, `picture`, `table` or nothing, by name and first bytes; a nested archive may hold instances."""
     if leaf.extent is None:
-        return False
+        return ""
     if not leaf.extent.path:
-        return True
+        return "instance"
+    if labels.looks_like_table(leaf.name):
+        return "table"
     try:
         head = container.head(leaf.extent, _SNIFF_BYTES)
     except BadInstance:
-        return False
-    return container.archive_kind(head) is not None or structure.starts_like_dicom(head)
+        return ""
+    if images.media_type(head) is not None:
+        return "picture"
+    return "instance" if container.archive_kind(head) or structure.starts_like_dicom(head) else ""

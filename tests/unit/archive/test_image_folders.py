@@ -1,0 +1,137 @@
+"""PNG, JPEG and TIFF with a table join the same road as DICOM, and leave their names and EXIF behind."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medgan.archive import instance, pixels, sources
+from medgan.errors import BadInstance, UnusableArchive
+from medgan.settings import Zones
+from tests.unit.archive.builders import KEYRING, scan_path, sound, write_files
+
+_DRAW = np.random.default_rng(11)
+GREY16 = _DRAW.integers(0, 65536, (20, 30)).astype(np.uint16)
+GREY = _DRAW.integers(0, 256, (20, 30)).astype(np.uint8)
+COLOUR = _DRAW.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+TABLE = b"image,patient_id,finding,modality\n"
+
+
+def _file(image: np.ndarray | Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(out, kind, **options)
+    return out.getvalue()
+
+
+def _claims_60000() -> bytes:
+    """A PNG of a few bytes whose header says 60,000 x 60,000."""
+    header = b"IHDR" + struct.pack(">2L5B", 60_000, 60_000, 16, 0, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">L", 13) + header + struct.pack(">L", zlib.crc32(header))
+    return start + struct.pack(">L", 4) + b"IDAT" + bytes(64)
+
+
+def _with_exif() -> bytes:
+    exif = Image.Exif()
+    exif[0x010E] = "DOE^JANE 1970-01-01"  # ImageDescription
+    return _file(GREY, "JPEG", quality=95, exif=exif, comment=b"Jane Doe was here")
+
+
+def _read(found, zones: Zones):  # type: ignore[no-untyped-def]
+    locators = [locator for study in found.studies for locator in study.instances]
+    return [instance.read(locator, zones=zones, keyring=KEYRING) for locator in locators]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.png", _file(GREY16, "PNG"), GREY16),
+        ("a.png", _file(GREY, "PNG"), GREY),
+        ("a.png", _file(COLOUR, "PNG"), COLOUR),
+        ("a.png", _file(np.dstack([COLOUR, GREY]), "PNG"), COLOUR),
+        ("a.tif", _file(GREY16, "TIFF"), GREY16),
+        ("a.tif", _file(GREY16, "TIFF", compression="tiff_lzw"), GREY16),
+        ("a.tif", _file(COLOUR, "TIFF"), COLOUR),
+    ],
+)
+def test_lossless_pictures_keep_every_bit(
+    name: str, content: bytes, expected: np.ndarray, tmp_path: Path, zones: Zones
+) -> None:
+    table = TABLE + f"{name},P-1,normal,CR\n".encode()
+    report, found = scan_path(write_files(tmp_path / "in", {name: content, "t.csv": table}), zones)
+    assert (report.instances, report.rejected) == (1, {})
+    (data,) = _read(found, zones)
+    dataset = instance.parse(data)
+    np.testing.assert_array_equal(pixels.decode(dataset).frames[0], expected)
+    assert (dataset.PatientID, dataset.Modality) == ("P-1", "CR")
+
+
+def test_exif_comments_and_names_stay_behind(tmp_path: Path, zones: Zones) -> None:
+    files = {"DOE_JANE_1970.jpg": _with_exif(), "t.csv": TABLE + b"DOE_JANE_1970.jpg,P-1,normal,\n"}
+    _, found = scan_path(write_files(tmp_path / "in", files), zones)
+    (data,) = _read(found, zones)
+    assert b"DOE" not in data
+    assert b"Jane" not in data
+    assert instance.parse(data).LossyImageCompression == "01"
+
+
+def test_the_table_groups_pictures_by_patient_and_labels_join(tmp_path: Path, zones: Zones) -> None:
+    files = {f"train/{number}.png": _file(GREY + number, "PNG") for number in range(4)}
+    rows = b"train/0.png,P-1,normal,DX\ntrain/1.png,P-1,normal,DX\n2.png,P-2,sick,DX\n"
+    report, found = scan_path(write_files(tmp_path / "in", {**files, "t.csv": TABLE + rows}), zones)
+    assert (report.instances, report.studies, report.patients) == (3, 2, 2)
+    assert report.rejected == {"NO_PATIENT": 1}
+    assert {row["PatientID"] for row in found.labels} == {"P-1", "P-2"}
+    again, found_again = scan_path(tmp_path / "in", zones)
+    assert (again, found_again) == (report, found)
+    assert {instance.parse(data).PatientID for data in _read(found_again, zones)} == {"P-1", "P-2"}
+
+
+def test_two_rows_that_disagree_name_nobody(tmp_path: Path, zones: Zones) -> None:
+    files = {"a/1.png": _file(GREY, "PNG"), "t.csv": TABLE + b"1.png,P-1,x,\n1.png,P-2,x,\n"}
+    report, _ = scan_path(write_files(tmp_path / "in", files), zones)
+    assert report.rejected == {"NOT_DICOM": 1}
+
+
+def test_a_longer_path_wins_over_a_bare_name(tmp_path: Path, zones: Zones) -> None:
+    files = {"a/1.png": _file(GREY, "PNG"), "b/1.png": _file(GREY + 1, "PNG")}
+    rows = TABLE + b"1.png,P-1,x,\nb/1.png,P-2,x,\n"
+    report, found = scan_path(write_files(tmp_path / "in", {**files, "t.csv": rows}), zones)
+    assert report.patients == 2
+    assert {instance.parse(data).PatientID for data in _read(found, zones)} == {"P-1", "P-2"}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (_file(GREY16, "PNG")[:12], "CORRUPT_PIXELS"),
+        (_file(Image.fromarray(COLOUR).convert("CMYK"), "JPEG"), "UNSUPPORTED"),
+        (_file(GREY, "TIFF", save_all=True, append_images=[Image.fromarray(GREY)]), "UNSUPPORTED"),
+        (_claims_60000(), "TOO_LARGE"),
+    ],
+)
+def test_pictures_that_cannot_be_read_are_refused(content: bytes, reason: str, tmp_path: Path, zones: Zones) -> None:
+    files = {"x.png": content, "t.csv": TABLE + b"x.png,P-1,x,\n", "good.dcm": sound()}
+    report, _ = scan_path(write_files(tmp_path / "in", files), zones)
+    assert report.instances == 1
+    assert report.rejected == {reason: 1}
+
+
+@pytest.mark.parametrize("cut", [_file(GREY16, "PNG")[:-200], _file(GREY16, "PNG")[:60], _file(GREY, "JPEG")[:-40]])
+def test_a_picture_that_breaks_inside_is_refused_when_read(cut: bytes, tmp_path: Path, zones: Zones) -> None:
+    files = {"x.png": cut, "t.csv": TABLE + b"x.png,P-1,x,\n"}
+    _, found = scan_path(write_files(tmp_path / "in", files), zones)
+    with pytest.raises(BadInstance, match="CORRUPT_PIXELS"):
+        _read(found, zones)
+
+
+def test_preflight_wants_a_table_beside_pictures(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "in", {"x.png": _file(GREY, "PNG")})
+    with pytest.raises(UnusableArchive, match="table"):
+        sources.preflight(source)
+    sources.preflight(write_files(source, {"t.csv": TABLE}))
