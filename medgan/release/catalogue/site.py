@@ -21,7 +21,7 @@ from medgan.release.evidence import Evidence
 from medgan.release.facts import DESCRIPTIVE, Facts
 
 STATUS_SCRIPT = "status.js"
-SCRIPTS = ("viewer.js",)
+SCRIPTS = ("viewer.js", "zarrita.js", "LICENSES-zarrita.txt")
 _MEGABYTE = 1_000_000
 _MEASURES = {
     "frechet": "Fréchet distance, in-domain encoder",

@@ -93,18 +93,13 @@
   const openArray = () => {
     if (!location.protocol.startsWith("http")) return Promise.reject(new Error("opened from a file"));
     live ??= (async () => {
-      const zarr = await import(new URL("zarrita.js", location.href).href);
-      const store = new zarr.FetchStore(new URL("images.zarr", location.href).href);
-      const group = await zarr.open.v3(store, { kind: "group" });
-      return { zarr, array: await zarr.open.v3(group.resolve("images"), { kind: "array" }) };
+      const { openImages } = await import(new URL("zarrita.js", location.href).href);
+      return openImages(new URL("images.zarr/images", location.href).href);
     })();
     return live;
   };
 
-  const readLive = async (index) => {
-    const { zarr, array } = await openArray();
-    return (await zarr.get(array, [index, null, null])).data;
-  };
+  const readLive = async (index) => (await openArray())(index);
 
   const [low, high] = facts.range;
   const show = (values, h, w) => {
@@ -143,7 +138,8 @@
       tile.pixels = await readLive(Number(tile.dataset.i));
     } catch (problem) {
       const damaged = location.protocol.startsWith("http");
-      tile.failed = damaged ? `Preview; the stored pixels could not be read: ${problem.message}` : "Preview, 8 bits";
+      const why = problem.cause ? problem.cause.message : problem.message;
+      tile.failed = damaged ? `Preview; the stored pixels could not be read: ${why}` : "Preview, 8 bits";
     }
     if (tile !== current) return;
     $("#source").textContent = tile.pixels ? "Stored pixels, read live and checked" : tile.failed;

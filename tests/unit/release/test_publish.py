@@ -41,7 +41,8 @@ def test_version_has_every_document_of_the_layout(published):
         "reports/quality.json", "reports/quality.html", "reports/privacy.json", "reports/privacy.html",
         "images.zarr/zarr.json", "images.zarr/images/zarr.json", "images.zarr/images/c/0/0/0",
         "images.zarr/images/c/1/0/0", "labels.parquet", "index.html", "preview/class-0.webp", "preview/class-1.webp",
-        "preview/cover.webp", "viewer.js",
+        "preview/cover.webp", "viewer.js", "zarrita.js",
+        "LICENSES-zarrita.txt",
     }  # fmt: skip
     assert {path.name for path in published.zones.registry.iterdir()} == {
         "index.html", "index.json", "index.json.dsse", "status.js", "chest-demo", ".lock",

@@ -1,0 +1,177 @@
+"""The catalogue in a real browser: filters, zoom, window and level from stored pixels; nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from medgan.release import retract
+from tests.builders import browser as browsers
+
+needs_browser = pytest.mark.skipif(browsers.program() is None, reason="no Chromium on this machine")
+SHOWN = "document.querySelector('#source').textContent"
+
+
+class Server(ThreadingHTTPServer):
+    """A static web server that a page's burst of requests does not overrun."""
+
+    request_queue_size = 128
+
+
+@pytest.fixture
+def site(published):
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    handler = partial(quiet, directory=str(published.zones.registry))
+    with Server(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browsers.Browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def tab(browser):
+    browser.open("about:blank")
+    browser.requests.clear()
+    browser.problems.clear()
+    return browser
+
+
+def click(tab, row):
+    tab.run(f"document.querySelector('.tile[data-i=\"{row}\"]').click()")
+
+
+@needs_browser
+def test_page_loads_without_complaint_and_asks_nobody_else(tab, site):
+    tab.open(f"{site}/index.html")
+    tab.run("document.querySelector('.set h2 a').click()")
+    tab.until("document.readyState === 'complete' && document.querySelectorAll('.tile').length === 128")
+    assert tab.run("document.querySelector('#status').textContent") == "active"
+    click(tab, tab.run("document.querySelector('.tile').dataset.i"))
+    tab.until(f"{SHOWN} !== ''")
+    assert tab.problems == []
+    assert {address.split("/")[2] for address in tab.requests if address.startswith("http")} == {site.split("/")[2]}
+    assert [address for address in tab.requests if not address.startswith((site, "data:"))] == []
+
+
+@needs_browser
+def test_enlarged_image_shows_the_stored_pixels_live(tab, site, published):
+    tab.open(f"{site}/chest-demo/1.0.0/index.html")
+    reader = f"import('{site}/chest-demo/1.0.0/zarrita.js')"
+    for row in (0, 15, 16, 700, 1023, 1024, 1099):
+        values = tab.run(
+            f"{reader}.then(m => m.openImages('{site}/chest-demo/1.0.0/images.zarr/images'))"
+            f".then(read => read({row})).then(pixels => Array.from(pixels))"
+        )
+        assert np.array_equal(np.array(values, np.uint16), published.built.images[row].reshape(-1))
+    click(tab, tab.run("document.querySelector('.tile').dataset.i"))
+    tab.until(f"{SHOWN}.includes('Stored pixels')")
+    before = tab.run("document.querySelector('#zoom canvas').toDataURL()")
+    tab.run("(i => { i.value = 0.3; i.dispatchEvent(new Event('input')); })(document.querySelector('#window'))")
+    assert tab.run("document.querySelector('#zoom canvas').toDataURL()") != before
+    assert tab.problems == []
+
+
+@needs_browser
+def test_browser_detects_every_flipped_bit(tab, site, published):
+    shard = published.folder / "images.zarr/images/c/1/0/0"
+    shard.chmod(0o644)
+    good = shard.read_bytes()
+    index = np.frombuffer(good[-64 * 16 - 4 : -4], "<u8").reshape(64, 2)
+    rng = np.random.default_rng(3)
+    tab.open(f"{site}/chest-demo/1.0.0/index.html")
+    offset, length = map(int, index[0])
+    places = [
+        *(offset * 8 + rng.choice(length * 8, 30, replace=False)),
+        *((len(good) - 1028) * 8 + rng.choice(8224, 10)),
+    ]
+    for place in map(int, places):
+        body = bytearray(good)
+        body[place // 8] ^= 1 << (place % 8)
+        shard.write_bytes(bytes(body))
+        outcome = tab.run(
+            f"import('{site}/chest-demo/1.0.0/zarrita.js')"
+            f".then(m => m.openImages('{site}/chest-demo/1.0.0/images.zarr/images'))"
+            ".then(read => read(1024)).then(() => 'read', problem => 'refused')"
+        )
+        assert outcome == "refused", place
+
+
+@needs_browser
+def test_filters_hide_what_does_not_fit_and_say_how_many_remain(tab, site, published):
+    tab.open(f"{site}/chest-demo/1.0.0/index.html")
+    tab.run(
+        "(s => { s.value = 'F'; s.dispatchEvent(new Event('change')); })(document.querySelector('[data-filter=sex]'))"
+    )
+    shown = tab.run("[...document.querySelectorAll('.tile:not(.out)')].map(t => Number(t.dataset.i))")
+    assert shown
+    assert set(published.built.labels["sex"].iloc[shown]) == {"F"}
+    assert tab.run("document.querySelector('#shown').textContent") == f"{len(shown)} of 128 shown"
+
+
+@needs_browser
+def test_keyboard_alone_opens_walks_and_closes(tab, site):
+    tab.open(f"{site}/chest-demo/1.0.0/index.html")
+    tab.run("document.querySelector('.tile').focus()")
+    tab.press("ArrowRight")
+    assert tab.run("document.activeElement.dataset.t") == "1"
+    tab.run("document.activeElement.click()")
+    first = tab.run("document.querySelector('#zoom-title').textContent")
+    tab.run("document.querySelector('[data-close]').focus()")
+    tab.press("ArrowRight")
+    assert tab.run("document.querySelector('#zoom-title').textContent") != first
+    tab.press("Escape")
+    tab.until("!document.querySelector('#zoom').open")
+    assert tab.run("document.activeElement.classList.contains('tile')")
+
+
+@needs_browser
+def test_page_works_from_a_file_with_the_preview(tab, published):
+    tab.open((published.folder / "index.html").as_uri())
+    click(tab, tab.run("document.querySelector('.tile').dataset.i"))
+    tab.until(f"{SHOWN} === 'Preview, 8 bits'")
+    assert tab.run("document.querySelector('#status').textContent") == "active"
+    assert tab.problems == []
+
+
+@needs_browser
+def test_withdrawn_version_says_so_on_its_own_unchanged_page(tab, site, published):
+    retract.withdraw("chest-demo@1.0.0", "labels were <b>swapped</b>", zones=published.zones)
+    tab.open(f"{site}/chest-demo/1.0.0/index.html")
+    assert tab.run("document.querySelector('#status').textContent") == "withdrawn"
+    assert "labels were <b>swapped</b>" in tab.run("document.querySelector('#banner').textContent")
+    assert tab.problems == []
+
+
+def test_page_names_every_promise_in_plain_html_and_stays_small(published):
+    page = (published.folder / "index.html").read_text()
+    for words in ("SYNTHETIC", "What was not tested", "medgan pull chest-demo@1.0.0", "CC-BY-4.0", "attack"):
+        assert words in page
+    assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//(?!creativecommons)""", page)
+    sent = len(page) + sum(path.stat().st_size for path in (published.folder / "preview").glob("class-*"))
+    sent += (published.folder / "viewer.js").stat().st_size
+    assert sent < 500_000
+
+
+@needs_browser
+def test_every_control_has_a_name(tab, site):
+    tab.open(f"{site}/chest-demo/1.0.0/index.html")
+    nameless = tab.run(
+        "[...document.querySelectorAll('button, select, input, img, [role=img]')]"
+        ".filter(e => !(e.getAttribute('aria-label') || e.alt || e.textContent.trim() || e.labels?.length)).length"
+    )
+    assert nameless == 0
+    assert tab.run("document.documentElement.lang") == "en"
+    assert tab.run("document.querySelectorAll('h1').length") == 1
