@@ -36,10 +36,10 @@ class Site:
     parameters: Path
     planted: Planted
 
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, module: str = "flows", **environment: str) -> subprocess.CompletedProcess[str]:
         """`python -m flows ...` in a process of its own, without a server; output captured."""
         return subprocess.run(
-            [sys.executable, "-m", "flows", *command],
+            [sys.executable, "-m", module, *command],
             cwd=ROOT,
             env=clean_environment() | environment,
             capture_output=True,
@@ -48,11 +48,12 @@ class Site:
             check=False,
         )
 
-    def nightly(self, **environment: str) -> subprocess.CompletedProcess[str]:
+    def nightly(self, *, module: str = "flows", **environment: str) -> subprocess.CompletedProcess[str]:
         """One night over the archive."""
         return self.run(
             *("nightly", "--archive", str(self.archive), "--workspace", str(self.workspace)),
             *("--site", str(self.parameters)),
+            module=module,
             **environment,
         )
 
@@ -65,9 +66,8 @@ def clean_environment() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A fresh site; nights are run by the tests."""
-    from medgan.archive.phantom import build_demo_archive
-
     from medgan import keys
+    from medgan.archive.phantom import build_demo_archive
 
     folder = tmp_path_factory.mktemp("site")
     archive, workspace, parameters = folder / "archive", folder / "workspace", folder / "site.yaml"

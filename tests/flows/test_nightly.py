@@ -81,6 +81,17 @@ def test_prefect_keeps_the_runs_and_counts_but_no_path_of_the_archive(site, firs
     assert str(site.archive).encode() not in raw
 
 
+def test_a_generator_that_copies_training_images_is_refused_and_nothing_is_published(site, first_night):
+    before = _versions(site)
+    night = site.nightly(module="tests.flows.copying_night")
+    assert night.returncode == 6, night.stderr[-3000:]
+    assert "privacy-refused" in night.stderr
+    assert "published" not in night.stdout
+    assert _versions(site) == before
+    ledger = sorted((site.workspace / "pseudonymised/nights/chest-xray").glob("*.json"))
+    assert json.loads(ledger[-1].read_text())["outcome"] == "privacy-refused"
+
+
 def test_a_killed_night_finishes_on_the_next_start_with_nothing_half_published(site, first_night):
     before = _versions(site)
     process = subprocess.Popen(
