@@ -96,6 +96,8 @@ def _check(images: TrainingSet, config: TrainConfig, world: World) -> None:
         raise InvalidRequest(f"the recipe trains at {config.size_px} px but images have {images.pixels.shape[1]}")
     if config.batch % world.size:
         raise InvalidRequest(f"{world.size} processes cannot share a batch of {config.batch} equally")
+    if world.size > 1 and "batch" in {config.norm_g, config.norm_d}:
+        raise InvalidRequest("batch norm looks at the whole batch: share a batch with norm_g and norm_d `none` only")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InvalidRequest("this recipe needs a GPU and there is none here: choose one that ends in _cpu")
 

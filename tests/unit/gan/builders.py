@@ -17,5 +17,13 @@ def small_set(images: int = 96) -> TrainingSet:
 
 
 def small_config(**changes) -> TrainConfig:
-    values = {"widths": (32, 16, 8), "widths_d": (), "batch": 16, "total_kimg": 0.192, "tick_kimg": 0.064, "seed": 3}
+    values = {
+        "widths": (32, 16, 8),
+        "widths_d": (),
+        "batch": 16,
+        "total_kimg": 0.192,
+        "tick_kimg": 0.064,
+        "seed": 3,
+        "precision": "fp32",
+    }
     return replace(xray_32_cpu(), **(values | changes))

@@ -182,12 +182,12 @@ from medgan.gan.fit import fit
 from medgan.gan.parallel import joined
 from tests.unit.gan.builders import small_config, small_set
 with joined(init_method=f"file://{sys.argv[2]}") as world:
-    fit(small_set(), small_config(augment_p=0.5), Path(sys.argv[1]), world=world)
+    fit(small_set(), small_config(augment_p=0.5, norm_g="none"), Path(sys.argv[1]), world=world)
 """
 
 
 def test_two_processes_give_the_weights_of_one_with_the_same_global_batch(tmp_path):
-    fit(small_set(), small_config(augment_p=0.5), tmp_path / "one")
+    fit(small_set(), small_config(augment_p=0.5, norm_g="none"), tmp_path / "one")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
@@ -198,7 +198,7 @@ def test_two_processes_give_the_weights_of_one_with_the_same_global_batch(tmp_pa
     ]
     assert [process.wait(timeout=120) for process in started] == [0, 0]
     one, two = (load_file(tmp_path / name / "generator.safetensors") for name in ("one", "two"))
-    fresh = generator.build(small_config(augment_p=0.5), 2).state_dict()
+    fresh = generator.build(small_config(augment_p=0.5, norm_g="none"), 2).state_dict()
     for name in one:
         apart = (one[name] - two[name]).norm()
         moved = (one[name] - fresh[name]).norm()
@@ -209,6 +209,8 @@ def test_two_processes_give_the_weights_of_one_with_the_same_global_batch(tmp_pa
 def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
     with pytest.raises(InvalidRequest, match="3 processes"):
         fit(small_set(), small_config(), tmp_path, world=World(0, 3))
+    with pytest.raises(InvalidRequest, match="batch norm"):
+        fit(small_set(), small_config(norm_g="batch"), tmp_path, world=World(0, 2))
 
 
 def test_a_gpu_recipe_without_a_gpu_is_refused(tmp_path):
