@@ -8,8 +8,8 @@ from typing import Final
 
 from pydicom.charset import convert_encodings, decode_bytes
 
-from medgan.archive import container, images, instance, labels, structure
-from medgan.archive.container import Leaf
+from medgan.archive import container, images, instance, labels, pixels, structure
+from medgan.archive.container import Extent, Leaf
 from medgan.archive.images import Card
 from medgan.archive.memory import Header, Outcome
 from medgan.archive.quiet import quietly
@@ -89,6 +89,18 @@ def image_header(digest: str, card: Card, keyring: Keyring) -> Header:
         patient_id=card.patient_id,
         issuer=card.issuer,
     )
+
+
+def content(outcome: Outcome, header: Header) -> tuple[str, ...] | None:
+    """What makes two files the same instance: patient, study, series and decoded pixels; None where unreadable."""
+    try:
+        data = container.read_extent(Extent(outcome.file, *outcome.place), expected_sha256=outcome.digest)
+        decoded = pixels.decode(instance.parse(data))
+    except BadInstance:
+        return None
+    shape = str((decoded.frames.shape, decoded.frames.dtype.str, decoded.photometric))
+    image = hashlib.sha256(decoded.frames.tobytes()).hexdigest()
+    return header.patient, header.study, header.series, shape, image
 
 
 def identity(shape: Structure) -> tuple[str, str]:

@@ -87,15 +87,24 @@ class _Findings:
                 self.kept[digest] = (outcome, judge.image_header(digest, card, keyring))
                 self.issuers[card.patient_id].add(card.issuer)
 
-    def refuse_conflicts(self) -> None:
-        """One SOPInstanceUID with two contents: nobody can say which is true, so neither is taken."""
+    def settle_conflicts(self) -> None:
+        """One SOPInstanceUID in several files: the same image packed in several ways is taken once.
+
+        Two contents under one UID are a conflict: nobody can say which is true, so neither is taken.
+        """
         by_instance: dict[str, list[str]] = defaultdict(list)
-        for digest, (_, header) in self.kept.items():
-            by_instance[header.instance].append(digest)
+        for digest in sorted(self.kept):
+            by_instance[self.kept[digest][1].instance].append(digest)
         for digests in by_instance.values():
-            if len(digests) > 1:
-                for digest in digests:
-                    del self.kept[digest]
+            if len(digests) < 2:  # noqa: PLR2004 - alone
+                continue
+            contents = {judge.content(*self.kept[digest]) for digest in digests}
+            same = len(contents) == 1 and None not in contents
+            for digest in digests[1 if same else 0 :]:
+                del self.kept[digest]
+                if same:
+                    self.duplicates += 1
+                else:
                     self.refused[digest] = QuarantineReason.CONFLICT
 
 
@@ -131,7 +140,7 @@ def scan(
         message = "the archive is empty"
         raise UnusableArchive(message)
     found.name_pictures(keyring)
-    found.refuse_conflicts()
+    found.settle_conflicts()
     report = _write(desk, found)
     memory.remember(ref.source, seen, zones=zones, keyring=keyring)
     _tidy(desk.spool, seen)

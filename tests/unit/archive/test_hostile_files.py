@@ -237,6 +237,21 @@ def test_one_instance_uid_with_two_contents_is_a_conflict_and_neither_is_taken(t
     assert report.instances == 1
 
 
+def test_one_image_packed_in_several_ways_is_taken_once(tmp_path: Path, zones: Zones) -> None:
+    """As archives hold it after a migration; with another patient's name on one of them it is a conflict again."""
+    image = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    packed = encapsulated(codecs.JPEG_LS[0], bytes(imagecodecs.jpegls_encode(image)))
+    broken = encapsulated(codecs.JPEG_2000[0], _j2k(image)[:-12])
+    source = write_files(tmp_path / "in", {"a": rebuilt(), "b": packed})
+    report, _ = scan_path(source, zones)
+    assert (report.instances, report.duplicates, report.rejected) == (1, 1, {})
+    report, _ = scan_path(write_files(source, {"c": broken}), zones)
+    assert (report.instances, report.rejected) == (0, {"CONFLICT": 3})
+    (source / "c").unlink()
+    report, _ = scan_path(write_files(source, {"d": rebuilt([(0x00100020, "LO", "ID-2")])}), zones)
+    assert (report.instances, report.rejected) == (0, {"CONFLICT": 3})
+
+
 def test_one_patient_id_is_two_people_under_two_issuers_and_flagged_under_one(tmp_path: Path, zones: Zones) -> None:
     def of(name: str, number: int, issuer: str) -> bytes:
         uids = [(tag, "UI", f"2.25.{number}{tag & 0xFF}") for tag in (0x00080018, 0x0020000D, 0x0020000E)]
