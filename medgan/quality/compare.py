@@ -78,6 +78,7 @@ def compare(synthetic: Sample, train: Sample, holdout: Sample, *, classes: int) 
         *_in_features(encoder, synthetic, control, holdout, rng),
         *_in_pixels(synthetic, control, holdout),
         *_in_use(synthetic, train, holdout),
+        _memory(synthetic, train, holdout, rng),
     ]
     return Comparison(
         measures=tuple(_rounded(measure) for measure in measures if np.isfinite(measure.value)),
@@ -143,6 +144,21 @@ def _in_use(synthetic: Sample, train: Sample, holdout: Sample) -> list[Measure]:
         _measure(name, value, reference, len(synthetic), better="higher", reference_name=_REAL)
         for name, value, reference in pairs
     ]
+
+
+def _memory(synthetic: Sample, train: Sample, holdout: Sample, rng: np.random.Generator) -> Measure:
+    """Share of synthetic images whose nearest real image, in pixels, is a training image and not a holdout one.
+
+    Both sides count equally many, so a generator that remembers nothing scores one half.
+    """
+    equal = min(len(train), len(holdout))
+    made, known, held = (
+        sample.unit.reshape(len(sample), -1).astype(np.float64)
+        for sample in (synthetic, *(real.take(rng.permutation(len(real))[:equal]) for real in (train, holdout)))
+    )
+    to_train, to_holdout = (coverage.squared_distances(made, real).min(1) for real in (known, held))
+    share = float((to_train < to_holdout).mean() + (to_train == to_holdout).mean() / 2)
+    return _measure("nearest_is_train", share, 0.5, len(made), better="closer", reference_name="nothing remembered")
 
 
 def _measure(

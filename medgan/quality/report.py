@@ -22,6 +22,7 @@ _TITLES = {
     "ms_ssim_pairs": "MS-SSIM between pairs (diversity)",
     "tstr_auc": "Train on synthetic, test on real: AUC",
     "tstr_balanced_accuracy": "Train on synthetic, test on real: balanced accuracy",
+    "nearest_is_train": "Nearest real image is a training image (share)",
     "real_plus_synthetic_auc": "Real + synthetic: AUC",
 }
 _AXES = {

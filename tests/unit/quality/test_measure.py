@@ -109,8 +109,24 @@ def test_measures_order_real_blurred_and_collapsed_images(samples):
     assert values(good)["coverage"] > 0.85
     assert values(few)["coverage"] < 0.4
     assert values(good)["frechet"] < values(few)["frechet"]
-    for measured in good.measures:  # train against holdout is its own floor
+    assert values(good)["nearest_is_train"] > 0.6  # these are training images, to the bit
+    for measured in good.measures:  # in everything else train against holdout is its own floor
+        if measured.name == "nearest_is_train":
+            continue
         assert measured.value == pytest.approx(measured.reference, abs=0.12), measured.name
+
+
+def test_copies_of_training_images_are_told_from_images_of_others(samples):
+    train, holdout = samples
+    noise = np.random.default_rng(0).integers(-600, 600, holdout.stored.shape)
+
+    def noisy(sample):
+        stored = np.clip(sample.stored[: len(holdout)] + noise, 0, 65535).astype(np.uint16)
+        return Sample(stored=stored, class_index=sample.class_index[: len(holdout)], attrs=sample.attrs)
+
+    few = train.take(np.arange(len(holdout)))  # every one of them takes part in the comparison
+    assert values(compare(noisy(train), few, holdout, classes=2))["nearest_is_train"] > 0.95
+    assert values(compare(noisy(holdout), few, holdout, classes=2))["nearest_is_train"] < 0.05
 
 
 def test_report_is_the_same_twice_and_stands_alone(zones, validated, real, samples):
