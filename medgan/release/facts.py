@@ -78,7 +78,7 @@ class Facts:
 
 
 def number(value: float) -> str:
-    """A number for people: four significant digits, no exponent where it can be helped."""
-    if value == 0:
-        return "0"
-    return f"{value:.4g}" if 1e-4 <= abs(value) < 1e6 else f"{value:.3e}"  # noqa: PLR2004 - where digits stop helping
+    """A number for people: whole from 1,000 on, else four significant digits; an exponent only below 0.0001."""
+    if abs(value) >= 1000:  # noqa: PLR2004 - from here on digits after the point are noise
+        return f"{value:,.0f}"
+    return f"{value:.4g}"

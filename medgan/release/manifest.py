@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
+from medgan.client import diff
 from medgan.client.verify import digest_file
-from medgan.records import Manifest, ManifestFile, ReleaseEvidence, ReleaseRequest
+from medgan.records import Manifest, ManifestFile, ReleaseEvidence, ReleaseRequest, canonical_json
 from medgan.release import catalogue, croissant, datasheet, images, provenance
 from medgan.release.evidence import Evidence
 from medgan.release.facts import Facts
@@ -14,10 +17,21 @@ IMAGES = "images.zarr"
 
 
 def write_version(
-    staging: Path, evidence: Evidence, request: ReleaseRequest, *, number: str, previous: Manifest | None
+    staging: Path,
+    evidence: Evidence,
+    request: ReleaseRequest,
+    *,
+    number: str,
+    previous: Manifest | None,
+    before: Path | None = None,
 ) -> Manifest:
-    """Write all files of a version but manifest and signature; gives the manifest that lists them."""
+    """Write all files of a version but manifest and signature; gives the manifest that lists them.
+
+    `before` is the folder of `previous`, whose shards are shared where they are the same bytes.
+    """
     pixel_sha256 = images.write(staging / IMAGES, evidence.images, evidence.attributes)
+    if previous is not None and before is not None:
+        _share_shards(staging, pixel_sha256, previous, before)
     (staging / "labels.parquet").write_bytes(evidence.labels_bytes)
     (staging / "reports").mkdir()
     for name, body in evidence.reports.items():
@@ -30,21 +44,56 @@ def write_version(
     data_files = list_files(staging, pixel_sha256)
     (staging / "croissant.json").write_bytes(croissant.render(facts, data_files))
     catalogue.write_version(staging, facts, evidence, data_files)
+    if previous is not None:
+        draft = _manifest(evidence, request, facts, list_files(staging, pixel_sha256), previous)
+        _write_difference(staging / "reports", draft, previous, before)
+    return _manifest(evidence, request, facts, list_files(staging, pixel_sha256), previous)
+
+
+def _write_difference(reports: Path, made: Manifest, previous: Manifest, before: Path | None) -> None:
+    """`diff-from-<previous>.json`: what changed, as `medgan diff` computes it; numbers only where `before` stands."""
+    old = _numbers(before / "reports") if before is not None else {}
+    found = diff.compare(previous, made, old, _numbers(reports))
+    body = found.model_dump(mode="json", exclude={"bytes"})  # the size would have to count this very file
+    (reports / f"diff-from-{previous.version}.json").write_bytes(canonical_json(body))
+
+
+def _numbers(reports: Path) -> dict[str, float]:
+    return diff.numbers(*(json.loads((reports / f"{kind}.json").read_bytes()) for kind in ("quality", "privacy")))
+
+
+def _manifest(
+    evidence: Evidence,
+    request: ReleaseRequest,
+    facts: Facts,
+    files: tuple[ManifestFile, ...],
+    previous: Manifest | None,
+) -> Manifest:
     return Manifest(
         name=request.name,
-        version=number,
+        version=facts.version,
         created=request.created,
-        files=list_files(staging, pixel_sha256),
+        files=files,
         title=request.title,
         licence=request.licence,
         attribution=request.attribution,
         night=request.night,
-        images=len(evidence.images),
+        images=facts.shape[0],
         class_counts=facts.class_counts,
         evidence=_bound(evidence),
         previous=previous.version if previous else None,
         previous_manifest_sha256=previous.digest if previous else None,
     )
+
+
+def _share_shards(staging: Path, pixel_sha256: dict[str, str], previous: Manifest, before: Path) -> None:
+    """Replace shards that the version before has byte for byte by hard links to its files."""
+    held = {file.path: file.sha256 for file in previous.files if file.pixel_sha256}
+    for path in (f"{IMAGES}/{inside}" for inside in pixel_sha256):
+        standing = before / path
+        if path in held and digest_file(staging / path)[1] == held[path] == digest_file(standing)[1]:
+            (staging / path).unlink()
+            os.link(standing, staging / path)
 
 
 def list_files(folder: Path, pixel_sha256: dict[str, str]) -> tuple[ManifestFile, ...]:

@@ -83,7 +83,8 @@ def _build(
     staging = registry / STAGING
     shutil.rmtree(staging, ignore_errors=True)  # what a killed run left; we hold the lock
     staging.mkdir(parents=True)
-    made = manifest.write_version(staging, evidence, request, number=number, previous=previous)
+    before = registry / request.name / previous.version if previous else None
+    made = manifest.write_version(staging, evidence, request, number=number, previous=previous, before=before)
     body = made.canonical()
     (staging / verify.MANIFEST).write_bytes(body)
     (staging / verify.ENVELOPE).write_bytes(sign.sign_manifest(made, key))

@@ -79,6 +79,13 @@ def test_next_night_publishes_next_version_by_what_changed(published):
     grown = build.synthetic_cohort(zones, start=1500, count=1200)
     appended = publish.publish(grown.cleared, build.request(night=3, created="2026-11-22T22:00:00Z"), zones=zones)
     assert appended.version == "2.1.0"
+    first, second = (
+        zones.registry / "chest-demo" / number / "images.zarr/images/c/0/0/0" for number in ("2.0.0", "2.1.0")
+    )
+    assert first.samefile(second)  # the unchanged shard lies on disk once
+    found = json.loads((zones.registry / "chest-demo/2.1.0/reports/diff-from-2.0.0.json").read_bytes())
+    assert found["shards"] == {"same": 1, "changed": 1, "added": 0, "removed": 0}
+    assert found["images"] == [1100, 1200]
     same = publish.publish(grown.cleared, build.request(night=4, created="2026-11-23T22:00:00Z"), zones=zones)
     assert same.version == "2.1.1"
     index = json.loads((zones.registry / "index.json").read_bytes())
