@@ -134,7 +134,10 @@ def log(message: str, **numbers: float | str) -> None:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield `(done, total) -> None` that moves a bar on a terminal and an artifact in Prefect's UI."""
+    """Yield `(done, total) -> None` that moves a bar on a terminal and an artifact in Prefect's UI.
+
+    A total of 0 means that it is not known yet: the bar pulses and the artifact waits.
+    """
     artifact = cast("UUID", create_progress_artifact(progress=0.0, description=what))
     last = time.monotonic()
     with _bar() as bar:
@@ -142,10 +145,10 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
         def report(done: int, total: int) -> None:
             nonlocal last
-            bar.update(row, completed=done, total=total)
-            if time.monotonic() - last >= _PROGRESS_SECONDS:
+            bar.update(row, completed=done, total=total or None)
+            if total and time.monotonic() - last >= _PROGRESS_SECONDS:
                 last = time.monotonic()
-                update_progress_artifact(artifact, 100.0 * done / max(total, 1))
+                update_progress_artifact(artifact, 100.0 * done / total)
 
         yield report
     update_progress_artifact(artifact, 100.0)

@@ -28,14 +28,13 @@ def render(report: NightReport) -> str:
     """The summary as plain text, every number from a record."""
     ingest, scan = report.ingest.ingest, report.ingest.scan
     model, made, release = report.training.model, report.synthesis.synthetic, report.release
-    refused = {reason: scan.rejected.get(reason, 0) for reason in scan.rejected} | ingest.quarantined
-    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items()))
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(ingest.quarantined.items()))
     registry, trust = runtime.zones().registry, runtime.zones().keys / "pipeline.pub"
     lines = [
         f"night {report.night.number} of {report.night.dataset}",
         f"  read          {scan.files:,} files, {scan.instances:,} instances, {scan.studies:,} studies",
         f"  de-identified {ingest.stored:,} stored, {ingest.known:,} known already (profile {ingest.profile})",
-        f"  quarantined   {sum(refused.values()):,}{f' ({reasons})' if reasons else ''}",
+        f"  quarantined   {sum(ingest.quarantined.values()):,}{f' ({reasons})' if reasons else ''}",
         f"  labels        {ingest.labels_joined:,} joined, {ingest.labels_unmatched:,} unmatched",
         f"  trained       {model.kimg:g} kimg in {model.seconds:.0f} s on {_split(report)}",
         f"  synthesised   {made.images:,} images ({_counts(made.class_counts)})",
