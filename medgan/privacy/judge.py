@@ -1,7 +1,8 @@
 """The tests G1, G2, G4, G5 as pure functions: evidence and limits in, one number with its bound and meaning out.
 
-Three outcomes each. *Passed*: the upper bound is within the limit. *Failed*: worse than chance allows. Neither: the
-limit cannot be decided with these counts; the bound that was reached is told, and the policy decides what that means.
+Three outcomes each. *Passed*: the upper bound is within the limit. *Failed*: the estimate is beyond the limit and
+chance does not explain it. Neither: the limit cannot be decided with these counts; the bound that was reached is
+told, and the policy decides what that means.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def membership(evidence: Evidence, policy: Policy, *, seed: int) -> tuple[GateTe
     tests = []
     for name, title in (("nearest", "nearest synthetic image"), ("ratio", "density ratio")):
         members, others = evidence.members[name], evidence.others[name]
-        upper = statistics.auc_upper(members, others, seed=seed)
+        estimate, upper = statistics.auc(members, others), statistics.auc_upper(members, others, seed=seed)
         p_value = statistics.auc_p_value(members, others)
         passed = upper <= policy.membership.auc_most
         tests.append(
@@ -107,9 +108,8 @@ def membership(evidence: Evidence, policy: Policy, *, seed: int) -> tuple[GateTe
                 value=round(upper, _DIGITS),
                 limit=policy.membership.auc_most,
                 passed=passed,
-                conclusive=passed or p_value < P_DECIDES,
-                detail=f"AUC {statistics.auc(members, others):.3f}, {len(members)} members, {len(others)} others, "
-                f"rank p {p_value:.2g}",
+                conclusive=passed or (p_value < P_DECIDES and estimate > policy.membership.auc_most),
+                detail=f"AUC {estimate:.3f}, {len(members)} members, {len(others)} others, rank p {p_value:.2g}",
             )
         )
         tests.append(_true_positives(members, others, title, policy))
@@ -131,7 +131,8 @@ def _true_positives(members: Scores, others: Scores, title: str, policy: Policy)
         value=round(upper, _DIGITS),
         limit=policy.membership.true_positive_excess_most,
         passed=passed,
-        conclusive=passed or p_value < P_DECIDES,
+        conclusive=passed
+        or (p_value < P_DECIDES and hits / len(members) - expected > policy.membership.true_positive_excess_most),
         detail=f"{hits} of {len(members)} members beyond the score that {above} of {len(others)} others reach, "
         f"rank p {p_value:.2g}",
     )

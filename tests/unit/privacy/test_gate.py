@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from medgan.cohort import synthetic
+from medgan.errors import IntegrityError, InvalidRequest, PrivacyRefused
+from medgan.privacy import gate
+from medgan.privacy.attack import attack
+from medgan.privacy.views import changed
+from medgan.records import Measure, PrivacyReport, QualityReport, Verdict, sha256_hex
+
+
+def with_copies(case, change, count):
+    """The fresh images with `count` train images, changed, among them."""
+    images = np.array(case.fresh)
+    rows = np.random.default_rng(1).permutation(len(case.train))[:count]
+    planted = changed(change, (case.train[rows] / 65535).astype(np.float32), np.random.default_rng(2))
+    images[:count] = np.round(planted * 65535)
+    return case.synthetic(images)
+
+
+def quality_of(case, made):
+    """A measured quality record beside the cohort, as `quality.measure` leaves it."""
+    home = synthetic.folder(made.synthetic, zones=case.zones)
+    (home / "quality.json").write_bytes(b"{}")
+    report = QualityReport(
+        synthetic=made.synthetic,
+        cohort=made.cohort,
+        pixel_sha256=made.pixel_sha256,
+        encoder_sha256="0" * 64,
+        measures=(Measure(name="frechet", value=1.0),),
+        report_sha256=sha256_hex(b"{}"),
+    )
+    (home / "quality-record.json").write_bytes(report.canonical())
+    return report
+
+
+@pytest.fixture(scope="module")
+def cleared(case):
+    made = case.synthetic(case.fresh)
+    report = attack(made, case.cohort, zones=case.zones, policy="internal")
+    return made, quality_of(case, made), report
+
+
+def test_fresh_images_are_cleared_and_the_clearance_names_the_bytes(case, cleared):
+    made, quality, report = cleared
+    assert report.verdict is Verdict.CLEARED
+    clearance = gate.clear(made, quality, report, zones=case.zones)
+    assert clearance.synthetic.pixel_sha256 == made.pixel_sha256
+    assert clearance.privacy_sha256 == report.report_sha256
+
+
+def test_nothing_but_copies_is_refused(case):
+    made = case.synthetic(case.train[:300])
+    report = attack(made, case.cohort, zones=case.zones, policy="internal")
+    assert report.verdict is Verdict.REFUSED
+    with pytest.raises(PrivacyRefused, match="300"):
+        gate.clear(made, quality_of(case, made), report, zones=case.zones)
+
+
+@pytest.mark.parametrize("change", ["copy", "noise 5 %", "shift"])
+def test_a_few_copies_among_fresh_images_are_refused(case, change):
+    made = with_copies(case, change, 6)
+    report = attack(made, case.cohort, zones=case.zones, policy="internal")
+    assert report.verdict is Verdict.REFUSED
+    with pytest.raises(PrivacyRefused):
+        gate.clear(made, quality_of(case, made), report, zones=case.zones)
+
+
+def test_strict_does_not_clear_what_so_few_patients_cannot_show(case):
+    made = case.synthetic(case.fresh[:200])
+    report = attack(made, case.cohort, zones=case.zones, policy="strict")
+    assert any(not test.conclusive for test in report.tests)
+    assert report.verdict is not Verdict.CLEARED
+    with pytest.raises(PrivacyRefused, match="strict"):
+        gate.clear(made, quality_of(case, made), report, zones=case.zones)
+
+
+def test_a_forged_report_does_not_open_the_gate(case):
+    made = case.synthetic(case.train[:250])
+    report = attack(made, case.cohort, zones=case.zones, policy="internal")
+    quality = quality_of(case, made)
+    passed = tuple(test.model_copy(update={"passed": True}) for test in report.tests)
+    forged = report.model_copy(update={"verdict": Verdict.CLEARED, "tests": passed})
+    with pytest.raises(IntegrityError):
+        gate.clear(made, quality, forged, zones=case.zones)
+
+
+def test_a_report_about_other_bytes_does_not_open_the_gate(case, cleared):
+    made, _, report = cleared
+    other = case.synthetic(case.fresh[::-1].copy())
+    home = synthetic.folder(other.synthetic, zones=case.zones)
+    for name in ("privacy.json", "privacy-record.json"):
+        (home / name).write_bytes((synthetic.folder(made.synthetic, zones=case.zones) / name).read_bytes())
+    with pytest.raises(IntegrityError):
+        gate.clear(other, quality_of(case, other), report, zones=case.zones)
+
+
+def test_without_evidence_nothing_is_cleared(case, cleared):
+    _, _, report = cleared
+    made = case.synthetic(case.fresh[:100])
+    with pytest.raises(PrivacyRefused, match="no privacy report"):
+        gate.clear(made, quality_of(case, made), report, zones=case.zones)
+
+
+def test_a_second_run_finds_the_report_and_a_fresh_one_makes_the_same_bytes(case, cleared):
+    made, _, report = cleared
+    home = synthetic.folder(made.synthetic, zones=case.zones)
+    names = ("privacy.json", "privacy.html", "privacy-record.json")
+    before = {name: (home / name).read_bytes() for name in names}
+    assert attack(made, case.cohort, zones=case.zones, policy="internal") == report
+    for name in names:
+        (home / name).unlink()
+    attack(made, case.cohort, zones=case.zones, policy="internal")
+    assert {name: (home / name).read_bytes() for name in names} == before
+
+
+def test_another_policy_is_another_verdict(case, cleared):
+    made, _, report = cleared
+    strict = attack(made, case.cohort, zones=case.zones, policy="strict")
+    assert strict.policy_sha256 != report.policy_sha256
+    assert attack(made, case.cohort, zones=case.zones, policy="internal") == report
+
+
+def test_the_page_stands_alone_and_shows_no_image(case, cleared):
+    made, _, _ = cleared
+    page = (synthetic.folder(made.synthetic, zones=case.zones) / "privacy.html").read_text()
+    assert "cleared" in page
+    assert page.count("<figure>") == 5
+    assert not re.search(r"https?:|<script|<img|data:image|url\(", page)
+
+
+def test_the_report_tells_no_cell_of_fewer_than_eleven_and_no_patient(case, cleared):
+    made, _, _ = cleared
+    home = synthetic.folder(made.synthetic, zones=case.zones)
+    report = json.loads((home / "privacy.json").read_text())
+    fresh = report["curves"]["distributions"]["E2"]["fresh"]
+    assert all(share == 0 or share * 900 >= 10 for share in fresh)
+    assert not re.search(r"(pt|se|in|st)-[0-9a-f]{16}", (home / "privacy.json").read_text())
+    assert any("G6" in reason for reason in report["not_tested"])
+
+
+def test_a_cohort_of_another_model_is_refused(case):
+    made = case.synthetic(case.fresh[:64]).model_copy(update={"cohort": "co-" + "1" * 32})
+    with pytest.raises(InvalidRequest):
+        attack(made, case.cohort, zones=case.zones)
+
+
+def test_the_record_is_canonical(case, cleared):
+    made, _, _ = cleared
+    path = synthetic.folder(made.synthetic, zones=case.zones) / "privacy-record.json"
+    assert path.read_bytes() == PrivacyReport.model_validate_json(path.read_bytes()).canonical()

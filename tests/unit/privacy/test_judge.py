@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from medgan.privacy import judge, policy, selftest
+from medgan.privacy.evidence import Similarity, similarity_to_train
+from medgan.privacy.views import CHANGES, changed
+
+STRICT, INTERNAL = policy.load("strict"), policy.load("internal")
+
+
+@pytest.fixture(scope="module")
+def scale(honest):
+    return judge.calibrate(honest, STRICT)
+
+
+def test_fresh_images_pass_what_can_be_decided(honest, scale):
+    tests = [
+        judge.copies(honest.synthetic, INTERNAL),
+        judge.tail(int(scale.hits(honest.synthetic).sum()), 300, scale, INTERNAL),
+        *judge.membership(honest, INTERNAL, seed=0),
+        judge.authenticity(honest, INTERNAL),
+    ]
+    assert [test.detail for test in tests if test.conclusive and not test.passed] == []
+
+
+def test_false_alarms_on_holdout_2_stay_rare(honest, scale):
+    assert scale.hits(honest.control).sum() <= 2
+
+
+@pytest.mark.parametrize("change", sorted(CHANGES))
+def test_copies_lie_in_the_tail_however_changed(case, honest, scale, change):
+    rng = np.random.default_rng(5)
+    rows = rng.permutation(len(case.real.train))[:100]
+    near = similarity_to_train(changed(change, case.real.train[rows], rng), case.real, honest.embedding)
+    assert scale.hits(near).mean() >= (0.5 if "blend" in change else 0.9)
+
+
+def test_a_rate_that_so_few_images_cannot_bound_is_not_decided(scale):
+    none_found = judge.tail(0, 100, scale, STRICT)
+    assert not none_found.passed
+    assert not none_found.conclusive
+    assert none_found.value > STRICT.tail.excess_most
+    assert judge.tail(0, 2048, scale, STRICT).passed
+
+
+def test_many_hits_fail_for_good(scale):
+    many = judge.tail(30, 2048, scale, STRICT)
+    assert not many.passed
+    assert many.conclusive
+
+
+def test_a_near_copy_is_counted():
+    similarity = Similarity(bands={}, correlation=np.array([0.2, 0.9991, 0.998]))
+    test = judge.copies(similarity, STRICT)
+    assert (test.value, test.passed) == (1, False)
+
+
+def test_members_that_stand_out_fail_for_good(honest):
+    told = dataclasses.replace(
+        honest,
+        members={name: scores + 0.2 for name, scores in honest.members.items()},
+    )
+    assert all(not test.passed and test.conclusive for test in judge.membership(told, STRICT, seed=0))
+
+
+def test_the_self_test_refuses_every_planted_change(case, honest, scale):
+    planted = selftest.plant(honest, case.real, scale, INTERNAL, seed=0)
+    assert [result.change for result in planted if not result.refused] == []
+    assert all(test.passed for test in selftest.verdict(planted, INTERNAL))
+
+
+def test_a_blind_gate_fails_its_self_test_for_good(case, honest, scale):
+    blind = dataclasses.replace(scale, threshold=1e9)
+    tests = selftest.verdict(selftest.plant(honest, case.real, blind, INTERNAL, seed=0), INTERNAL)
+    assert all(not test.passed and test.conclusive for test in tests)
+    assert "not refused" in tests[0].detail
+
+
+def test_real_images_filed_twice_calibrate_nothing(case, honest):
+    assert honest.calibration.correlation.max() < 0.995
+    assert honest.control.correlation.max() < 0.995
+    assert honest.twins >= 0

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medgan.privacy import embedding, views, warps
+from medgan.privacy.nearest import correlation, nearest
+
+
+@pytest.fixture(scope="module")
+def fitted(case):
+    return embedding.fit(case.real.train, seed=0)
+
+
+def test_a_whole_pixel_shift_is_exact():
+    image = np.random.default_rng(0).random((32, 32), dtype=np.float32)
+    seen = warps.matrix(warps.Warp(dy=2, dx=-1), 32) @ image.ravel()
+    inner = image[warps.MARGIN + 2 : 32 - warps.MARGIN + 2, warps.MARGIN - 1 : 32 - warps.MARGIN - 1]
+    assert np.array_equal(seen.reshape(inner.shape), inner)
+
+
+def test_a_flip_is_exact_and_rows_are_weights():
+    image = np.random.default_rng(0).random((32, 32), dtype=np.float32)
+    window = slice(warps.MARGIN, 32 - warps.MARGIN)
+    seen = warps.matrix(warps.Warp(flip=True), 32) @ image.ravel()
+    assert np.array_equal(seen.reshape(26, 26), image[:, ::-1][window, window])
+    for warp in warps.aligned_warps():
+        assert warps.matrix(warp, 32).sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_nearest_is_what_a_plain_loop_finds(case, fitted):
+    queries, real = case.real.holdout_1[:5], case.real.train[:40]
+    found = nearest(queries, real, fitted)
+    originals = fitted.vectors(views.unit(real), warps.Warp())
+    for band in ("E1", "E2"):
+        table = np.array(
+            [fitted.vectors(views.unit(queries), warp)[band] @ originals[band].T for warp in warps.aligned_warps()]
+        )
+        assert found[band].similarity == pytest.approx(table.max(axis=(0, 2)), abs=1e-5)
+        assert found[band].of_real == pytest.approx(table.max(axis=(0, 1)), abs=1e-5)
+        assert found[band].index.tolist() == table.max(axis=0).argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize("change", ["copy", "shift", "flip"])
+def test_a_moved_copy_has_similarity_one(case, fitted, change):
+    rows = np.arange(30)
+    queries = views.changed(change, case.real.train[rows], np.random.default_rng(0))
+    found = nearest(queries, case.real.train, fitted)
+    for band in found.values():
+        assert band.similarity.min() > 0.99
+    assert correlation(queries, case.real.train, found["E2"]).min() > 0.99
+
+
+def test_no_patient_is_compared_with_itself(case, fitted):
+    rows = np.arange(20)
+    patients = case.real.train_patients
+    found = nearest(case.real.train[rows], case.real.train, fitted, apart=(patients[rows], patients))
+    assert not np.any(found["E2"].index == rows)
+
+
+def test_larger_images_are_averaged_over_whole_pixels():
+    stored = np.random.default_rng(0).integers(0, 65536, (2, 64, 64)).astype(np.uint16)
+    view = views.to_view(stored, (0, 65535))
+    assert view.shape == (2, 32, 32)
+    assert view == pytest.approx(stored.reshape(2, 32, 2, 32, 2).mean(axis=(2, 4)) / 65535, abs=1e-6)
+
+
+def test_a_constant_image_is_near_nothing(case, fitted):
+    found = nearest(np.full((1, 32, 32), 0.5, np.float32), case.real.train, fitted)
+    assert np.isfinite(found["E2"].similarity).all()
+    assert found["E2"].similarity.max() < 0.9
+
+
+def test_the_same_images_give_the_same_embedding(case, fitted):
+    assert embedding.fit(case.real.train, seed=0).digest == fitted.digest
+    assert embedding.fit(case.real.train, seed=1).digest != fitted.digest
