@@ -18,6 +18,7 @@ RegistryOption = Annotated[
 TrustOption = Annotated[
     Path | None, typer.Option("--trust", help="The registry's public key (PEM); needed once, then remembered.")
 ]
+SpecArgument = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="Version: 1, 1.2, 1.2.3, latest, stable.")]
 
 
 @app.command("list")
@@ -36,7 +37,7 @@ def list_releases(registry: RegistryOption = None, trust: TrustOption = None) ->
 
 
 @app.command()
-def info(spec: str, registry: RegistryOption = None, trust: TrustOption = None) -> None:
+def info(spec: SpecArgument, registry: RegistryOption = None, trust: TrustOption = None) -> None:
     """What one version is: classes, evidence, licence."""
     from medgan.client import report
 
@@ -56,7 +57,7 @@ def info(spec: str, registry: RegistryOption = None, trust: TrustOption = None) 
 
 @app.command()
 def pull(
-    spec: str,
+    spec: SpecArgument,
     registry: RegistryOption = None,
     trust: TrustOption = None,
     to: Annotated[Path | None, typer.Option("--to", help="Folder to put the version in; the cache if empty.")] = None,
@@ -81,7 +82,7 @@ def pull(
 
 @app.command()
 def verify(
-    spec: str,
+    spec: SpecArgument,
     registry: RegistryOption = None,
     trust: TrustOption = None,
     folder: Annotated[Path | None, typer.Option("--folder", help="Where it lies, if not in the cache.")] = None,
@@ -91,6 +92,30 @@ def verify(
 
     manifest = report.verify_pulled(spec, registry=registry, trust=trust, folder=folder)
     typer.echo(f"{manifest.name}@{manifest.version}: {len(manifest.files)} files are as they were signed")
+
+
+@app.command()
+def export(
+    spec: SpecArgument,
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    form: Annotated[str, typer.Option("--form", help="png (with a table, as Hugging Face reads it) or nifti.")] = "png",
+    split: Annotated[str | None, typer.Option("--split", help="One split only.")] = None,
+    registry: RegistryOption = None,
+    trust: TrustOption = None,
+) -> None:
+    """Pull and verify a version, and write its images in another format."""
+    from medgan.client import load
+
+    typer.echo(load.load(spec, split, registry=registry, trust=trust).export(folder, form))
+
+
+@app.command()
+def materialise(spec: SpecArgument, registry: RegistryOption = None, trust: TrustOption = None) -> None:
+    """Pull and verify a version, and write its uncompressed tier, which loads at memory speed."""
+    from medgan.client import materialise as fast
+    from medgan.client import pull as pulls
+
+    typer.echo(fast.materialise(pulls.pull(spec, registry=registry, trust=trust)))
 
 
 @app.command()

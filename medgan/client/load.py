@@ -140,6 +140,21 @@ class Dataset:
         keep[self.rows] = True
         return loader.Loader(self.reader, loader.Plan(**plan), keep=None if self.split is None else keep)
 
+    def montage(self, *, rows: int = 4, columns: int = 8) -> npt.NDArray[np.uint8]:
+        """The first images as one uint8 picture, windowed by `intensity_range`."""
+        from medgan.client import export
+
+        return export.montage(self, rows=rows, columns=columns)
+
+    def export(self, folder: Path | str, form: str = "png") -> Path:
+        """Write the split into a new folder as `png` (16 bits, with a table as `imagefolder` wants) or `nifti`."""
+        from medgan.client import export
+
+        forms = {"png": export.export_png, "nifti": export.export_nifti}
+        if form not in forms:
+            raise InvalidRequest(f"images are exported as {' or '.join(forms)}")
+        return forms[form](self, Path(folder))
+
     def classes_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Class index (B,) of rows of the version's array, as a loader's batches name them."""
         return self.class_index[np.searchsorted(self.rows, rows)]
