@@ -18,6 +18,7 @@ import typer
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 from medgan.errors import InvalidRequest, MedganError
 from medgan.records import (
@@ -50,6 +51,7 @@ Dataset = Annotated[str | None, typer.Option(help="Name that versions are publis
 Kimg = Annotated[float | None, typer.Option(help="Thousands of real images to show in training.")]
 Images = Annotated[int | None, typer.Option(help="Synthetic images to make.")]
 Policy = Annotated[str | None, typer.Option(help="Privacy policy that decides.")]
+Labels = Annotated[list[str] | None, typer.Option("--label", help="Column of the label tables to keep; repeatable.")]
 Profile = Annotated[str | None, typer.Option(help="De-identification profile and options.")]
 
 RecordT = TypeVar("RecordT", bound=Record)
@@ -68,23 +70,33 @@ def nightly(
 ) -> None:
     """Archive to published version: ingest, train, synthesize, clear, publish."""
     parameters = _parameters(site, dataset=dataset, profile=profile, policy=policy, kimg=kimg, images=images)
+    records = _records(parameters, recipe=CohortRecipe, terms=ReleaseTerms, training=TrainRequest, spec=CohortSpec)
+    if "dataset" not in parameters:
+        raise InvalidRequest("a data set needs a name: --dataset, or dataset in the --site file")
     source = _register(archive, workspace)
     _start(workspace)
     from flows.nightly import nightly as flow
     from tasks.summary import render
 
-    report = flow(archive=source, **parameters)
+    report = flow(archive=source, **(parameters | records))
     typer.echo(render(report))
 
 
 @app.command()
-def ingest(archive: Archive, workspace: Workspace, collection: str = "main", profile: str = "basic") -> None:
+def ingest(
+    archive: Archive,
+    workspace: Workspace,
+    collection: str = "main",
+    profile: str = "basic",
+    label: Labels = None,
+) -> None:
     """Archive to collection; prints the IngestOutcome."""
     source = _register(archive, workspace)
     _start(workspace)
     from flows.ingest import ingest as flow
 
-    _emit(flow(archive=source, collection=collection, profile=profile))
+    columns = {"label_columns": tuple(label)} if label else {}
+    _emit(flow(archive=source, collection=collection, profile=profile, **columns))
 
 
 @app.command()
@@ -95,13 +107,7 @@ def train(step: From, workspace: Workspace, site: Site = None, kimg: Kimg = None
     _start(workspace)
     from flows.train import train as flow
 
-    _emit(
-        flow(
-            snapshot=before.ingest.snapshot,
-            recipe=CohortRecipe.model_validate(parameters["recipe"]),
-            training=TrainRequest.model_validate(parameters.get("training", {})),
-        )
-    )
+    _emit(flow(snapshot=before.ingest.snapshot, **_records(parameters, recipe=CohortRecipe, training=TrainRequest)))
 
 
 @app.command()
@@ -114,8 +120,8 @@ def synthesize(
     _start(workspace)
     from flows.synthesize import synthesize as flow
 
-    spec = CohortSpec.model_validate(parameters.get("spec", {}))
-    _emit(flow(trained=before, spec=spec, policy=parameters.get("policy", "internal")))
+    policy = parameters.get("policy", "internal")
+    _emit(flow(trained=before, policy=policy, **_records(parameters, spec=CohortSpec)))
 
 
 @app.command()
@@ -126,7 +132,7 @@ def publish(step: From, workspace: Workspace, night: Path, site: Site = None) ->
     _start(workspace)
     from flows.publish import publish as flow
 
-    _emit(flow(synthesis=before, terms=ReleaseTerms.model_validate(parameters["terms"]), night=tonight))
+    _emit(flow(synthesis=before, night=tonight, **_records(parameters, terms=ReleaseTerms)))
 
 
 @app.command()
@@ -144,13 +150,30 @@ def _parameters(
     site: Path | None, *, kimg: float | None = None, images: int | None = None, **overrides: str | None
 ) -> dict[str, Any]:
     """Flow parameters: the site's file, then what the command line says."""
-    parameters: dict[str, Any] = {} if site is None else yaml.safe_load(_text(site))
+    try:
+        parameters: dict[str, Any] = {} if site is None else dict(yaml.safe_load(_text(site)))
+    except (yaml.YAMLError, TypeError, ValueError):
+        raise InvalidRequest("the --site file is not a YAML mapping; see deployments/sites/demo.yaml") from None
     parameters |= {key: value for key, value in overrides.items() if value is not None}
     if kimg is not None:
         parameters["training"] = {**parameters.get("training", {}), "total_kimg": kimg}
     if images is not None:
         parameters["spec"] = {**parameters.get("spec", {}), "images": images}
     return parameters
+
+
+def _records(parameters: dict[str, Any], **kinds: type[Record]) -> dict[str, Any]:
+    """Each named parameter as its record, so that a mistake in the site's file is told before anything starts."""
+    try:
+        return {name: kind.model_validate(parameters.get(name, {})) for name, kind in kinds.items()}
+    except ValidationError as error:
+        raise InvalidRequest(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    """Where and what, without the value that was given."""
+    mistakes = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors())
+    return f"{error.title}: {mistakes}"
 
 
 def _register(archive: Path, workspace: Path) -> Any:
@@ -171,7 +194,10 @@ def _start(workspace: Path) -> None:
 
 def _read(step: Path, kind: type[RecordT]) -> RecordT:
     text = sys.stdin.read() if str(step) == "-" else _text(step)
-    return kind.model_validate_json(text)
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise InvalidRequest(_explain(error)) from None
 
 
 def _text(path: Path) -> str:
@@ -191,15 +217,11 @@ def main() -> None:
     try:
         app()
     except MedganError as error:
-        errors.print(f"[bold red]{error.kind}[/]: {error}", highlight=False)
+        errors.print(f"[bold red]{error.kind}[/]: {escape(str(error))}", highlight=False)
         sys.exit(error.exit_status)
     except (OSError, RuntimeError) as error:
         errors.print(f"[bold red]unexpected[/]: {type(error).__name__}; is the workspace writable?", highlight=False)
         sys.exit(1)
-    except (ValidationError, KeyError) as error:
-        what = error.title if isinstance(error, ValidationError) else f"parameter {error}"
-        errors.print(f"[bold red]invalid-request[/]: {what} is missing or malformed; see --help", highlight=False)
-        sys.exit(InvalidRequest.exit_status)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ def nightly(
     policy: Name = "internal",
     collection: Name = "main",
     profile: str = "basic",
+    label_columns: tuple[str, ...] = ("finding", "sex", "age"),
 ) -> NightReport:
     """Turn the archive as it is tonight into the next published version, or say why not.
 
@@ -37,9 +38,10 @@ def nightly(
         policy: The privacy policy that decides.
         collection: The collection that receives the studies.
         profile: De-identification profile and options.
+        label_columns: Columns of the label tables to keep; every other one is dropped.
     """
     with ledger(dataset) as tonight:
-        ingested = ingest(archive, collection, profile)
+        ingested = ingest(archive, collection, profile, label_columns)
         trained = train(ingested.ingest.snapshot, recipe, tonight.seeded(training))
         synthesised = synthesize(trained, tonight.seeded(spec), policy)
         release = publish(synthesised, terms, tonight)

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from medgan.errors import MedganError
 
@@ -90,7 +91,7 @@ def main() -> None:
     try:
         app()
     except MedganError as error:
-        Console(stderr=True).print(f"[bold red]{error.kind}[/]: {error}", highlight=False)
+        Console(stderr=True).print(f"[bold red]{error.kind}[/]: {escape(str(error))}", highlight=False)
         sys.exit(error.exit_status)
 
 

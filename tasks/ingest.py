@@ -22,7 +22,7 @@ def scan_archive(archive: ArchiveRef) -> ScanReport:
 
 
 @runtime.step("de-identify and store")
-def ingest_studies(scanned: ScanReport, collection: Name, profile: str) -> IngestReport:
+def ingest_studies(scanned: ScanReport, collection: Name, profile: str, label_columns: tuple[str, ...]) -> IngestReport:
     """De-identify every study, verify it on its bytes, and commit the new ones to the collection."""
     zones = runtime.zones()
     with runtime.progress("de-identify and store") as report:
@@ -32,6 +32,7 @@ def ingest_studies(scanned: ScanReport, collection: Name, profile: str) -> Inges
             key_handle=zones.pseudonym_key,
             collection=collection,
             profile=profile,
+            label_columns=label_columns,
             workers=runtime.workers(),
             scheduler=runtime.scheduler(),
             on_progress=report,
