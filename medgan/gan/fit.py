@@ -30,11 +30,16 @@ from medgan.gan.step import Players, Score, play
 
 STATE, CURVE, GRIDS = "state.safetensors", "train.jsonl", "grids"
 _GRID_SIDE = 8
+_WATCH_FROM_KIMG, _LEAST_SPREAD = 20.0, 0.2
+"""A generator whose images differ less than a fifth as much as real ones has collapsed; younger ones are let be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """Progress: means since the last tick. `grid` is the picture just written; `retreats` counts roll-backs."""
+    """Progress: means since the last tick. `grid` is the picture just written; `retreats` counts roll-backs.
+
+    `spread` is how much generated images differ from each other, real ones being 1: near 0 is a collapse.
+    """
 
     step: int
     kimg: float
@@ -45,6 +50,7 @@ class Tick:
     loss_g: float
     d_real: float
     d_fake: float
+    spread: float
     retreats: int
     grid: Path
 
@@ -68,7 +74,7 @@ def fit(
 
     Raises:
         InvalidRequest: images of another size, a batch the processes cannot share, a device that is not there.
-        TrainingDiverged: a loss became non-finite more often than `config.retreats`.
+        TrainingDiverged: a loss became non-finite, or images collapsed, more often than `config.retreats`.
     """
     _check(images, config, world)
     if world.leads:
@@ -148,22 +154,30 @@ class Run:
             scores.append(score)
         spent = time.perf_counter() - begun
         self.seconds += spent
+        made_NHW = preview(self.config, self.players, self.images)
+        spread = relative_spread(made_NHW, self.images)
+        watched = self.players.step * self.config.batch >= 1000 * _WATCH_FROM_KIMG
+        if self.world.mean(float(watched and spread < _LEAST_SPREAD)) > 0:
+            self.retreat()
+            return
         mean = Score(*(fmean(values) for values in zip(*scores, strict=True)))
         if self.world.leads:
-            self.tell(mean, len(scores), spent)
+            self.tell(mean, len(scores), spent, made_NHW, spread)
         self.world.wait()
 
-    def tell(self, mean: Score, steps: int, spent: float) -> None:
+    def tell(self, mean: Score, steps: int, spent: float, made_NHW: NDArray[np.uint16], spread: float) -> None:
         """Write grid, curve and state of a tick, and call back."""
         kimg = self.players.step * self.config.batch / 1000
         path = self.folder / GRIDS / f"{int(kimg):06d}.png"
-        checkpoint.write_atomically(path, grid.png(preview(self.config, self.players, self.images)))
+        grey_NHW = grid.to_grey(made_NHW, self.images.lo, self.images.hi)
+        checkpoint.write_atomically(path, grid.png(grid.tile(grey_NHW, _GRID_SIDE)))
         tick = Tick(
             step=self.players.step,
             kimg=kimg,
             total_kimg=self.config.total_steps * self.config.batch / 1000,
             kimg_per_second=steps * self.config.batch / 1000 / spent,
             seconds=self.seconds,
+            spread=spread,
             retreats=self.players.retreats,
             grid=path,
             **mean._asdict(),
@@ -179,7 +193,7 @@ class Run:
         retreats = self.players.retreats + 1
         if retreats > self.config.retreats:
             raise TrainingDiverged(
-                f"a loss became non-finite {retreats} times, the last at "
+                f"a loss became non-finite or the images all alike {retreats} times, the last at "
                 f"{self.players.step * self.config.batch / 1000:.1f} kimg: lower learning_rate or raise gamma"
             )
         self.players = Players.start(self.config, len(self.images.classes))
@@ -192,16 +206,22 @@ class Run:
         self.world.wait()
 
 
-def preview(config: TrainConfig, players: Players, images: TrainingSet) -> NDArray[np.uint8]:
-    """Grid of 64 images of the moving average, rows cycling through the classes, always from the same latents."""
+def preview(config: TrainConfig, players: Players, images: TrainingSet) -> NDArray[np.uint16]:
+    """Stored 64 images of the moving average, rows cycling through the classes, always from the same latents."""
     rng = np.random.Generator(np.random.Philox(key=[config.seed, 1 << 62]))
     count = _GRID_SIDE**2
     z = torch.from_numpy(rng.standard_normal((count, config.latent_dim), dtype=np.float32)).to(config.device)
     c = (torch.arange(count) // _GRID_SIDE % len(images.classes)).to(config.device)
     with torch.inference_mode():
         made = players.average(z, c)[:, 0].cpu().numpy()
-    stored = to_stored(made, images.lo, images.hi)
-    return grid.tile(grid.to_grey(stored, images.lo, images.hi), _GRID_SIDE)
+    return to_stored(made, images.lo, images.hi)
+
+
+def relative_spread(made_NHW: NDArray[np.uint16], images: TrainingSet) -> float:
+    """Mean deviation of a pixel over generated images, divided by the same over as many real ones."""
+    rows = np.linspace(0, len(images.class_index) - 1, len(made_NHW)).round().astype(np.int64)
+    real = np.asarray(images.pixels[rows], np.float64).std(0).mean()
+    return float(made_NHW.astype(np.float64).std(0).mean() / real) if real else 1.0
 
 
 def _truncate_curve(path: Path, step: int) -> None:

@@ -19,6 +19,7 @@ from statistics import median
 import numpy as np
 
 from medgan.cohort import resample
+from medgan.errors import TrainingDiverged
 from medgan.gan import recipes
 from medgan.gan.arithmetic import fixed
 from medgan.gan.config import TrainConfig
@@ -121,9 +122,13 @@ def main(arguments: list[str] | None = None) -> int:
     floor_told = False
     for name in given.systems:
         config = recipes.build(f"{name}_{given.size}")
-        trials = [
-            trial(replace(config, seed=seed), train, holdout, classes, given.seconds) for seed in range(given.seeds)
-        ]
+        try:
+            trials = [
+                trial(replace(config, seed=seed), train, holdout, classes, given.seconds) for seed in range(given.seeds)
+            ]
+        except TrainingDiverged as error:
+            out.write(f"{name:14}  broke down: {error}\n")
+            continue
         if not floor_told:
             out.write(line("real", trials[0]["floor"], " " * 15) + "\n")
             floor_told = True

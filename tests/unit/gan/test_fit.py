@@ -122,6 +122,21 @@ def test_training_that_stays_broken_stops_with_an_error(tmp_path):
     assert not (tmp_path / "generator.safetensors").exists()
 
 
+def test_a_collapse_rolls_back_and_stops_the_run_when_it_lasts(tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "_WATCH_FROM_KIMG", 0.1)  # from the second tick on
+    monkeypatch.setattr(fitting, "relative_spread", lambda _made, _images: 0.05)
+    with pytest.raises(TrainingDiverged, match="all alike 3 times"):
+        fit(small_set(), small_config(retreats=2), tmp_path)
+    assert [line["step"] for line in curve(tmp_path)] == [4]
+
+
+def test_spread_is_one_for_real_images_and_none_for_one_image_repeated():
+    images = small_set()
+    rows = np.linspace(0, 95, 64).round().astype(int)
+    assert fitting.relative_spread(images.pixels[rows], images) == pytest.approx(1.0)
+    assert fitting.relative_spread(images.pixels[:1].repeat(64, axis=0), images) == 0
+
+
 def test_every_loss_trains_without_breaking(tmp_path):
     for loss in ("gan-minimax", "gan-ns", "wgan-clip", "wgan-gp", "hinge"):
         config = small_config(
