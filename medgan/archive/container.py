@@ -198,7 +198,8 @@ def _folder(root: Path) -> Iterator[Path]:
         pending.extend(reversed(folders))
 
 
-def _file(path: Path, spool: Path | None, *, level: int) -> Iterator[Leaf]:
+def _file(path: Path, spool: Path | None, *, level: int, name: str = "") -> Iterator[Leaf]:
+    """Leaves of one file; `name` is what it is called where it was unpacked from."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -215,12 +216,12 @@ def _file(path: Path, spool: Path | None, *, level: int) -> Iterator[Leaf]:
                     yield from _peek_tar(file, kind)
                     return
                 unpacked = _spool_stream(_decompressed(file, kind), spool, packed_bytes=size)
-                yield from _file(unpacked, spool, level=level)
+                yield from _file(unpacked, spool, level=level, name=name or str(path))
                 return
     except BadInstance as refused:
-        yield Leaf(name=str(path), extent=None, refusal=Reason(refused.reason))
+        yield Leaf(name=name or str(path), extent=None, refusal=Reason(refused.reason))
         return
-    yield Leaf(name=str(path), extent=Extent(str(path), 0, size, _STORED, size))
+    yield Leaf(name=name or str(path), extent=Extent(str(path), 0, size, _STORED, size))
 
 
 def archive_kind(head: bytes) -> str | None:
@@ -375,7 +376,7 @@ def _member(name: str, extent: Extent, spool: Path | None, level: int) -> Iterat
     if level >= limits.MAX_NESTED_ARCHIVES:
         _refuse(f"nests archives deeper than {limits.MAX_NESTED_ARCHIVES} level")
     inner = _spool_stream(_member_stream(extent), spool, packed_bytes=extent.stored)
-    yield from _file(inner, spool, level=level + 1)
+    yield from _file(inner, spool, level=level + 1, name=name)
 
 
 def _member_stream(extent: Extent) -> IO[bytes]:

@@ -1,4 +1,4 @@
-"""Research archives come as folders of PNG, JPEG or TIFF with a table; they join the same road as DICOM.
+"""Research archives come as PNG, JPEG, TIFF or NIfTI with a table; they join the same road as DICOM.
 
 A table row names an image file and its patient. The image becomes a Secondary Capture instance in memory
 at the moment it is read: its pixels and what the table says, nothing else. EXIF, comments, colour
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from medgan.archive import guard, limits, writer
+from medgan.archive import guard, limits, nifti, writer
 from medgan.archive.codecs import FrameSpec
 from medgan.archive.quiet import quietly
 from medgan.errors import BadInstance
@@ -32,6 +32,8 @@ _MAGICS: Final = (
     (b"MM\0*", "image/tiff"),
 )
 _SAMPLES: Final = {"1": 1, "L": 1, "I;16": 1, "I;16B": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+NIFTI: Final = "nifti"
+_MULTI_FRAME: Final = "1.2.840.10008.5.1.4.1.1.7.3"  # multi-frame grayscale word secondary capture
 _SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 _MODALITY: Final = re.compile(r"[A-Z]{2}")
 _LONG_STRING: Final = 64
@@ -62,14 +64,24 @@ class Card:
 
 
 def media_type(data: bytes) -> str | None:
-    """`image/png`, `image/jpeg` or `image/tiff` by magic; None for anything else, DICOM first of all."""
+    """`image/png`, `image/jpeg`, `image/tiff` or `NIFTI` by magic; None for anything else, DICOM first of all."""
     if data[128:132] == b"DICM":
         return None
+    if nifti.is_nifti(data):
+        return NIFTI
     return next((kind for magic, kind in _MAGICS if data.startswith(magic)), None)
 
 
-def check(data: bytes, kind: str) -> FrameSpec:
-    """Look at an image's header: its shape, or why it is refused (UNSUPPORTED, TOO_LARGE, CORRUPT_PIXELS)."""
+def check(data: bytes, kind: str) -> None:
+    """Look at an image's or volume's header and refuse it by its reason, without decoding it."""
+    if kind == NIFTI:
+        nifti.read_header(data)
+    else:
+        _look(data, kind)
+
+
+def _look(data: bytes, kind: str) -> FrameSpec:
+    """Shape of a picture, or why it is refused (UNSUPPORTED, TOO_LARGE, CORRUPT_PIXELS)."""
     from PIL import Image
 
     try:
@@ -90,20 +102,15 @@ def check(data: bytes, kind: str) -> FrameSpec:
 
 
 def wrap(data: bytes, card: Card) -> bytes:
-    """The image as a Part 10 Secondary Capture instance, uncompressed; alpha is dropped."""
+    """The image as a Part 10 Secondary Capture instance, uncompressed; a volume as a multi-frame one."""
     kind = media_type(data)
     if kind is None:
         raise BadInstance(Reason.CHANGED_WHILE_READ)
-    spec = check(data, kind)
-    pixels = guard.decode_frames(kind, [data], spec)[0]
-    if spec.samples in {2, 4}:
-        pixels = pixels[..., : spec.samples - 1]
-    pixels = np.ascontiguousarray(pixels.reshape(spec.rows, spec.columns, -1))
-    samples = pixels.shape[2]
+    pixels = nifti.elements(data) if kind == NIFTI else _pixels(data, kind)
     elements: list[writer.Element] = [
         (0x00080005, "CS", "ISO_IR 192"),
         (0x00080008, "CS", "DERIVED\\SECONDARY"),
-        (0x00080016, "UI", _SECONDARY_CAPTURE),
+        (0x00080016, "UI", _MULTI_FRAME if kind == NIFTI else _SECONDARY_CAPTURE),
         (0x00080018, "UI", card.instance(hashlib.sha256(data).hexdigest())),
         (0x00080060, "CS", card.modality),
         (0x00080064, "CS", "WSD"),
@@ -112,21 +119,34 @@ def wrap(data: bytes, card: Card) -> bytes:
         (0x0020000D, "UI", card.study),
         (0x0020000E, "UI", card.series),
         (0x00200013, "IS", str(card.number)),
+        *pixels,
+    ]
+    return writer.part10(sorted(elements, key=lambda one: one[0]))
+
+
+def _pixels(data: bytes, kind: str) -> list[writer.Element]:
+    """The pixel elements of a picture; alpha is dropped, 16 bits stay 16 bits."""
+    spec = _look(data, kind)
+    image = guard.decode_frames(kind, [data], spec)[0]
+    if spec.samples in {2, 4}:
+        image = image[..., : spec.samples - 1]
+    image = np.ascontiguousarray(image.reshape(spec.rows, spec.columns, -1))
+    samples, bits = image.shape[2], 8 * image.itemsize
+    colour = [(0x00280006, "US", 0)] if samples > 1 else []
+    lossy = [(0x00282110, "CS", "01")] if kind == "image/jpeg" else []
+    return [
+        *colour,
+        *lossy,
         (0x00280002, "US", samples),
-        (0x00280004, "CS", "MONOCHROME2" if samples == 1 else "RGB"),
+        (0x00280004, "CS", "RGB" if colour else "MONOCHROME2"),
         (0x00280010, "US", spec.rows),
         (0x00280011, "US", spec.columns),
-        (0x00280100, "US", 8 * pixels.itemsize),
-        (0x00280101, "US", 8 * pixels.itemsize),
-        (0x00280102, "US", 8 * pixels.itemsize - 1),
+        (0x00280100, "US", bits),
+        (0x00280101, "US", bits),
+        (0x00280102, "US", bits - 1),
         (0x00280103, "US", 0),
-        (0x7FE00010, "OW" if pixels.itemsize > 1 else "OB", pixels.tobytes()),
+        (0x7FE00010, "OW" if bits > 8 else "OB", image.tobytes()),  # noqa: PLR2004 - bits
     ]
-    if samples > 1:
-        elements.append((0x00280006, "US", 0))
-    if kind == "image/jpeg":
-        elements.append((0x00282110, "CS", "01"))
-    return writer.part10(sorted(elements, key=lambda one: one[0]))
 
 
 def cards(places: Iterable[str], rows: Iterable[Mapping[str, str]]) -> dict[str, Card]:

@@ -19,7 +19,7 @@ from medgan.keys import Keyring
 from medgan.settings import Zones
 
 _PURPOSE: Final = "scan-memory"
-_VERSION: Final = 2  # raised whenever a file may be judged differently than before
+_VERSION: Final = 3  # raised whenever a file may be judged differently than before
 Stamp = tuple[int, int, int, int]
 
 
