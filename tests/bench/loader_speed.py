@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from medgan.client import loader, shards
+from medgan.release.images import BLOCK_BYTES
 from tests.builders.release import SAMPLES
 
 SIZE, BATCH, REPEATS = 128, 64, 3
@@ -55,8 +56,11 @@ def build(folder: Path, count: int, bits: int, noise: float) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     codecs = {
-        name: [BloscCodec(cname=name, clevel=3 if name == "zstd" else 5, shuffle="shuffle", typesize=2), Crc32cCodec()]
-        for name in ("zstd", "lz4")
+        "zstd": [
+            BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=2, blocksize=BLOCK_BYTES),
+            Crc32cCodec(),
+        ],
+        "lz4": [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=2), Crc32cCodec()],
     }
     arrays = {
         name: zarr.create_group(folder / f"{name}.zarr", zarr_format=3).create_array(
