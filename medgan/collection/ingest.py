@@ -75,6 +75,7 @@ def ingest(
     )
     with store.writer(collection, zones=zones) as writer:
         table = read.table_of(writer.group)
+        resumed = context.folder.exists()  # a run that ends well leaves none
         withdrawn = read.withdrawn(writer.group)
         accounting = _opening(found, table, withdrawn, zones)
         digests = {"profile": expression.digest, "key": keyring.mac("staging").hex()}
@@ -85,6 +86,8 @@ def ingest(
         accounting.check()
         snapshot = _commit(writer, merged.rows, merged.folders, labels)
         accounting.keep(scan.scan_id, zones=zones)
+        if resumed:
+            writer.collect_garbage()
         staging.finished(plan.folder, ())
         table = read.table_of(writer.group)
     joined = label_tables.matched(table, labels)

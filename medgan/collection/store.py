@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Writer:
 
     def __init__(self, collection: str, repository: icechunk.Repository) -> None:
         """Open a writable session on the head of `repository`."""
+        self._opened = datetime.now(UTC)
         self._collection = collection
         self._repository = repository
         self._session = repository.writable_session(BRANCH)
@@ -58,6 +59,11 @@ class Writer:
         with _explained():
             snapshot_id = self._session.commit(message, metadata=metadata)
         return _snapshot(self._collection, self._repository.lookup_snapshot(snapshot_id))
+
+    def collect_garbage(self) -> None:
+        """Delete what a killed writer left: objects older than this writer that no snapshot holds."""
+        with _explained():
+            self._repository.garbage_collect(self._opened)
 
 
 @contextmanager

@@ -170,10 +170,12 @@ def contents(archive: Path) -> Iterable[bytes]:
 def show(result: Result, workers: int) -> None:
     by_cpu = result.instances / (result.cpu_seconds / workers)
     mib = result.source_bytes / MIB / (result.cpu_seconds / workers)
+    rates = (result.instances / result.ingest_seconds, by_cpu, mib)
     say(
         f"{result.name:<28}{result.instances:>7,} instances  scan {result.instances / result.scan_seconds:>6.0f}/s  "
-        f"ingest by wall {result.instances / result.ingest_seconds:>5.0f}/s, by CPU {by_cpu:>5.0f}/s = {mib:>6.1f} MiB/s  "
-        f"again {result.again_seconds:>5.1f} s  peak {result.parent_mib:>4.0f} MiB, worker {result.worker_mib:>4.0f} MiB"
+        "ingest by wall {:>5.0f}/s, by CPU {:>5.0f}/s = {:>6.1f} MiB/s  ".format(*rates)
+        + f"again {result.again_seconds:>5.1f} s  "
+        f"peak {result.parent_mib:>4.0f} MiB, worker {result.worker_mib:>4.0f} MiB"
     )
 
 
