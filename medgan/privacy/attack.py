@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from medgan.cohort import read
 from medgan.cohort import synthetic as made
 from medgan.collection import durable
 from medgan.errors import InvalidRequest
-from medgan.privacy import judge, page, selftest
+from medgan.privacy import attributes, judge, page, selftest
 from medgan.privacy.evidence import Evidence, RealImages, collect
 from medgan.privacy.policy import Policy
 from medgan.privacy.policy import load as load_policy
@@ -41,7 +42,7 @@ def attack(
     if synthetic.cohort != cohort.cohort.cohort:
         raise InvalidRequest("this synthetic cohort was made from another training cohort")
     home = made.folder(synthetic.synthetic, zones=zones)
-    images, _, attrs = made.load(synthetic, zones=zones)
+    images, labels, attrs = made.load(synthetic, zones=zones)
     finished = _finished(home, synthetic, limits)
     if finished is not None:
         return finished
@@ -51,10 +52,13 @@ def attack(
     scale = judge.calibrate(evidence, limits)
     planted = selftest.plant(evidence, real, scale, limits, seed=SEED)
     tests = (
-        judge.copies(evidence.synthetic, limits),
+        judge.copies(evidence.synthetic.correlation, limits),
         judge.tail(int(scale.hits(evidence.synthetic).sum()), evidence.synthetic_images, scale, limits),
         *judge.membership(evidence, limits, seed=SEED),
         judge.authenticity(evidence, limits),
+        judge.isolated_tail(evidence, scale, limits),
+        *judge.membership(evidence, limits, seed=SEED, isolated=True),
+        *_attribute_tests(labels, cohort, limits, zones=zones),
         *selftest.verdict(planted, limits),
     )
     not_tested = _not_tested(tests, patients)
@@ -85,6 +89,14 @@ def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[RealImages, dict[st
         counts[f"{split} patients"] = int(table["patient_key"].nunique())
         counts[f"{split} images"] = len(images)
     return RealImages(**parts), counts
+
+
+def _attribute_tests(
+    labels: pd.DataFrame, cohort: ValidatedCohort, policy: Policy, *, zones: Zones
+) -> tuple[GateTest, ...]:
+    table = read.load(cohort.cohort, zones=zones).table
+    train = table["split"] == "train"
+    return attributes.attacks(labels, table[train], table[~train], policy)
 
 
 def decide(tests: tuple[GateTest, ...], policy: Policy, *, holdout_patients: int) -> Verdict:

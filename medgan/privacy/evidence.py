@@ -16,6 +16,8 @@ Scores = npt.NDArray[np.floating]
 TWIN_CORRELATION = 0.995
 """Two real images of different patients that correlate more than this after registration are one image filed twice.
 Unrelated radiographs of PneumoniaMNIST end at 0.966; its ten duplicates across a split begin at 0.9999."""
+_ISOLATED_SHARE = 0.05
+_PLAIN_BLOCK = 1024
 _CALIBRATION_TRAIN = 1500
 """Train images compared with the rest of train, beside holdout-1: a 99.9 % quantile needs thousands."""
 
@@ -34,10 +36,15 @@ class RealImages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Similarity:
-    """Of query images to train: per band the similarity (Q,), and the pixel correlation (Q,) of the better match."""
+    """Of query images to train.
+
+    Per band the similarity (Q,); the pixel correlation (Q,) of the better match; the index (Q,) of the nearest train
+    image in E2.
+    """
 
     bands: dict[str, Scores]
     correlation: Scores
+    index: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +53,8 @@ class Evidence:
 
     Similarities to train of `synthetic`, of `calibration` (holdout-1, and train against the rest of train) and of
     `control` (holdout-2); membership scores of train images (`members`) and holdout images (`others`) by attack;
-    `authentic` counts of inauthentic and all images, synthetic then fresh real; `twins` found.
+    `authentic` counts of inauthentic and all images, synthetic then fresh real; which of train and of the others are
+    the most isolated 5 %; `twins` found.
     """
 
     embedding: Embedding
@@ -56,6 +64,8 @@ class Evidence:
     members: dict[str, Scores]
     others: dict[str, Scores]
     authentic: tuple[int, int, int, int]
+    isolated_train: npt.NDArray[np.bool_]
+    isolated_others: npt.NDArray[np.bool_]
     twins: int
     synthetic_images: int
 
@@ -81,6 +91,8 @@ def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
     keep_1, keep_2 = first.correlation < TWIN_CORRELATION, second.correlation < TWIN_CORRELATION
     inside = _train_against_train(real, embedding, seed=seed)
     members, others = _membership(to_train, to_holdout, (from_1, from_2), between, np.concatenate([keep_1, keep_2]))
+    fresh = np.concatenate([real.holdout_1[keep_1], real.holdout_2[keep_2]])
+    authentic, reach, reach_others = _authentic(synthetic, fresh, real.train, embedding)
     return Evidence(
         embedding=embedding,
         synthetic=_similarity(synthetic, real.train, to_train),
@@ -88,7 +100,9 @@ def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
         control=_kept(second, keep_2),
         members=members,
         others=others,
-        authentic=_authentic(synthetic, real, embedding, keep_1, keep_2),
+        authentic=authentic,
+        isolated_train=_isolated(reach),
+        isolated_others=_isolated(reach_others),
         twins=int((~keep_1).sum() + (~keep_2).sum()),
         synthetic_images=len(synthetic),
     )
@@ -96,7 +110,8 @@ def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
 
 def _similarity(queries: Images, train: Images, near: dict[str, Nearest]) -> Similarity:
     plain = np.max([correlation(queries, train, band) for band in near.values()], axis=0)
-    return Similarity(bands={name: band.similarity for name, band in near.items()}, correlation=plain)
+    bands = {name: band.similarity for name, band in near.items()}
+    return Similarity(bands=bands, correlation=plain, index=near["E2"].index)
 
 
 def _train_against_train(real: RealImages, embedding: Embedding, *, seed: int) -> Similarity:
@@ -138,45 +153,61 @@ def _membership(
 
 
 def _authentic(
-    synthetic: Images,
-    real: RealImages,
-    embedding: Embedding,
-    keep_1: npt.NDArray[np.bool_],
-    keep_2: npt.NDArray[np.bool_],
-) -> tuple[int, int, int, int]:
-    """Inauthentic and all images, synthetic then fresh real: nearer to a train image than any other train image is.
+    synthetic: Images, fresh: Images, train: Images, embedding: Embedding
+) -> tuple[tuple[int, int, int, int], Scores, Scores]:
+    """Inauthentic and all images, synthetic then fresh; and the similarity of train and fresh to the nearest train.
 
-    Alaa et al. 2022, in E2 without warps.
+    Inauthentic: nearer to a train image than any other train image is (Alaa et al. 2022), in E2 without warps.
     """
 
     def seen(images: Images) -> npt.NDArray[np.float32]:
         return embedding.vectors(unit(images), Warp())["E2"]
 
-    train = seen(real.train)
-    reach = np.empty(len(train), np.float32)
-    for start in range(0, len(train), 1024):
-        block = train[start : start + 1024] @ train.T
-        block[np.arange(len(block)), start + np.arange(len(block))] = -1
-        reach[start : start + 1024] = block.max(axis=1)
+    originals = seen(train)
+    reach, _ = _plain_nearest(originals, originals, skip_self=True)
+    made, made_index = _plain_nearest(seen(synthetic), originals)
+    other, other_index = _plain_nearest(seen(fresh), originals)
+    counts = (
+        int((made > reach[made_index]).sum()),
+        len(made),
+        int((other > reach[other_index]).sum()),
+        len(other),
+    )
+    return counts, reach, other
 
-    def inauthentic(images: Images) -> int:
-        total = 0
-        vectors = seen(images)
-        for start in range(0, len(vectors), 1024):
-            block = vectors[start : start + 1024] @ train.T
-            index = block.argmax(axis=1)
-            total += int((block[np.arange(len(block)), index] > reach[index]).sum())
-        return total
 
-    fresh = np.concatenate([real.holdout_1[keep_1], real.holdout_2[keep_2]])
-    return inauthentic(synthetic), len(synthetic), inauthentic(fresh), len(fresh)
+def _plain_nearest(
+    queries_QK: npt.NDArray[np.float32], originals_RK: npt.NDArray[np.float32], *, skip_self: bool = False
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
+    """(Q,) similarity and index of the nearest original, without warps, in blocks."""
+    similarity = np.empty(len(queries_QK), np.float32)
+    index = np.empty(len(queries_QK), np.intp)
+    for start in range(0, len(queries_QK), _PLAIN_BLOCK):
+        block = queries_QK[start : start + _PLAIN_BLOCK] @ originals_RK.T
+        rows = np.arange(len(block))
+        if skip_self:
+            block[rows, start + rows] = -1
+        index[start + rows] = block.argmax(axis=1)
+        similarity[start + rows] = block[rows, index[start + rows]]
+    return similarity, index
+
+
+def _isolated(reach: Scores) -> npt.NDArray[np.bool_]:
+    """The 5 % of images whose nearest neighbour is farthest (privacy.md, G6)."""
+    chosen = np.zeros(len(reach), bool)
+    chosen[np.argsort(reach, kind="stable")[: max(1, round(_ISOLATED_SHARE * len(reach)))]] = True
+    return chosen
 
 
 def _kept(similarity: Similarity, keep: npt.NDArray[np.bool_]) -> Similarity:
     bands = {name: scores[keep] for name, scores in similarity.bands.items()}
-    return Similarity(bands=bands, correlation=similarity.correlation[keep])
+    return Similarity(bands=bands, correlation=similarity.correlation[keep], index=similarity.index[keep])
 
 
 def _joined(first: Similarity, second: Similarity) -> Similarity:
     bands = {name: np.concatenate([scores, second.bands[name]]) for name, scores in first.bands.items()}
-    return Similarity(bands=bands, correlation=np.concatenate([first.correlation, second.correlation]))
+    return Similarity(
+        bands=bands,
+        correlation=np.concatenate([first.correlation, second.correlation]),
+        index=np.concatenate([first.index, second.index]),
+    )

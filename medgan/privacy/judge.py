@@ -60,16 +60,16 @@ def calibrate(evidence: Evidence, policy: Policy) -> Tail:
     return Tail(medians=medians, spans=spans, threshold=threshold, above=above, calibrated=len(scores))
 
 
-def copies(similarity: Similarity, policy: Policy) -> GateTest:
+def copies(correlation: Scores, policy: Policy) -> GateTest:
     """G1: images that are, after registration, a train image."""
-    found = int((similarity.correlation >= policy.copies.correlation).sum())
+    found = int((correlation >= policy.copies.correlation).sum())
     return GateTest(
         test="G1",
         title="exact and near-exact copies",
         value=found,
         limit=policy.copies.most,
         passed=found <= policy.copies.most,
-        detail=f"{found} of {len(similarity.correlation)} images correlate at least {policy.copies.correlation} with a "
+        detail=f"{found} of {len(correlation)} images correlate at least {policy.copies.correlation} with a "
         "train image after shift, flip, rotation and zoom",
     )
 
@@ -93,18 +93,24 @@ def tail(hits: int, images: int, scale: Tail, policy: Policy) -> GateTest:
     )
 
 
-def membership(evidence: Evidence, policy: Policy, *, seed: int) -> tuple[GateTest, ...]:
-    """G4: can a train image be told from a fresh one by what lies near it among the synthetic images?"""
+def membership(evidence: Evidence, policy: Policy, *, seed: int, isolated: bool = False) -> tuple[GateTest, ...]:
+    """G4: can a train image be told from a fresh one by what lies near it among the synthetic images?
+
+    With `isolated`, G6: the same about the most isolated images of both sides.
+    """
     tests = []
+    test, of = ("G6", "isolated records: ") if isolated else ("G4", "")
     for name, title in (("nearest", "nearest synthetic image"), ("ratio", "density ratio")):
         members, others = evidence.members[name], evidence.others[name]
+        if isolated:
+            members, others = members[evidence.isolated_train], others[evidence.isolated_others]
         estimate, upper = statistics.auc(members, others), statistics.auc_upper(members, others, seed=seed)
         p_value = statistics.auc_p_value(members, others)
         passed = upper <= policy.membership.auc_most
         tests.append(
             GateTest(
-                test="G4",
-                title=f"membership by {title}, AUC (95 % upper)",
+                test=test,
+                title=f"{of}membership by {title}, AUC (95 % upper)",
                 value=round(upper, _DIGITS),
                 limit=policy.membership.auc_most,
                 passed=passed,
@@ -112,7 +118,8 @@ def membership(evidence: Evidence, policy: Policy, *, seed: int) -> tuple[GateTe
                 detail=f"AUC {estimate:.3f}, {len(members)} members, {len(others)} others, rank p {p_value:.2g}",
             )
         )
-        tests.append(_true_positives(members, others, title, policy))
+        if not isolated:  # with a twentieth of the images no rate of 0.1 % can be told
+            tests.append(_true_positives(members, others, title, policy))
     return tuple(tests)
 
 
@@ -135,6 +142,30 @@ def _true_positives(members: Scores, others: Scores, title: str, policy: Policy)
         or (p_value < P_DECIDES and hits / len(members) - expected > policy.membership.true_positive_excess_most),
         detail=f"{hits} of {len(members)} members beyond the score that {above} of {len(others)} others reach, "
         f"rank p {p_value:.2g}",
+    )
+
+
+def isolated_tail(evidence: Evidence, scale: Tail, policy: Policy) -> GateTest:
+    """G6: images in the tail whose nearest train image is one of the isolated, against fresh real images."""
+
+    def hits(similarity: Similarity) -> int:
+        return int((scale.hits(similarity) & evidence.isolated_train[similarity.index]).sum())
+
+    found, images = hits(evidence.synthetic), evidence.synthetic_images
+    calibrated = hits(evidence.calibration)
+    p_value = statistics.tail_p_value(found, images, calibrated=scale.calibrated, above=calibrated + 1)
+    upper = max(0.0, statistics.upper_rate(found, images) - calibrated / scale.calibrated)
+    bad = p_value < policy.tail.p_least
+    passed = upper <= policy.tail.excess_most and not bad
+    return GateTest(
+        test="G6",
+        title="isolated records: tail of copies, excess rate (95 % upper)",
+        value=round(upper, _DIGITS),
+        limit=policy.tail.excess_most,
+        passed=passed,
+        conclusive=passed or bad,
+        detail=f"{found} of {images} images lie in the tail beside one of {int(evidence.isolated_train.sum())} "
+        f"isolated train images; {calibrated} of {scale.calibrated} calibration images do",
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medgan.privacy import judge
-from medgan.privacy.evidence import Evidence, RealImages, Similarity, similarity_to_train
+from medgan.privacy.evidence import Evidence, RealImages, similarity_to_train
 from medgan.privacy.policy import Policy
 from medgan.privacy.views import CHANGES, changed
 from medgan.records import GateTest
@@ -45,7 +45,7 @@ def plant(evidence: Evidence, real: RealImages, scale: judge.Tail, policy: Polic
     correlations = np.split(near.correlation, len(CHANGES))
     results = []
     for name, rows, hits, correlation in zip(CHANGES, replaced, found, correlations, strict=True):
-        left = Similarity(bands={}, correlation=np.concatenate([np.delete(own_copies, rows), correlation]))
+        left = np.concatenate([np.delete(own_copies, rows), correlation])
         total = int(hits.sum() + np.delete(own_hits, rows).sum())
         answers = (judge.tail(total, images, scale, policy), judge.copies(left, policy))
         results.append(

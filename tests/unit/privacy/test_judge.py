@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medgan.privacy import judge, policy, selftest
-from medgan.privacy.evidence import Similarity, similarity_to_train
+from medgan.privacy.evidence import similarity_to_train
 from medgan.privacy.views import CHANGES, changed
 
 STRICT, INTERNAL = policy.load("strict"), policy.load("internal")
@@ -19,10 +19,12 @@ def scale(honest):
 
 def test_fresh_images_pass_what_can_be_decided(honest, scale):
     tests = [
-        judge.copies(honest.synthetic, INTERNAL),
+        judge.copies(honest.synthetic.correlation, INTERNAL),
         judge.tail(int(scale.hits(honest.synthetic).sum()), 300, scale, INTERNAL),
         *judge.membership(honest, INTERNAL, seed=0),
         judge.authenticity(honest, INTERNAL),
+        judge.isolated_tail(honest, scale, INTERNAL),
+        *judge.membership(honest, INTERNAL, seed=0, isolated=True),
     ]
     assert [test.detail for test in tests if test.conclusive and not test.passed] == []
 
@@ -54,8 +56,7 @@ def test_many_hits_fail_for_good(scale):
 
 
 def test_a_near_copy_is_counted():
-    similarity = Similarity(bands={}, correlation=np.array([0.2, 0.9991, 0.998]))
-    test = judge.copies(similarity, STRICT)
+    test = judge.copies(np.array([0.2, 0.9991, 0.998]), STRICT)
     assert (test.value, test.passed) == (1, False)
 
 
@@ -84,3 +85,13 @@ def test_real_images_filed_twice_calibrate_nothing(case, honest):
     assert honest.calibration.correlation.max() < 0.995
     assert honest.control.correlation.max() < 0.995
     assert honest.twins >= 0
+
+
+def test_copies_of_isolated_people_alone_are_found(case, honest, scale):
+    rows = np.flatnonzero(honest.isolated_train)[:20]
+    assert honest.isolated_train.mean() == pytest.approx(0.05, abs=0.002)
+    copied = similarity_to_train(case.real.train[rows], case.real, honest.embedding)
+    told = dataclasses.replace(honest, synthetic=copied, synthetic_images=len(rows))
+    test = judge.isolated_tail(told, scale, STRICT)
+    assert not test.passed
+    assert test.conclusive

@@ -1,0 +1,133 @@
+"""G7: what the released table says about the people behind it.
+
+The three attacks of the EU's opinion on anonymisation (WP216), measured as anonymeter defines them (Giomi et al. 2023):
+success on train patients against success on holdout patients, whom the generator never saw. Categorical attributes
+make the best guess exact, so nothing is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from medgan.privacy.policy import Policy
+from medgan.records import GateTest
+
+_ATTRIBUTES = ("class", "sex", "age_band")
+
+
+def released(labels: pd.DataFrame) -> tuple[str, ...]:
+    """The attributes that the released table has."""
+    return tuple(name for name in _ATTRIBUTES if name in labels)
+
+
+def as_released(real: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Real patients in the words of the released table: one row each, the same attributes, ages in its bands."""
+    people = real.drop_duplicates("patient_key").reset_index(drop=True)
+    columns = {"class": people["class"]}
+    if "sex" in labels:
+        known = set(labels["sex"])
+        columns["sex"] = people["sex"].map(lambda value: value if value in known else "unknown")
+    if "age_band" in labels:
+        bands = sorted(set(labels["age_band"]))
+        columns["age_band"] = people["age_years"].map(lambda age: _band_of(age, bands))
+    return pd.DataFrame(columns)
+
+
+def attacks(labels: pd.DataFrame, train: pd.DataFrame, holdout: pd.DataFrame, policy: Policy) -> tuple[GateTest, ...]:
+    """G7 over the released table: smallest cell, singling-out, linkability, inference of each attribute."""
+    names = released(labels)
+    members, others = as_released(train, labels), as_released(holdout, labels)
+    tests = [_smallest_cell(labels, members, names, policy)]
+    tests.append(
+        _risk("singling-out", _singled_out(labels, members, names), _singled_out(labels, others, names), policy)
+    )
+    if len(names) > 1:
+        tests.append(_risk("linkability", _linked(labels, members, names), _linked(labels, others, names), policy))
+        for secret in names:
+            guessed, control = (_inferred(labels, people, names, secret) for people in (members, others))
+            tests.append(_risk(f"inference of {secret.replace('_', ' ')}", guessed, control, policy))
+    return tuple(tests)
+
+
+def _smallest_cell(labels: pd.DataFrame, members: pd.DataFrame, names: Sequence[str], policy: Policy) -> GateTest:
+    """Fewest real patients behind any combination of attributes that the table shows."""
+    sizes = members.groupby(list(names)).size()
+    shown = labels[list(names)].drop_duplicates().itertuples(index=False, name=None)
+    fewest = min(int(sizes.get(cell if len(names) > 1 else cell[0], 0)) for cell in shown)
+    return GateTest(
+        test="G7",
+        title="fewest patients behind a row of the released table",
+        value=fewest,
+        limit=policy.attributes.cell_least,
+        passed=fewest >= policy.attributes.cell_least,
+        detail=f"over {' x '.join(names)}; at least {policy.attributes.cell_least} are asked for",
+    )
+
+
+def _risk(attack: str, members: npt.NDArray[np.float64], others: npt.NDArray[np.float64], policy: Policy) -> GateTest:
+    """(success on train - success on holdout) / (1 - success on holdout), with its 95 % upper bound (delta method)."""
+    rates, errors = zip(*(_rate(successes) for successes in (members, others)), strict=True)
+    room = max(1 - rates[1], 1e-9)
+    risk = (rates[0] - rates[1]) / room
+    error = np.hypot(errors[0] / room, (1 - rates[0]) / room**2 * errors[1])
+    upper, lower = risk + 1.645 * error, risk - 1.645 * error
+    passed = bool(upper <= policy.attributes.risk_most)
+    return GateTest(
+        test="G7",
+        title=f"{attack}, risk beyond the holdout's (95 % upper)",
+        value=round(float(max(upper, 0.0)), 6),
+        limit=policy.attributes.risk_most,
+        passed=passed,
+        conclusive=passed or bool(lower > policy.attributes.risk_most),
+        detail=f"success {rates[0]:.3f} on {len(members)} train, {rates[1]:.3f} on {len(others)} holdout patients",
+    )
+
+
+def _rate(successes: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Mean success and its standard error; one pseudo-success each way keeps that off zero, as Wilson's interval does."""
+    count = len(successes)
+    smooth = (successes.sum() + 1) / (count + 2)
+    return float(successes.mean()), float(np.sqrt(smooth * (1 - smooth) / count))
+
+
+def _singled_out(labels: pd.DataFrame, people: pd.DataFrame, names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """(P,) 1 where a combination that is unique in the released table also names this one person alone."""
+    columns = list(names)
+    unique = set(labels[columns].value_counts().loc[lambda sizes: sizes == 1].index)
+    sizes = people[columns].value_counts()
+    return np.array(
+        [float(cell in unique and sizes[cell] == 1) for cell in people[columns].itertuples(index=False, name=None)]
+    )
+
+
+def _linked(labels: pd.DataFrame, people: pd.DataFrame, names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """(P,) chance that the rows drawn for a person's first attribute and for the others are the same row."""
+    first, rest = [names[0]], list(names[1:])
+    by_first, by_rest, by_all = (labels[columns].value_counts() for columns in (first, rest, list(names)))
+    chances = []
+    for cell in people[list(names)].itertuples(index=False, name=None):
+        candidates = by_first.get(cell[:1], 0) * by_rest.get(cell[1:], 0)
+        chances.append(by_all.get(cell, 0) / candidates if candidates else 0.0)
+    return np.array(chances, dtype=np.float64)
+
+
+def _inferred(labels: pd.DataFrame, people: pd.DataFrame, names: Sequence[str], secret: str) -> npt.NDArray[np.float64]:
+    """(P,) 1 where the commonest secret among released rows with a person's other attributes is the person's."""
+    known = [name for name in names if name != secret]
+    counts = labels.groupby([*known, secret]).size().rename("rows").reset_index()
+    best = counts.sort_values(["rows", secret], ascending=[False, True]).drop_duplicates(known)
+    guess = people[[*known]].merge(best[[*known, secret]], on=known, how="left")[secret]
+    pairs = zip(guess.tolist(), people[secret].tolist(), strict=True)
+    return np.array([float(said == true) for said, true in pairs])
+
+
+def _band_of(age_years: float, bands: Sequence[str]) -> str:
+    for band in bands:
+        low, _, high = band.partition("-")
+        if (not low or age_years >= int(low)) and (not high or age_years < int(high) + 1):
+            return band
+    return "unknown"
