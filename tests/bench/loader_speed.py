@@ -17,6 +17,7 @@ import platform
 import resource
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -243,6 +244,12 @@ def cases(folder: Path) -> dict[str, tuple[str | None, Callable[[], Epoch]]]:
     }
 
 
+def say(line: str) -> None:
+    """One line of the table, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def cpu_seconds() -> float:
     """CPU time of this process, all threads."""
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -274,21 +281,21 @@ def main() -> None:
     build(options.folder, options.images, options.bits, options.noise)
     raw = options.images * SIZE * SIZE * 2
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}"
-    print(f"{machine}; {options.images:,} images of {options.bits} bits, {raw / 1e6:,.0f} MB raw")
+    say(f"{machine}; {options.images:,} images of {options.bits} bits, {raw / 1e6:,.0f} MB raw")
     for name in ("zstd", "lz4"):
         size = sum(path.stat().st_size for path in (options.folder / f"{name}.zarr").rglob("*") if path.is_file())
-        print(f"size {name}: {size / raw:.3f} of raw")
+        say(f"size {name}: {size / raw:.3f} of raw")
     base = None
-    print(f"{'reader':36} {'CPU us/image':>13} {'x memmap':>9} {'images/s':>10}")
+    say(f"{'reader':36} {'CPU us/image':>13} {'x memmap':>9} {'images/s':>10}")
     for name, (library, make) in cases(options.folder).items():
         if options.only and not any(word in name for word in options.only):
             continue
         if library is not None and importlib.util.find_spec(library) is None:
-            print(f"{name:36} {'not installed':>13}")
+            say(f"{name:36} {'not installed':>13}")
             continue
         cost, rate = measure(make())
         base = base or cost
-        print(f"{name:36} {cost:13.1f} {cost / base:9.2f} {rate:10,.0f}")
+        say(f"{name:36} {cost:13.1f} {cost / base:9.2f} {rate:10,.0f}")
 
 
 if __name__ == "__main__":
