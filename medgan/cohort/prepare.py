@@ -71,7 +71,24 @@ def select(table: pd.DataFrame, recipe: CohortRecipe) -> pd.DataFrame:
         raise InvalidRequest(
             f"the recipe selects no image: {int(wanted.sum())} of {len(table)} frames have its modality, none a class"
         )
-    return selected.reset_index(drop=True)
+    return some_slices(selected, recipe).reset_index(drop=True)
+
+
+def some_slices(rows: pd.DataFrame, recipe: CohortRecipe) -> pd.DataFrame:
+    """Of every series the frames that the recipe asks for: evenly spaced in its middle part, in canonical order.
+
+    The ends of a volume show air, neck or table; a series with fewer frames than wanted gives what its middle has.
+    """
+    if recipe.slices_per_series is None:
+        return rows
+    place = rows.groupby("series_key").cumcount()
+    count = rows.groupby("series_key")["frame"].transform("size")
+    kept = np.zeros(len(rows), dtype=bool)
+    for total in count.unique():
+        margin = (total - 1) * (1 - recipe.central_fraction) / 2
+        wanted = np.linspace(margin, total - 1 - margin, recipe.slices_per_series + 2)[1:-1]
+        kept |= ((count == total) & place.isin(np.unique(wanted.round().astype(int)))).to_numpy()
+    return rows[kept]
 
 
 def without_duplicates(rows: pd.DataFrame) -> pd.DataFrame:

@@ -29,6 +29,12 @@ class CohortRecipe(Record):
         default=None,
         description="Physical values that become -1 and 1 in every image (CT: -1024, 3071); no percentiles then.",
     )
+    slices_per_series: int | None = Field(
+        default=None, ge=1, description="Frames of each series, evenly spaced along its normal; all of them if empty."
+    )
+    central_fraction: float = Field(
+        default=0.6, gt=0, le=1, description="Middle part of a series that these frames are taken from."
+    )
 
     @model_validator(mode="after")
     def _fractions_fill_the_cohort(self) -> CohortRecipe:
@@ -49,7 +55,9 @@ class CohortSnapshot(Record):
     images: int = Field(ge=1)
     patients: dict[str, int] = Field(description="Patients in train, holdout-1 and holdout-2.")
     size_px: int
-    duplicates_dropped: int = Field(default=0, ge=0, description="Images left out because another row has the same pixels.")
+    duplicates_dropped: int = Field(
+        default=0, ge=0, description="Images left out because another row has the same pixels."
+    )
     content_sha256: Sha256 = Field(description="Digest over the decoded images and the table.")
 
 

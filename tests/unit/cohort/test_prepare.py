@@ -3,6 +3,7 @@ import pytest
 import zarr
 
 from medgan.cohort import layout, prepare, read, split
+from medgan.collection import read as collection
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import sha256_hex
 from medgan.settings import Zones
@@ -131,6 +132,26 @@ def test_rows_without_a_class_other_modalities_and_colour_are_left_out(zones):
         return rows, pixels
 
     assert build(zones, change=mixed)[1].images == 30
+
+
+def test_of_a_volume_the_middle_slices_are_taken_along_its_normal(zones):
+    order = np.random.default_rng(0).permutation(20)
+
+    def volumes(rows, pixels):
+        first, second = rows.index[:20], rows.index[20:27]
+        for indices, z in ((first, order * 3.0), (second, np.arange(7.0))):
+            for name in ("patient_key", "study_key", "series_key"):
+                rows.loc[indices, name] = rows.loc[indices[0], name]
+            rows.loc[indices, "slice_position_mm"] = z
+        return rows, pixels
+
+    recipe = xray_recipe(slices_per_series=3, central_fraction=0.5)
+    snapshot, _, cohort = build(zones, recipe=recipe, change=volumes)
+    sizes = cohort.table.groupby("series_key").size()
+    assert sorted(sizes.tolist(), reverse=True)[:3] == [3, 3, 1]
+    table = collection.table(snapshot, zones=zones).merge(cohort.table[["instance_key"]])
+    longest = table[table["series_key"].map(table.groupby("series_key")["slice_position_mm"].max() > 7).to_numpy(bool)]
+    assert longest["slice_position_mm"].tolist() == [21.0, 30.0, 36.0]
 
 
 @pytest.mark.parametrize("changes", [{"modalities": ("MG",)}, {"class_attribute": "grade"}, {"covariates": ("shoe",)}])
