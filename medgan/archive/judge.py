@@ -19,6 +19,7 @@ from medgan.keys import Keyring
 from medgan.records import QuarantineReason
 
 _CHARACTER_SET: Final = 0x00080005
+_ACCESSION_NUMBER: Final = 0x00080050
 _PATIENT_NAME: Final = 0x00100010
 _BIRTH_DATE: Final = 0x00100030
 _INSTANCE_NUMBER: Final = 0x00200013
@@ -74,6 +75,7 @@ def read_header(data: bytes, keyring: Keyring) -> Header:
         person=keyring.mac("person", shape.text(_PATIENT_NAME), shape.text(_BIRTH_DATE)).hex()[:16],
         patient_id=patient_id,
         issuer=issuer,
+        names=(_decoded(shape, _ACCESSION_NUMBER), study, series, uid),
     )
 
 
@@ -122,7 +124,7 @@ def is_media_directory(data: bytes) -> bool:
 def _rows(leaf: Leaf, data: bytes) -> list[dict[str, str]] | None:
     """Rows of a table of labels, none for a DICOMDIR, None for anything else."""
     if labels.looks_like_table(PurePosixPath(leaf.name).name):
-        rows = labels.read_table(data)
+        rows = labels.read_table(data, leaf.name)
         if rows is not None:
             return rows
     return [] if is_media_directory(data) else None

@@ -1,15 +1,18 @@
-"""Tables of labels that come inside an archive: CSV rows keyed by an original identifier."""
+"""Tables of labels that come inside an archive: rows of CSV or Parquet keyed by an original identifier."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from medgan.archive import limits
 from medgan.errors import UnusableArchive
 
 KEY_COLUMNS: Final = ("PatientID", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+_PARQUET: Final = ".parquet"
+_MOST_UNPACKED: Final = 8 * limits.MAX_LABEL_BYTES
 _CANONICAL: Final = {
     name.lower(): name for name in (*KEY_COLUMNS, "IssuerOfPatientID", "Modality", "finding", "sex", "age")
 }
@@ -17,11 +20,11 @@ _CANONICAL: Final = {
 
 def looks_like_table(name: str) -> bool:
     """Whether a leaf's name says that it is a table."""
-    return name.lower().endswith((".csv", ".tsv"))
+    return name.lower().endswith((".csv", ".tsv", _PARQUET))
 
 
-def read_table(data: bytes) -> list[dict[str, str]] | None:
-    """Rows of a CSV table (comma, semicolon or tab; UTF-8 or Windows-1252) keyed by an identifier.
+def read_table(data: bytes, name: str = "") -> list[dict[str, str]] | None:
+    """Rows of a table keyed by an identifier: Parquet, or CSV (comma, semicolon, tab; UTF-8 or Windows-1252).
 
     None where no column names an identifier: then it is no table of labels. Column names that differ
     from the known ones only in case and separators ("patient_id") are brought to the known spelling.
@@ -29,16 +32,13 @@ def read_table(data: bytes) -> list[dict[str, str]] | None:
     if len(data) > limits.MAX_LABEL_BYTES:
         message = f"a table of labels is larger than {limits.MAX_LABEL_BYTES // limits.MIB} MiB: split it"
         raise UnusableArchive(message)
-    text = _decode(data)
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    columns = [_canonical(column) for column in next(reader, [])]
+    header, body = _parquet(data) if name.lower().endswith(_PARQUET) else _separated(data)
+    columns = [_canonical(column) for column in header]
     if not any(column in KEY_COLUMNS for column in columns) or len(set(columns)) != len(columns):
         return None
     rows: list[dict[str, str]] = []
     try:
-        for row in reader:
+        for row in body:
             if row:
                 rows.append({column: value.strip() for column, value in zip(columns, row, strict=False)})
             if len(rows) > limits.MAX_LABEL_ROWS:
@@ -47,6 +47,34 @@ def read_table(data: bytes) -> list[dict[str, str]] | None:
     except csv.Error:
         return None
     return rows
+
+
+def _separated(data: bytes) -> tuple[list[str], Iterable[Sequence[str]]]:
+    text = _decode(data)
+    first = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    try:
+        return next(reader, []), reader
+    except csv.Error:
+        return [], []
+
+
+def _parquet(data: bytes) -> tuple[list[str], Iterable[Sequence[str]]]:
+    """Column names and rows as text; nothing where it is no Parquet or unpacks to more than a table may."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(pa.BufferReader(data))
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        unpacked = sum(group.total_byte_size for group in groups)
+        if unpacked > _MOST_UNPACKED or file.metadata.num_rows > limits.MAX_LABEL_ROWS:
+            return [], []
+        table = file.read()
+    except (pa.ArrowException, OSError, ValueError):
+        return [], []
+    texts = [["" if value is None else str(value) for value in column.to_pylist()] for column in table.columns]
+    return list(table.column_names), zip(*texts, strict=True)
 
 
 def _decode(data: bytes) -> str:

@@ -19,7 +19,7 @@ from medgan.keys import Keyring
 from medgan.settings import Zones
 
 _PURPOSE: Final = "scan-memory"
-_VERSION: Final = 3  # raised whenever a file may be judged differently than before
+_VERSION: Final = 4  # raised whenever a file may be judged differently than before
 Stamp = tuple[int, int, int, int]
 
 
@@ -27,7 +27,8 @@ Stamp = tuple[int, int, int, int]
 class Header:
     """What grouping needs of one instance: keyed handles, and the patient's own ids for joining labels.
 
-    `person` is a keyed digest of name and birth date: two of them under one id are flagged.
+    `person` is a keyed digest of name and birth date: two of them under one id are flagged. `names` are the
+    other identifiers a table of labels may use: accession number, study, series and instance UID.
     """
 
     patient: str
@@ -38,6 +39,7 @@ class Header:
     person: str
     patient_id: str = field(repr=False)
     issuer: str = field(repr=False)
+    names: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,7 @@ def recall(source: str, *, zones: Zones, keyring: Keyring) -> dict[str, tuple[St
 
 
 def _revived(one: dict[str, Any]) -> Outcome:
-    header = None if one["header"] is None else Header(**one["header"])
+    header = None if one["header"] is None else Header(**one["header"] | {"names": tuple(one["header"]["names"])})
     return Outcome(**one | {"place": tuple(one["place"]), "header": header})
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from medgan.archive import container, images, intake, judge, memory, quarantine, sources
+from medgan.archive import container, images, intake, judge, labels, memory, quarantine, sources
 from medgan.archive.images import Card
 from medgan.archive.intake import ISSUER_COLUMN
 from medgan.archive.memory import Header, Outcome, Stamp
@@ -187,7 +187,7 @@ def _write(desk: _Desk, found: _Findings) -> ScanReport:
     """Seal the index in an order that depends on contents only, record refusals, report counts."""
     order = sorted(found.kept, key=lambda digest: _place(found.kept[digest][1], digest))
     headers = [found.kept[digest][1] for digest in order]
-    rows, studies = _with_issuers(found), _studies(headers)
+    rows, studies = _with_patients(found, headers), _studies(headers)
     scan_id = desk.keyring.handle("sc", "scan", desk.ref.source, *order, *sorted(found.refused), *map(str, rows))
     places = [desk.relative(found.kept[digest][0].file) for digest in order]
     files = sorted(set(places))
@@ -243,11 +243,23 @@ def _studies(headers: list[Header]) -> list[tuple[str, int, int]]:
     return runs
 
 
-def _with_issuers(found: _Findings) -> list[dict[str, str]]:
-    """Label rows in a stable order, each with the issuer that the archive's own instances give its id."""
+def _with_patients(found: _Findings, headers: list[Header]) -> list[dict[str, str]]:
+    """Label rows in a stable order, each with the patient id and issuer that the archive's own instances tell.
+
+    A row that is keyed by accession number or UID gets the PatientID that goes with it; one that no
+    instance or several patients go with stays as it is and will not match.
+    """
+    owners: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for header in headers:
+        for name in header.names:
+            owners[name].add((header.patient_id, header.issuer))
     rows = []
     for row in found.rows:
-        known = found.issuers.get(row.get("PatientID", ""), set())
-        issuer = row.get(ISSUER_COLUMN) or (next(iter(known)) if len(known) == 1 else "")
-        rows.append({**row, ISSUER_COLUMN: issuer})
+        named = [row[column] for column in labels.KEY_COLUMNS if row.get(column)]
+        matching = next((owners[name] for name in named if len(owners.get(name, ())) == 1), set())
+        patient, issuer = next(iter(matching), ("", ""))
+        if row.get("PatientID"):
+            known = found.issuers.get(row["PatientID"], set())
+            patient, issuer = row["PatientID"], next(iter(known)) if len(known) == 1 else ""
+        rows.append({**row, "PatientID": patient, ISSUER_COLUMN: row.get(ISSUER_COLUMN) or issuer})
     return sorted(rows, key=lambda row: sorted(row.items()))

@@ -1,0 +1,64 @@
+"""Tables of labels find their patients, whatever they are keyed by and however they were saved."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from medgan.archive import instance, labels, limits, people
+from medgan.errors import UnusableArchive
+from medgan.settings import Zones
+from tests.unit.archive.builders import scan_path, sound, write_files
+
+ROWS = [{"PatientID": "Ä-1", "finding": "normal"}, {"PatientID": "Ä-2", "finding": "sick"}]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "PatientID,finding\nÄ-1,normal\nÄ-2,sick\n".encode(),
+        "\ufeffPatientID;finding\r\nÄ-1;normal\r\nÄ-2;sick\r\n".encode(),
+        "patient_id\tFinding\nÄ-1\tnormal\n\nÄ-2\tsick\n".encode("cp1252"),
+        '"Patient ID","finding"\n" Ä-1 ","normal"\n"Ä-2","sick"'.encode(),
+    ],
+)
+def test_tables_as_hospitals_save_them(table: bytes) -> None:
+    assert labels.read_table(table) == ROWS
+
+
+def test_parquet_is_a_table_too() -> None:
+    out = io.BytesIO()
+    pd.DataFrame({"patient_id": ["Ä-1", "Ä-2"], "finding": ["normal", "sick"]}).to_parquet(out)
+    assert labels.read_table(out.getvalue(), "x.parquet") == ROWS
+    assert labels.read_table(out.getvalue()[:-20], "x.parquet") is None
+
+
+def test_a_table_without_an_identifier_is_none() -> None:
+    assert labels.read_table(b"name,finding\nDoe,normal\n") is None
+    assert labels.read_table(b"PatientID,PatientID\n1,2\n") is None
+    assert labels.read_table(b"") is None
+
+
+def test_a_table_beyond_the_cap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_LABEL_ROWS", 2)
+    with pytest.raises(UnusableArchive, match="2 rows"):
+        labels.read_table(b"PatientID,x\n1,1\n2,1\n3,1\n")
+
+
+@pytest.mark.parametrize("column", ["PatientID", "AccessionNumber", "StudyInstanceUID", "SOPInstanceUID"])
+def test_rows_find_their_patient_by_any_identifier(column: str, tmp_path: Path, zones: Zones) -> None:
+    data = sound(patient=3)
+    key = instance.parse(data)[column].value
+    files = {"a.dcm": data, "b.dcm": sound(patient=4), "t.csv": f"{column},finding\n{key},sick\nnobody,x\n".encode()}
+    report, found = scan_path(write_files(tmp_path / "in", files), zones)
+    someone = people.person(3)
+    assert report.label_rows == 2
+    (row,) = [row for row in found.labels if row["finding"] == "sick"]
+    assert (row["PatientID"], row["IssuerOfPatientID"]) == (someone.patient_id, someone.issuer)
+    (other,) = [row for row in found.labels if row["finding"] == "x"]
+    assert other["PatientID"] in {"", "nobody"}
+    _, found_again = scan_path(tmp_path / "in", zones)
+    assert found_again.labels == found.labels
