@@ -33,6 +33,7 @@ _ROOMS = (
     "medgan.release.cli",
     "medgan.deid.cli",
     "medgan.collection.cli",
+    "medgan.privacy.cli",
 )
 
 key = typer.Typer(no_args_is_help=True, help="The pseudonym key.")

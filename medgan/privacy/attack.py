@@ -20,7 +20,7 @@ from medgan.privacy import attributes, judge, page, selftest
 from medgan.privacy.evidence import Evidence, RealImages, collect
 from medgan.privacy.policy import Policy
 from medgan.privacy.policy import load as load_policy
-from medgan.privacy.views import to_view
+from medgan.privacy.views import Images, to_view
 from medgan.records import GateTest, PrivacyReport, SyntheticCohort, ValidatedCohort, Verdict, sha256_hex
 from medgan.settings import Zones
 
@@ -48,7 +48,15 @@ def attack(
         return finished
     real, patients = _real(cohort, zones=zones)
     low, high = attrs["intensity_range"]
-    evidence = collect(to_view(images, (float(low), float(high))), real, seed=SEED)
+    tests, report = assess(to_view(images, (float(low), float(high))), real, limits)
+    tests += _attribute_tests(labels, cohort, limits, zones=zones)
+    report |= {"policy": limits.model_dump(mode="json"), "counts": patients | report["counts"]}
+    return _write(home, report, synthetic, limits, tests, patients)
+
+
+def assess(synthetic: Images, real: RealImages, limits: Policy) -> tuple[tuple[GateTest, ...], dict[str, Any]]:
+    """Every test of images against images: the tests, and what a report says beside them."""
+    evidence = collect(synthetic, real, seed=SEED)
     scale = judge.calibrate(evidence, limits)
     planted = selftest.plant(evidence, real, scale, limits, seed=SEED)
     tests = (
@@ -58,21 +66,17 @@ def attack(
         judge.authenticity(evidence, limits),
         judge.isolated_tail(evidence, scale, limits),
         *judge.membership(evidence, limits, seed=SEED, isolated=True),
-        *_attribute_tests(labels, cohort, limits, zones=zones),
         *selftest.verdict(planted, limits),
     )
-    not_tested = _not_tested(tests, patients)
     report = {
-        "policy": limits.model_dump(mode="json"),
-        "tests": [test.model_dump(mode="json") for test in tests],
-        "not_tested": not_tested,
-        "counts": patients | {"synthetic": evidence.synthetic_images, "twins left out": evidence.twins},
+        "counts": {"synthetic": evidence.synthetic_images, "twins left out": evidence.twins},
         "control": _control(evidence, scale),
         "embedding_sha256": evidence.embedding.digest,
         "planted": [{"change": p.change, "count": p.count, "found": p.found, "refused": p.refused} for p in planted],
         "curves": page.curves(evidence, scale),
+        "tests": [test.model_dump(mode="json") for test in tests],
     }
-    return _write(home, report, synthetic, limits, tests, not_tested, patients)
+    return tests, report
 
 
 def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[RealImages, dict[str, int]]:
@@ -99,11 +103,17 @@ def _attribute_tests(
     return attributes.attacks(labels, table[train], table[~train], policy)
 
 
-def decide(tests: tuple[GateTest, ...], policy: Policy, *, holdout_patients: int) -> Verdict:
+def decide(
+    tests: tuple[GateTest, ...],
+    policy: Policy,
+    *,
+    holdout_patients: int,
+    not_applicable: frozenset[str] = frozenset(),
+) -> Verdict:
     """Refused if anything failed for good; inconclusive if something stayed open and the policy minds; else cleared."""
     if any(not test.passed and test.conclusive for test in tests):
         return Verdict.REFUSED
-    ran = {test.test for test in tests}
+    ran = {test.test for test in tests} | not_applicable
     if holdout_patients < policy.least_holdout_patients or not ran.issuperset(policy.required):
         return Verdict.INCONCLUSIVE
     if any(not test.conclusive for test in tests) and not policy.inconclusive_may_pass:
@@ -111,7 +121,7 @@ def decide(tests: tuple[GateTest, ...], policy: Policy, *, holdout_patients: int
     return Verdict.CLEARED
 
 
-def _not_tested(tests: tuple[GateTest, ...], patients: dict[str, int]) -> tuple[str, ...]:
+def not_tested(tests: tuple[GateTest, ...], patients: dict[str, int]) -> tuple[str, ...]:
     """What no test of this run looked at, in words for the report and the datasheet."""
     ran = {test.test for test in tests}
     several = patients["train images"] > patients["train patients"]
@@ -149,15 +159,20 @@ def _write(
     synthetic: SyntheticCohort,
     policy: Policy,
     tests: tuple[GateTest, ...],
-    not_tested: tuple[str, ...],
     patients: dict[str, int],
 ) -> PrivacyReport:
     """The whole report, its page, then the record that binds them to the cohort's bytes."""
+    untested = not_tested(tests, patients)
+    single = patients["train images"] == patients["train patients"]
     verdict = decide(
-        tests, policy, holdout_patients=min(patients["holdout-1 patients"], patients["holdout-2 patients"])
+        tests,
+        policy,
+        holdout_patients=min(patients["holdout-1 patients"], patients["holdout-2 patients"]),
+        not_applicable=frozenset({"G3"}) if single else frozenset(),
     )
+    report |= {"tests": [test.model_dump(mode="json") for test in tests], "not_tested": untested}
     report |= {"synthetic": synthetic.synthetic, "pixel_sha256": synthetic.pixel_sha256, "verdict": verdict.value}
-    text = json.dumps(_plain(report), sort_keys=True, indent=1, allow_nan=False).encode()
+    text = json.dumps(plain(report), sort_keys=True, indent=1, allow_nan=False).encode()
     record = PrivacyReport(
         synthetic=synthetic.synthetic,
         cohort=synthetic.cohort,
@@ -166,7 +181,7 @@ def _write(
         policy_sha256=policy.digest,
         verdict=verdict,
         tests=tests,
-        not_tested=not_tested,
+        not_tested=untested,
         report_sha256=sha256_hex(text),
     )
     durable.write_bytes(home / REPORT, text)
@@ -175,10 +190,10 @@ def _write(
     return record
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Numpy values and tuples to what JSON has."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value

@@ -88,7 +88,7 @@ def _risk(attack: str, members: npt.NDArray[np.float64], others: npt.NDArray[np.
 
 
 def _rate(successes: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Mean success and its standard error; one pseudo-success each way keeps that off zero, as Wilson's interval does."""
+    """Mean success and its standard error, kept off zero by one pseudo-success each way (Wilson)."""
     count = len(successes)
     smooth = (successes.sum() + 1) / (count + 2)
     return float(successes.mean()), float(np.sqrt(smooth * (1 - smooth) / count))

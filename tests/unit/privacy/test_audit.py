@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from medgan.cohort import synthetic
+from medgan.errors import InvalidRequest
+from medgan.privacy import audit
+from medgan.privacy.cli import app
+
+
+def as_folder(path, images):
+    path.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(np.round(image * 255).astype(np.uint8)).save(path / f"{number:04d}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folders(case, tmp_path_factory):
+    root = tmp_path_factory.mktemp("audit")
+    holdout = np.concatenate([case.real.holdout_1, case.real.holdout_2])
+    return {
+        "train": as_folder(root / "train", case.real.train),
+        "holdout": as_folder(root / "holdout", holdout),
+        "fresh": as_folder(root / "fresh", case.fresh / 65535),
+        "copies": as_folder(root / "copies", case.real.train[:200]),
+    }
+
+
+def run(folders, candidate, *more):
+    places = ["--train", str(folders["train"]), "--holdout", str(folders["holdout"])]
+    return CliRunner().invoke(app, [str(candidate), *places, "--policy", "internal", *more])
+
+
+def test_a_folder_of_anybodys_images_is_judged(folders, tmp_path):
+    result = run(folders, folders["fresh"], "--output", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "cleared" in result.output
+    assert json.loads((tmp_path / "privacy.json").read_text())["verdict"] == "cleared"
+    assert (tmp_path / "privacy.html").read_text().count("<figure>") == 5
+
+
+def test_copies_in_a_folder_are_refused_with_status_six(folders):
+    result = run(folders, folders["copies"])
+    assert result.exit_code == 6
+    assert "refused" in result.output
+
+
+def test_a_stored_cohort_is_read_as_it_is(case):
+    made = case.synthetic(case.fresh)
+    views = audit.load_views(synthetic.folder(made.synthetic, zones=case.zones))
+    assert views == pytest.approx(case.fresh / 65535, abs=1e-6)
+
+
+def test_sixteen_bit_images_keep_their_range(tmp_path, case):
+    tmp_path.joinpath("one").mkdir()
+    Image.fromarray(case.fresh[0]).save(tmp_path / "one" / "a.png")
+    assert audit.load_views(tmp_path / "one")[0] == pytest.approx(case.fresh[0] / 65535, abs=1e-6)
+
+
+def test_what_is_no_image_is_passed_over_and_nothing_at_all_is_refused(tmp_path, folders):
+    (tmp_path / "notes.png").write_bytes(b"not an image")
+    with pytest.raises(InvalidRequest, match="no images"):
+        audit.audit(tmp_path, folders["train"], folders["holdout"], policy="internal")
