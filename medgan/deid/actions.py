@@ -206,7 +206,9 @@ class CleanText(Action):
             return KEEP_BY_VR[rule.vrs[0]].value(element, rule, work) if rule.vrs[0] in KEEP_BY_VR else None
         text = work.buffer[element.start : element.stop].decode("ascii", "replace").strip(" \0")
         cleaned = "\\".join(screen.clean_text(part, work.names) for part in text.split("\\"))
-        return cleaned.encode("ascii", "ignore")
+        written = cleaned.encode("ascii", "ignore")
+        work.written.add(screen.fold(cleaned).encode("ascii", "ignore"))
+        return written
 
 
 class KeepNumber(Action):

@@ -117,7 +117,7 @@ class Work:
         name, born = collector.text_of(self.raw(PATIENT_NAME)), self.raw(BIRTH_DATE).decode("ascii", "replace")
         if not name:
             raise BadInstance("NO_PATIENT", "the instance names no patient, so it cannot be kept apart from others")
-        return pseudonym.patient(self.keyring, "\0name", f"{verify.fold(name)}\0{born}")
+        return pseudonym.patient(self.keyring, "\0name", f"{screen.fold(name)}\0{born}")
 
     def new_uid(self, raw: bytes) -> bytes:
         """Replacement of one UID; registered ones stay."""
@@ -189,7 +189,7 @@ class Work:
         if meaning is None:
             self.counts["X"] += 1
             return b""
-        self.kept.add(verify.fold(value))
+        self.kept.add(screen.fold(value))
         fixed = (CODE_VALUE, LONG_CODE, CODE_SCHEME)
         rest = [element for element in item if element.tag not in fixed]
         pieces = dict(self.encode(rest))
@@ -231,11 +231,12 @@ def _listed(profile: Profile) -> dict[int, bool]:
     }
 
 
-def deidentify(data: bytes, *, profile: Profile, keyring: Keyring) -> DeidentifiedInstance:
+def deidentify(data: bytes, *, profile: Profile, keyring: Keyring, reviewed: bool = False) -> DeidentifiedInstance:
     """De-identify one instance: `data` is a Part 10 file or a bare dataset, the result a Part 10 file.
 
     Raises `BadInstance`: NOT_DICOM, TRUNCATED, BAD_LENGTH, TOO_DEEP, TOO_MANY_ELEMENTS, BOMB, CORRUPT_HEADER,
-    BAD_UID, NO_PATIENT, or RESIDUE when an original value is still in the bytes.
+    BAD_UID, NO_PATIENT, RESIDUE when an original value is still in the bytes, and with the option
+    clean-pixel-data BURNED_IN when text in the image cannot be excluded, unless it was `reviewed`.
     """
     source = take_apart(data)
     if source.big_endian:
@@ -248,6 +249,8 @@ def deidentify(data: bytes, *, profile: Profile, keyring: Keyring) -> Deidentifi
     meta = _meta(work, uids[0])
     result = b"".join((meta, *body))
     _refuse_residue(work, pieces, meta)
+    if "clean-pixel-data" in profile.options:
+        result = _clean_pixels(result, reviewed=reviewed)
     return DeidentifiedInstance(
         data=result,
         instance_key=pseudonym.instance_key(keyring, uids[0]),
@@ -259,6 +262,15 @@ def deidentify(data: bytes, *, profile: Profile, keyring: Keyring) -> Deidentifi
         profile=profile.name,
         profile_digest=profile.digest,
     )
+
+
+def _clean_pixels(data: bytes, *, reviewed: bool) -> bytes:
+    """`data` without burned-in text."""
+    from pydicom import dcmread
+
+    from medgan.deid import burned_in
+
+    return burned_in.clean(data, dcmread(io.BytesIO(data)), reviewed=reviewed)
 
 
 def _refuse_residue(work: Work, pieces: dict[int, bytes], meta: bytes) -> None:

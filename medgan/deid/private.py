@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from medgan.deid import table, verify
+from medgan.deid import screen, table
 from medgan.deid.actions import COPY, KEEP_BY_RULE, KEEP_BY_VR, Rule
 from medgan.deid.elements import Element, encode
 
@@ -55,5 +55,5 @@ def keep(elements: list[Element], work: Work) -> list[tuple[int, bytes]]:
         )
         out[element.tag] = encode(element.tag, rule.vrs[0], raw, explicit=work.explicit)
         work.counts["K"] += 1
-        work.kept.add(verify.fold(creator))
+        work.kept.add(screen.fold(creator))
     return sorted(out.items())

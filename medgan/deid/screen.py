@@ -23,6 +23,7 @@ _DIGITS = re.compile(r"\d{6,}")
 _DATE_LIKE = re.compile(r"(?<!\d)\d{1,4}[-/.]\d{1,2}[-/.]\d{2,4}(?![\d.])")
 _NUMBER_LIKE = re.compile(r"(?:\+|\(|\b)\d{2,5}[)\s/-]+\d{2,5}[\s/-]+\d{2,}")
 _FORBIDDEN = re.compile(r"[\^@=<>|;\"'`{}$~\x00-\x1f\x7f-\U0010ffff]")
+_SEPARATORS = re.compile(r"[\^_=,\\]")
 MIN_WORD_LETTERS = 3
 # SOP classes of vendors that hold ordinary images (DICOM conformance statements).
 _VENDOR_UIDS = ("1.3.12.2.1107.5.9.1", "1.3.46.670589.11.0.0.12.", "1.2.840.113619.4.", "1.3.46.670589.5.0.")
@@ -76,3 +77,8 @@ def _word_passes(word: str, names: frozenset[str]) -> bool:
 def age_passes(value: bytes) -> bool:
     """Whether an AS value has its form (PS3.5 6.2)."""
     return bool(_AGE.fullmatch(value.strip(b" \0"))) or not value.strip(b" \0")
+
+
+def fold(text: str) -> str:
+    """Lower case, separators of names and values as single spaces: the form in which texts are compared."""
+    return " ".join(_SEPARATORS.sub(" ", text.lower()).split())

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from medgan.deid import screen
 from medgan.deid.elements import Element
+from medgan.deid.screen import fold
 
 MIN_CHARACTERS = 4
 MIN_NAME_LETTERS = 4
@@ -27,6 +28,7 @@ MAX_CHARACTERS = 1024
 MAX_VALUE_BYTES = 4096
 _SEPARATORS = b"^_=,\\"
 _FOLD = bytes.maketrans(bytes(range(0x41, 0x5B)) + _SEPARATORS, bytes(range(0x61, 0x7B)) + b" " * len(_SEPARATORS))
+_SPACES = re.compile(rb" {2,}")
 _DECIMAL = re.compile(r"[+-]?\d*\.\d*(?:[eE][+-]?\d+)?|[+-]?\d{1,5}")
 _FINE_TIME = re.compile(r"\d{6}\.\d{3,6}")
 _TOKEN = re.compile(r"\w*\d{5,}\w*|\S+@\S+")
@@ -162,11 +164,6 @@ def decode(raw: bytes, character_sets: bytes) -> str:
             return raw.decode("utf-8", "replace")
 
 
-def fold(text: str) -> str:
-    """Lower case, name separators as spaces."""
-    return " ".join(re.sub(r"[\^_=,\\]", " ", text.lower()).split())
-
-
 @dataclass(frozen=True, slots=True)
 class Output:
     """What is about to be written: `header` is everything but pixel data, with its folded and its narrowed form."""
@@ -180,7 +177,8 @@ class Output:
     def of(cls, header: bytes, pixels: bytes) -> Output:
         """Fold case and separators; narrowing drops zero bytes, so that UTF-16 reads as ASCII."""
         folded = header.translate(_FOLD)
-        return cls(header, folded, folded.replace(b"\0", b""), pixels)
+        narrow = folded.replace(b"\0\0", b"\1\1").replace(b"\0", b"")
+        return cls(header, _SPACES.sub(b" ", folded), _SPACES.sub(b" ", narrow), pixels)
 
 
 def residue(output: Output, originals: Originals, *, written: set[bytes], kept: set[str]) -> str:
@@ -213,12 +211,16 @@ def _has_text(text: str, output: Output) -> bool:
     raw = text.encode("ascii")
     if raw.isdigit():
         return _has_digits(raw, output)
-    return any(raw in hay and _stands_alone(raw, hay) for hay in (output.folded, output.narrow))
+    if raw in output.folded and _stands_alone(raw, output.folded):
+        return True
+    # the low byte of a length may be glued to the begin of UTF-16, so only short needles have to stand alone there
+    short = len(raw) < MIN_PIXEL_CHARACTERS
+    return raw in output.narrow and _stands_alone(raw, output.narrow, before=short)
 
 
-def _stands_alone(raw: bytes, hay: bytes) -> bool:
-    """Whether `raw` occurs without a letter or digit glued to its ends ("ultr" is not in "ultra")."""
-    return re.search(rb"(?<![a-z0-9])" + re.escape(raw) + rb"(?![a-z0-9])", hay) is not None
+def _stands_alone(raw: bytes, hay: bytes, *, before: bool = True) -> bool:
+    """Whether `raw` occurs without a letter or digit glued to its end ("ultr" is not in "ultra"), or `before` it."""
+    return re.search((rb"(?<![a-z0-9])" if before else b"") + re.escape(raw) + rb"(?![a-z0-9])", hay) is not None
 
 
 def _forms(text: str) -> set[bytes]:

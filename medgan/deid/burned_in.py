@@ -1,0 +1,224 @@
+"""Text burned into pixels: found offline, blanked, and what stays doubtful is refused for a human to look at.
+
+Known regions first: what lies outside the calibrated regions of an ultrasound screen is blanked unseen
+(PS3.3 C.8.5.5). Then a text detector (rapidocr, model in its wheel) looks at the brightest and the darkest value
+of each pixel over all frames, because burned-in text stands still. Boxes are dilated and set to the background; every
+other stored value stays. A second look at the result must find nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medgan.archive import pixels
+from medgan.errors import BadInstance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from pydicom import Dataset
+
+    from medgan.archive.pixels import Decoded
+
+# Modalities whose screens are stored as images, and those whose consoles draw text into them.
+RISK_MODALITIES = frozenset(("SC", "US", "XA", "RF", "CR", "OT", "ES", "GM", "XC", "IVUS", "OP", "HC", "MG"))
+RISK_IMAGE_TYPES = frozenset(("DERIVED", "SECONDARY"))
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+MIN_SIDE_PIXELS = 48  # smaller images cannot hold a legible line
+TEXT_SCORE = 0.35  # low on purpose: a box too many costs some background, a box too few a name
+MAX_LINE_SHARE, SMALL_LINE_SHARE, LINE_PIXELS = 0.12, 0.2, 28  # a line of text is no taller; what is, is anatomy
+MAX_BLANKED = 0.4  # of the image; beyond that it is a screen of text, not an image
+DILATION = 0.5  # of a box's height; the detector's boxes cut ascenders and descenders
+MIN_DILATION_PIXELS = 5
+HUGE_LINE_SHARE, HUGE_LINE_ASPECT = 0.25, 1.5  # taller lines than that may be a headline or an organ: doubt
+LOOKS = 5
+DETECTOR_SIDE_PIXELS = 960  # smaller images are enlarged, so that lines of 14 pixels are found
+
+Box = tuple[int, int, int, int]
+"""Rows and columns, half open: (top, bottom, left, right)."""
+
+
+def at_risk(dataset: Dataset) -> bool:
+    """Whether an instance is looked at: by modality, kind of image, class or its own words."""
+    kinds = dataset.get("ImageType") or ()
+    return (
+        str(dataset.get("Modality") or "") in RISK_MODALITIES
+        or bool(RISK_IMAGE_TYPES & set(map(str, [kinds] if isinstance(kinds, str) else kinds)))
+        or str(dataset.get("SOPClassUID") or "").startswith(SECONDARY_CAPTURE)
+        or dataset.get("BurnedInAnnotation") == "YES"
+    )
+
+
+def clean(data: bytes, dataset: Dataset, *, reviewed: bool = False) -> bytes:
+    """Part 10 bytes whose pixels hold no text that the detector finds; `data` itself where there was none.
+
+    With `reviewed` somebody looked at the picture and found nothing: it passes as it is. Raises `BadInstance`
+    with BURNED_IN where text cannot be told from image, and the decoder's reasons where it cannot be decoded.
+    """
+    if "PixelData" not in dataset or reviewed or not at_risk(dataset):
+        return data
+    decoded = pixels.decode(dataset)
+    if min(decoded.frames.shape[1:3]) < MIN_SIDE_PIXELS:
+        return data
+    boxes = text_boxes(decoded, known=known_regions(dataset, decoded.frames.shape[1:3]))
+    return blank(dataset, decoded, boxes) if boxes else data
+
+
+def text_boxes(decoded: Decoded, *, known: list[Box]) -> list[Box]:
+    """Boxes to blank, `known` among them; `BadInstance` BURNED_IN where doubt remains."""
+    views = [view.copy() for view in projections(decoded.frames)]
+    boxes = list(known)
+    for view in views:
+        _fill(view, known)
+        for _ in range(LOOKS):
+            grown = [_dilate(box, view.shape) for box in detect(view)]
+            if not grown:
+                break
+            boxes += grown
+            _fill(view, grown)
+        else:
+            raise BadInstance("BURNED_IN", "there may be text in the image: somebody has to look at it")
+    found_only = boxes[len(known) :]
+    mask = np.zeros(views[0].shape[:2], bool)
+    for top, bottom, left, right in found_only:
+        mask[top:bottom, left:right] = True
+    if mask.mean() > MAX_BLANKED:
+        raise BadInstance("BURNED_IN", "the image is mostly text")
+    return boxes
+
+
+def projections(frames: NDArray[Any]) -> list[NDArray[np.uint8]]:
+    """Brightest and darkest value over (F, H, W[, 3]) frames, as (H, W, 3) uint8 over the full range."""
+    bright = frames.max(axis=0)
+    views = [bright] if len(frames) == 1 else [bright, frames.min(axis=0)]
+    return [_render(view) for view in views]
+
+
+def _render(view: NDArray[Any]) -> NDArray[np.uint8]:
+    values = view.astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    scaled = ((values - low) * (255 / max(high - low, 1))).astype(np.uint8)
+    return np.repeat(scaled[..., None], 3, axis=2) if scaled.ndim == 2 else scaled  # noqa: PLR2004 - grey
+
+
+@functools.lru_cache(maxsize=1)
+def _detector() -> Any:
+    from rapidocr import RapidOCR
+
+    settings = {
+        "Global.log_level": "error",
+        "Global.use_cls": False,
+        "Global.use_rec": False,
+        "Det.box_thresh": TEXT_SCORE,
+        "Det.limit_side_len": DETECTOR_SIDE_PIXELS,
+        "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+        "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+    }
+    return RapidOCR(params=settings)
+
+
+def detect(view: NDArray[np.uint8]) -> list[Box]:
+    """Boxes of lines of text in an (H, W, 3) uint8 picture."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        said = _detector()(view, use_det=True, use_cls=False, use_rec=False)
+    if said is None or said.boxes is None:
+        return []
+    tallest = max(MAX_LINE_SHARE * view.shape[0], min(LINE_PIXELS, SMALL_LINE_SHARE * view.shape[0]))
+    found = []
+    for corners in said.boxes:
+        left, top = np.floor(corners.min(axis=0)).astype(int)
+        right, bottom = np.ceil(corners.max(axis=0)).astype(int) + 1
+        box = (max(int(top), 0), int(bottom), max(int(left), 0), int(right))
+        height, width = box[1] - box[0], box[3] - box[2]
+        if height <= tallest:
+            found.append(box)
+        elif height <= HUGE_LINE_SHARE * view.shape[0] and width >= HUGE_LINE_ASPECT * height:
+            raise BadInstance(
+                "BURNED_IN", "something in the image is as large as a headline: somebody has to look at it"
+            )
+    return found
+
+
+def _dilate(box: Box, shape: tuple[int, ...]) -> Box:
+    top, bottom, left, right = box
+    margin = max(MIN_DILATION_PIXELS, round(DILATION * (bottom - top)))
+    return max(top - margin, 0), min(bottom + margin, shape[0]), max(left - margin, 0), min(right + margin, shape[1])
+
+
+def _fill(view: NDArray[Any], boxes: list[Box]) -> None:
+    for top, bottom, left, right in boxes:
+        view[top:bottom, left:right] = view.min()
+
+
+def known_regions(dataset: Dataset, shape: tuple[int, ...]) -> list[Box]:
+    """The screen around the calibrated regions of an ultrasound image; nothing where there are none."""
+    regions = dataset.get("SequenceOfUltrasoundRegions") or ()
+    try:
+        inside = [
+            (
+                int(r.RegionLocationMinY0),
+                int(r.RegionLocationMaxY1) + 1,
+                int(r.RegionLocationMinX0),
+                int(r.RegionLocationMaxX1) + 1,
+            )
+            for r in regions
+        ]
+    except (AttributeError, TypeError, ValueError):
+        return []
+    if not inside:
+        return []
+    rows, columns = shape
+    top, bottom = max(min(r[0] for r in inside), 0), min(max(r[1] for r in inside), rows)
+    left, right = max(min(r[2] for r in inside), 0), min(max(r[3] for r in inside), columns)
+    around = [(0, top, 0, columns), (bottom, rows, 0, columns), (top, bottom, 0, left), (top, bottom, right, columns)]
+    return [box for box in around if box[0] < box[1] and box[2] < box[3]]
+
+
+def blank(dataset: Dataset, decoded: Decoded, boxes: list[Box]) -> bytes:
+    """The instance with `boxes` of every frame at the background; all other values stay as they were decoded."""
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    if "ModalityLUTSequence" in dataset:
+        raise BadInstance("BURNED_IN", "text stands in an image whose values pass a table: it cannot be blanked alone")
+    values = np.array(decoded.frames)
+    background = values.max() if decoded.photometric == "MONOCHROME1" else values.min()
+    for top, bottom, left, right in boxes:
+        values[:, top:bottom, left:right] = background
+    bits = 8 * values.dtype.itemsize
+    dataset.PixelData = (
+        values.astype(values.dtype.newbyteorder("<")).tobytes().ljust(values.nbytes + values.nbytes % 2, b"\0")
+    )
+    dataset["PixelData"].VR = "OW" if bits > 8 else "OB"  # noqa: PLR2004 - PS3.5 8.1.1
+    dataset["PixelData"].is_undefined_length = False
+    dataset.PhotometricInterpretation = decoded.photometric
+    dataset.SamplesPerPixel = values.shape[3] if values.ndim == 4 else 1  # noqa: PLR2004 - colour
+    if dataset.SamplesPerPixel > 1:
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, decoded.bits_stored, decoded.bits_stored - 1
+    dataset.PixelRepresentation = int(decoded.signed)
+    for keyword in [e.keyword for e in dataset if "PaletteColorLookupTable" in e.keyword or "OffsetTable" in e.keyword]:
+        delattr(dataset, keyword)
+    dataset.BurnedInAnnotation = "NO"
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+def picture(data: bytes) -> bytes:
+    """PNG of what the detector saw, for a human in the identified zone; `data` is the refused instance."""
+    from PIL import Image
+
+    from medgan.archive import instance
+
+    view = projections(pixels.decode(instance.parse(data)).frames)[0]
+    out = io.BytesIO()
+    Image.fromarray(view).save(out, "PNG")
+    return out.getvalue()

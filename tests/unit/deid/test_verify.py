@@ -1,0 +1,102 @@
+"""A thousand leaks put into clean output, one at a time: the verifier passes none, and refuses no clean file."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from medgan.archive import phantom
+from medgan.deid import apply, profile, verify
+from medgan.deid.elements import encode, take_apart
+from medgan.errors import BadInstance
+from tests.unit.deid.builders import vendor_files
+
+LEAKS = 1000
+IDENTIFYING = (0x00100020, 0x00101040, 0x00102154, 0x00080050, 0x00080080, 0x00111001)
+FORMS = ("utf-8", "utf-16-le", "utf-16-be", "as found", "upper", "lower", "spaces", "underscores")
+
+
+def values_of(data: bytes) -> list[tuple[str, bytes]]:
+    """(VR, value) of what identifies in a phantom: names, ids, addresses, dates, UIDs, private text."""
+    source = take_apart(data)
+    found = []
+
+    def walk(elements):
+        for element in elements:
+            value = source.buffer[element.start : element.stop].strip(b" \0")
+            if element.items is not None:
+                for item in element.items:
+                    walk(item)
+            elif (element.vr in (b"PN", b"UI", b"DA") and len(value) >= 8) or element.tag in IDENTIFYING:
+                found.append((element.vr.decode(), value))
+
+    walk(source.elements)
+    return [(vr, value) for vr, value in found if not value.startswith(b"1.2.840.10008")]
+
+
+def leak(rng: random.Random, data: bytes) -> bytes:
+    """One original value in one of its forms, as bytes."""
+    _, value = rng.choice(values_of(data))
+    text = value.decode("latin-1")
+    if not value.isascii():
+        return value
+    form = rng.choice(FORMS)
+    return {
+        "upper": text.upper().encode(),
+        "lower": text.lower().encode(),
+        "spaces": text.replace("^", " ").encode(),
+        "underscores": text.replace("^", "_").encode(),
+        "as found": value,
+    }.get(form) or text.encode(form)
+
+
+def test_a_thousand_seeded_leaks_and_none_passes(keyring, monkeypatch):
+    rng = random.Random(3)  # noqa: S311 - not for keys
+    chosen = profile.load("basic")
+    files = [phantom.phantom_study(patient=patient, modality="DX")[0] for patient in range(40)]
+    marks = apply._marks
+    passed = 0
+    for number in range(LEAKS):
+        data = files[number % len(files)]
+        planted = leak(rng, data)
+        tag = rng.choice((0x00181030, 0x00102180, 0x00204000, 0x00400254, 0x00321060, 0x00280FFF))
+
+        def leaking(profile_, *, explicit, tag=tag, planted=planted):
+            return marks(profile_, explicit=explicit) | {tag: encode(tag, b"UN", planted, explicit=explicit)}
+
+        monkeypatch.setattr(apply, "_marks", leaking)
+        try:
+            apply.deidentify(data, profile=chosen, keyring=keyring)
+        except BadInstance as refusal:
+            assert refusal.reason == "RESIDUE"  # noqa: PT017 - a refusal is what is counted
+        else:
+            passed += 1
+    assert passed == 0
+
+
+@pytest.mark.parametrize(
+    "expression", ["basic", "basic+modified-dates+patient-characteristics+clean-descriptors", "basic+full-dates+uids"]
+)
+def test_at_most_five_in_a_hundred_clean_files_are_refused(expression, keyring):
+    done = refused = 0
+    for path in vendor_files():
+        try:
+            apply.deidentify(path.read_bytes(), profile=profile.load(expression), keyring=keyring)
+            done += 1
+        except BadInstance as refusal:
+            refused += refusal.reason == "RESIDUE"
+    assert done > 120
+    assert refused <= 0.05 * done
+
+
+def test_the_needle_rules_are_as_stated():
+    collector = verify.Collector(b"", b"")
+    collector.add_text(b"BRAIN", collector.found.texts)
+    collector.add_text(b"SIEMENS", collector.found.texts)
+    collector.add_text(b"abc", collector.found.texts)
+    collector.add_text(b"0.634765625", collector.found.texts)
+    assert not collector.found.texts
+    collector.add_text(b"1234567", collector.found.texts)
+    collector.add_text(b"Xyzzy Plugh", collector.found.texts)
+    assert collector.found.texts == {"1234567", "xyzzy plugh"}
