@@ -62,8 +62,9 @@ def pull(
     trust: TrustOption = None,
     to: Annotated[Path | None, typer.Option("--to", help="Folder to put the version in; the cache if empty.")] = None,
     allow_withdrawn: Annotated[bool, typer.Option(help="Pull a version that was withdrawn.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask nobody: verify what is in the cache.")] = False,
 ) -> None:
-    """Pull NAME[@VERSION], verify every byte, and print where it lies."""
+    """Pull NAME or NAME@VERSION, verify every byte, and print where it lies."""
     from medgan.client import pull as pulls
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -75,6 +76,7 @@ def pull(
             trust=trust,
             destination=to,
             allow_withdrawn=allow_withdrawn,
+            offline=offline,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     typer.echo(folder)

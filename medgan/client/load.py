@@ -35,10 +35,19 @@ def load(
     trust: Path | str | None = None,
     cache: Path | None = None,
     allow_withdrawn: bool = False,
+    offline: bool = False,
     now: datetime | None = None,
 ) -> Dataset:
     """Pull (or find) and verify `NAME[@VERSION]` and open it; `split` keeps the rows of one split."""
-    folder = pulls.pull(spec, registry=registry, trust=trust, cache=cache, allow_withdrawn=allow_withdrawn, now=now)
+    folder = pulls.pull(
+        spec,
+        registry=registry,
+        trust=trust,
+        cache=cache,
+        allow_withdrawn=allow_withdrawn,
+        offline=offline,
+        now=now,
+    )
     return open_folder(folder, split)
 
 

@@ -31,10 +31,7 @@ class Link:
 
 def connect(registry: str | None = None, *, trust: Path | str | None = None, now: datetime | None = None) -> Link:
     """Open a registry and believe its index, or refuse; `registry` defaults to `MEDGAN_REGISTRY` or the last one."""
-    address = registry or os.environ.get("MEDGAN_REGISTRY") or trusts.last_registry()
-    if address is None:
-        raise InvalidRequest("no registry is known: name one with --registry ADDRESS (registry= in Python)")
-    source = registries.open_source(str(address))
+    source = registries.open_source(_address(registry))
     pinned = trusts.recall(source.address, pin=Path(trust).expanduser() if trust is not None else None)
     index = indexes.fetch(source, pinned, now=now)
     trusts.remember_registry(source.address)
@@ -49,14 +46,18 @@ def pull(
     cache: Path | None = None,
     destination: Path | None = None,
     allow_withdrawn: bool = False,
+    offline: bool = False,
     now: datetime | None = None,
     on_progress: Progress | None = None,
 ) -> Path:
     """Pull `NAME[@VERSION]`, verify all of it, and return its folder (`<cache>/<name>/<version>`, or `destination`).
 
     `trust` names the registry's public key (PEM) at the first contact. A version that is here already is
-    verified again and not fetched. Progress is in bytes.
+    verified again and not fetched. `offline` asks nobody: the highest version here that fits is verified against
+    the pinned keys; whether it was withdrawn since cannot be known. Progress is in bytes.
     """
+    if offline:
+        return _found(spec, registry, cache or trusts.default_cache(), on_progress=on_progress)
     link = connect(registry, trust=trust, now=now)
     entry, version = indexes.choose(link.index, spec, allow_withdrawn=allow_withdrawn)
     keys = keys_due(link.trust.keys, version)
@@ -71,6 +72,28 @@ def pull(
         else:
             _fetch(link.source, entry.name, version, keys=keys, folder=folder, on_progress=on_progress)
     return folder
+
+
+def _found(spec: str, registry: str | None, cache: Path, *, on_progress: Progress | None) -> Path:
+    """The highest version in `cache` that fits `spec`, verified by the keys pinned for the registry."""
+    name, wanted = indexes.parse_spec(spec)
+    if wanted in indexes.CHANNELS:
+        raise InvalidRequest("what a channel means is in the registry's index: offline, name a version")
+    here = [path for path in (cache / name).glob("[0-9]*.*.*") if path.is_dir()]
+    fits = [path for path in here if wanted is None or f"{path.name}.".startswith(f"{wanted}.")]
+    if not fits:
+        raise InvalidRequest(f"no version of {name} that fits is here: pull it while the registry can be reached")
+    keys = trusts.recall(registries.open_source(_address(registry)).address).keys
+    folder = max(fits, key=lambda path: tuple(map(int, path.name.split("."))))
+    verify.verify_folder(folder, keys=keys, name=name, version=folder.name, on_progress=on_progress)
+    return folder
+
+
+def _address(registry: str | None) -> str:
+    address = registry or os.environ.get("MEDGAN_REGISTRY") or trusts.last_registry()
+    if address is None:
+        raise InvalidRequest("no registry is known: name one with --registry ADDRESS (registry= in Python)")
+    return str(address)
 
 
 def keys_due(keys: tuple[str, ...], version: IndexVersion) -> tuple[str, ...]:

@@ -69,10 +69,11 @@ def synthetic_cohort(
     start: int = 0,
     verdict: Verdict = Verdict.CLEARED,
     images: npt.NDArray[np.uint16] | None = None,
+    classes: list[str] | None = None,
 ) -> Built:
-    """Write `synthetic/cohorts/<id>/` whole and give the pointer to it."""
-    real, classes = radiographs(count, start=start)
-    pixels = real if images is None else images
+    """Write `synthetic/cohorts/<id>/` whole and give the pointer to it; other `images` and `classes` on request."""
+    real, found = radiographs(count, start=start)
+    pixels, classes = (real if images is None else images), classes or found
     labels = label_table(classes)
     handle = "sy-" + hashlib.sha256(pixels.tobytes()).hexdigest()[:32]
     folder = zones.synthetic / "cohorts" / handle
