@@ -49,6 +49,7 @@ class _Job:
 
     destination: Path
     profile: str
+    site: str
     key_handle: str
 
 
@@ -57,6 +58,7 @@ def deidentify_tree(
     destination: Path,
     *,
     profile_name: str = "basic",
+    site: str = "",
     key_handle: str,
     workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
@@ -68,9 +70,9 @@ def deidentify_tree(
     """
     sources.preflight(source)
     keys.load(key_handle)
-    chosen = profile.load(profile_name)
+    chosen = profile.load(profile_name, site)
     _check_apart(source, destination)
-    job = _Job(destination=destination, profile=chosen.name, key_handle=key_handle)
+    job = _Job(destination=destination, profile=chosen.name, site=site, key_handle=key_handle)
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="medgan-deid-") as spool:
@@ -137,7 +139,7 @@ def _one(leaf: Leaf, job: _Job) -> dict[str, Any]:
             raise BadInstance(str(leaf.refusal))  # noqa: TRY301 - one place turns refusals into lines
         data = container.read_extent(leaf.extent)
         digest.update(data)
-        clean = apply.deidentify(data, profile=profile.load(job.profile), keyring=_keyring(job.key_handle))
+        clean = apply.deidentify(data, profile=profile.load(job.profile, job.site), keyring=_keyring(job.key_handle))
     except BadInstance as refusal:
         return {"source_sha256": digest.hexdigest(), "refused": QuarantineReason(refusal.reason).value}
     write_atomically(job.destination / PARTS / clean.source_sha256, clean.data)

@@ -33,6 +33,7 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(quarantine_app, name="quarantine")
 
 ProfileOption = Annotated[str, typer.Option("--profile", help="basic, with options joined by +.")]
+SiteOption = Annotated[Path | None, typer.Option("--site", help="Overrides of single attributes (TOML).")]
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder that holds the zones.")]
 DigestArgument = Annotated[str, typer.Argument(help="First digits of the file's SHA-256.")]
 ReviewerOption = Annotated[str, typer.Option("--reviewer", help="Who decides; goes into the log.")]
@@ -44,6 +45,7 @@ def run(
     destination: Annotated[Path, typer.Argument(help="Folder for the de-identified files.")],
     key: Annotated[str, typer.Option("--key", envvar="MEDGAN_KEY", help="file:PATH or env:NAME.")],
     profile: ProfileOption = "basic",
+    site: SiteOption = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
 ) -> None:
     """De-identify DICOM files. Exit status: 0 all done, 2 unusable input, 3 some quarantined."""
@@ -57,6 +59,7 @@ def run(
             source,
             destination,
             profile_name=profile,
+            site=_site_text(site),
             key_handle=handle,
             workers=workers,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
@@ -74,12 +77,23 @@ def run(
 
 
 @deid.command()
-def explain(profile: ProfileOption = "basic") -> None:
+def explain(profile: ProfileOption = "basic", site: SiteOption = None) -> None:
     """What a profile does, as sorted sentences."""
     from medgan.deid import profile as profiles
 
-    for sentence in profiles.explain(profiles.load(profile)):
+    for sentence in profiles.explain(profiles.load(profile, _site_text(site))):
         typer.echo(sentence)
+
+
+def _site_text(site: Path | None) -> str:
+    from medgan.errors import InvalidRequest
+
+    if site is None:
+        return ""
+    try:
+        return site.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise InvalidRequest("the site file cannot be read") from None
 
 
 @audit_app.command("verify")

@@ -8,7 +8,11 @@ alone, so that retaining a device's identity never lets a real date through.
 from __future__ import annotations
 
 import functools
+import re
+import tomllib
 from dataclasses import dataclass, field
+
+from pydicom import datadict
 
 from medgan.deid import actions, table
 from medgan.deid.actions import Action, Rule
@@ -30,6 +34,15 @@ METHODS = {
     "uids": ("113110", "Retain UIDs Option"),
     "safe-private": ("113111", "Retain Safe Private Option"),
     "institution-identity": ("113112", "Retain Institution Identity Option"),
+}
+PATIENT_GROUP = 0x0010
+SITE_ACTIONS: dict[str, Action] = {
+    "X": actions.REMOVE,
+    "Z": actions.EMPTY,
+    "D": actions.DUMMY_VALUE,
+    "U": actions.NEW_UID,
+    "K": actions.KEEP,
+    "C": actions.CLEAN_TEXT,
 }
 DATE_OPTIONS = {"full-dates", "modified-dates"}
 DATE_VRS = ("DA", "DT", "TM")
@@ -57,10 +70,11 @@ class Profile:
     options: tuple[str, ...]
     digest: str
     rules: dict[int, Rule] = field(repr=False, hash=False, compare=False)
+    site: str = field(default="", repr=False)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Travel to workers by name."""
-        return (load, (self.name,))
+        """Travel to workers by name, with the text of the site's overrides."""
+        return (load, (self.name, self.site))
 
     @property
     def dates(self) -> str:
@@ -71,8 +85,13 @@ class Profile:
 
 
 @functools.lru_cache(maxsize=64)
-def load(expression: str = "basic") -> Profile:
-    """Profile named by `expression`, `basic` and options joined by `+` in any order; `InvalidRequest` otherwise."""
+def load(expression: str = "basic", site: str = "") -> Profile:
+    """Profile named by `expression`: `basic` and options joined by `+` in any order.
+
+    `site` is the text of a TOML file that overrides single attributes, for example
+    `[attributes]` `StationName = "K"`, `"0018,1030" = "X"`; it is part of the digest and so of the audit.
+    Raises `InvalidRequest` for an unknown name, and for a site file that keeps what names a patient.
+    """
     names = [name.strip() for name in expression.split("+")]
     options = tuple(name for name in METHODS if name in names and name != "basic")
     unknown = len(set(names) - set(METHODS))
@@ -81,9 +100,32 @@ def load(expression: str = "basic") -> Profile:
     if {"full-dates", "modified-dates"} <= set(options):
         raise InvalidRequest("full-dates and modified-dates exclude each other")
     name = "+".join(("basic", *options))
-    rules = _compile(frozenset(options))
-    digest = sha256_hex(canonical_json({"name": name, "edition": table.EDITION, "tables": table.content_sha256()}))
-    return Profile(name=name, edition=table.EDITION, options=options, digest=digest, rules=rules)
+    rules = _compile(frozenset(options)) | _overrides(site)
+    content = {"name": name, "edition": table.EDITION, "tables": table.content_sha256(), "site": site}
+    digest = sha256_hex(canonical_json(content))
+    return Profile(name=name, edition=table.EDITION, options=options, digest=digest, rules=rules, site=site)
+
+
+def _overrides(site: str) -> dict[int, Rule]:
+    """Rules of a site file; every line has to name a standard attribute and an action."""
+    try:
+        wanted = tomllib.loads(site).get("attributes", {})
+    except tomllib.TOMLDecodeError:
+        raise InvalidRequest("the site file is no TOML") from None
+    rules = {}
+    for name, code in wanted.items():
+        text = re.sub(r"[(), ]", "", name)
+        tag = int(text, 16) if re.fullmatch(r"[0-9A-Fa-f]{8}", text) else datadict.tag_for_keyword(name)
+        if tag is None or not datadict.dictionary_has_tag(tag) or code not in SITE_ACTIONS:
+            raise InvalidRequest(f"a site file sets standard attributes to one of {', '.join(SITE_ACTIONS)}")
+        vr, vm = datadict.dictionary_VR(tag), datadict.dictionary_VM(tag)
+        if code in ("K", "C") and (tag >> 16 == PATIENT_GROUP or vr == "PN"):
+            raise InvalidRequest("a site file cannot keep what names a patient or a person")
+        action = SITE_ACTIONS[code]
+        if code == "C" and vr == "SQ":
+            action = actions.CLEAN_ITEMS
+        rules[tag] = Rule(tag, datadict.keyword_for_tag(tag), _vrs(vr), _max_values(vm), action)
+    return rules
 
 
 def _compile(options: frozenset[str]) -> dict[int, Rule]:
