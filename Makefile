@@ -31,7 +31,7 @@ demo: $(DEMO)/archive/.built $(WORKSPACE)/keys/pseudonym.key   ## a DICOM archiv
 	$(BIN)/python -m flows nightly --archive $(DEMO)/archive --workspace $(WORKSPACE) --site deployments/sites/demo.yaml
 
 test: $(VENV)/.installed   ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: $(VENV)/.installed   ## ruff, mypy, import contracts, infra by schema
 	$(BIN)/ruff check .
