@@ -203,9 +203,7 @@ def _real_moment(order: float, sigma: float, rate: float) -> float:
     return float(special.logsumexp(np.concatenate([binomials + left, binomials + right]), b=np.tile(signs, 2)))
 
 
-def _log_binomial(order: float, k: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """Log |C(order, k)|, for real orders too."""
-    values: npt.NDArray[np.float64] = (
-        special.gammaln(order + 1) - special.gammaln(np.asarray(k, float) + 1) - special.gammaln(order - k + 1)
-    )
-    return values
+def _log_binomial(order: float, k: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """log |C(order, k)|, for real orders too."""
+    below: npt.NDArray[np.float64] = special.gammaln(k + 1.0) + special.gammaln(order - k + 1.0)
+    return float(special.gammaln(order + 1)) - below
