@@ -243,7 +243,7 @@ class KeepCode(Action):
     """An attribute outside the table, CS."""
 
     code = "K"
-    sentence = "is kept when it consists of defined terms; an unknown term of several becomes OTHER"
+    sentence = "is kept when it consists of defined terms; an unknown term becomes OTHER"
 
     def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
         """Code strings by grammar and vocabulary."""
@@ -252,8 +252,6 @@ class KeepCode(Action):
         if screen.code_passes(raw):
             return COPY
         parts = raw.strip(_BLANK).split(b"\\")
-        if len(parts) == 1:
-            return None
         return b"\\".join(part if screen.code_passes(part) else b"OTHER" for part in parts)
 
 
@@ -261,7 +259,9 @@ class KeepWords(Action):
     """An attribute outside the table, free text."""
 
     code = "K"
-    sentence = "is kept when all its words are technical and nothing in it looks like a name, number or date"
+    sentence = (
+        "is kept when all its words are technical and nothing in it looks like a name, number or date, else replaced"
+    )
 
     def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
         """Text by vocabulary; serial numbers are let through where the attribute names a coil."""
@@ -269,9 +269,9 @@ class KeepWords(Action):
         try:
             text = raw.decode("ascii")
         except UnicodeDecodeError:
-            return None
+            return DUMMY[b"LO"]
         if not screen.text_passes(text, work.names, numbers="Coil" in rule.keyword):
-            return None
+            return DUMMY[b"LO"]
         work.kept.add(text.lower())
         return COPY
 

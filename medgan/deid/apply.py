@@ -201,7 +201,8 @@ class Work:
                     (scheme if element.tag == CODE_SCHEME else value).encode(),
                     explicit=self.explicit,
                 )
-        if CODE_MEANING not in pieces and meaning:
+        said = pieces.get(CODE_MEANING, actions.DUMMY[b"LO"])
+        if meaning and actions.DUMMY[b"LO"] in said:
             pieces[CODE_MEANING] = encode(
                 CODE_MEANING, b"LO", meaning.encode("ascii", "ignore")[:64], explicit=self.explicit
             )
