@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,8 @@ from medgan.client.trust import Trust
 from medgan.client.verify import Progress
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import Index, IndexVersion, Manifest, ManifestFile, sha256_hex
+
+FETCHES_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +128,20 @@ def _fetch(
     with disk.explained():
         staging.mkdir(parents=True, exist_ok=True)
     done, total = 0, sum(file.size for file in manifest.files)
-    for file in manifest.files:
-        _fetch_file(source, f"{where}/{file.path}", file, staging / file.path)
-        done += file.size
-        if on_progress is not None:
-            on_progress(done, total)
+    with ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="medgan-pull") as threads:
+        fetches = {
+            threads.submit(_fetch_file, source, f"{where}/{file.path}", file, staging / file.path): file.size
+            for file in manifest.files
+        }
+        try:
+            for fetch in as_completed(fetches):
+                fetch.result()
+                done += fetches[fetch]
+                if on_progress is not None:
+                    on_progress(done, total)
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
     with disk.explained():
         (staging / verify.MANIFEST).write_bytes(body)
         (staging / verify.ENVELOPE).write_bytes(envelope)

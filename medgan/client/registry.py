@@ -29,16 +29,16 @@ class Source(Protocol):
 
 
 def open_source(address: str) -> Source:
-    """A source for a folder, `file://`, `http(s)://` or `s3://` address."""
+    """A source for a folder, or a `file://`, `http(s)://`, `s3://` or `gs://` address."""
     scheme = urlsplit(address).scheme
     if scheme in {"http", "https"}:
         return HttpSource(address)
-    if scheme == "s3":
-        return S3Source(address)
+    if scheme in {"s3", "gs", "memory"}:
+        return ObjectSource(address)
     if scheme == "file":
         return FolderSource(Path(urlsplit(address).path))
     if "://" in address or not address:
-        raise InvalidRequest("a registry is a folder, or an address with file://, http://, https:// or s3://")
+        raise InvalidRequest("a registry is a folder, or an address with file://, http://, https://, s3:// or gs://")
     return FolderSource(Path(address).expanduser())
 
 
@@ -105,20 +105,16 @@ class HttpSource:
             raise _missing(path) from None
 
 
-class S3Source:
-    """A registry in a bucket, through fsspec's `s3fs` where that is installed."""
+class ObjectSource:
+    """A registry in an object store, through fsspec's implementation of its scheme (s3fs, gcsfs, memory)."""
 
     def __init__(self, address: str) -> None:
         """Read below `s3://bucket/prefix`."""
-        try:
-            fsspec = import_module("fsspec")
-        except ImportError:
-            raise InvalidRequest("an s3:// registry needs fsspec and s3fs: pip install s3fs") from None
         self.address = address.rstrip("/")
         try:
-            self._files, self._root = fsspec.core.url_to_fs(self.address)
+            self._files, self._root = import_module("fsspec.core").url_to_fs(self.address)
         except ImportError:
-            raise InvalidRequest("an s3:// registry needs s3fs: pip install s3fs") from None
+            raise InvalidRequest("a registry in an object store needs fsspec and its part: pip install s3fs") from None
 
     def blocks(self, path: str, *, offset: int = 0) -> Iterator[bytes]:
         """See `Source`."""
