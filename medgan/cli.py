@@ -33,6 +33,7 @@ _ROOMS = (
     "medgan.release.cli",
     "medgan.deid.cli",
     "medgan.collection.cli",
+    "medgan.validation.cli",
     "medgan.privacy.cli",
 )
 
