@@ -99,8 +99,8 @@ def _plot(curve: dict[str, list[float]], title: str, x_label: str, y_label: str)
         for name in reversed(names)
     )
     legend = "".join(
-        f'<text class="{name}" x="{left + width - 6}" y="{top + 16 + 15 * row}" text-anchor="end">{name}</text>'
-        for row, name in enumerate(names)
+        f'<text class="{name}" x="{left + width - 62 * place_from_right}" y="18" text-anchor="end">{name}</text>'
+        for place_from_right, name in enumerate(reversed(names))
     )
     bottom = top + height
     return (
