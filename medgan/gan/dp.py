@@ -204,6 +204,6 @@ def _real_moment(order: float, sigma: float, rate: float) -> float:
 
 
 def _log_binomial(order: float, k: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """log |C(order, k)|, for real orders too."""
+    """Log |C(order, k)|, for real orders too."""
     below: npt.NDArray[np.float64] = special.gammaln(k + 1.0) + special.gammaln(order - k + 1.0)
     return float(special.gammaln(order + 1)) - below

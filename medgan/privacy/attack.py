@@ -57,7 +57,7 @@ def attack(
 def assess(synthetic: Images, real: RealImages, limits: Policy) -> tuple[tuple[GateTest, ...], dict[str, Any]]:
     """Every test of images against images: the tests, and what a report says beside them."""
     evidence = collect(synthetic, real, seed=SEED)
-    scale = judge.calibrate(evidence, limits)
+    scale = judge.calibrate(evidence.calibration, limits)
     planted = selftest.plant(evidence, real, scale, limits, seed=SEED)
     tests = (
         judge.copies(evidence.synthetic.correlation, limits),

@@ -47,15 +47,15 @@ class Tail:
         return self.scores(similarity) >= self.threshold
 
 
-def calibrate(evidence: Evidence, policy: Policy) -> Tail:
+def calibrate(calibration: Similarity, policy: Policy) -> Tail:
     """Thresholds from images of people the query does not know: holdout-1, and train against the rest of train."""
     medians, spans = {}, {}
-    for name, values in evidence.calibration.bands.items():
+    for name, values in calibration.bands.items():
         medians[name] = float(np.median(values))
         threshold, _ = statistics.tail_threshold(values, quantile=policy.tail.quantile)
         spans[name] = max(threshold - medians[name], 1e-6)
     scale = Tail(medians=medians, spans=spans, threshold=np.inf, above=1, calibrated=1)
-    scores = scale.scores(evidence.calibration)
+    scores = scale.scores(calibration)
     threshold, above = statistics.tail_threshold(scores, quantile=policy.tail.quantile)
     return Tail(medians=medians, spans=spans, threshold=threshold, above=above, calibrated=len(scores))
 

@@ -14,7 +14,7 @@ STRICT, INTERNAL = policy.load("strict"), policy.load("internal")
 
 @pytest.fixture(scope="module")
 def scale(honest):
-    return judge.calibrate(honest, STRICT)
+    return judge.calibrate(honest.calibration, STRICT)
 
 
 def test_fresh_images_pass_what_can_be_decided(honest, scale):

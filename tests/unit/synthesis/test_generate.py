@@ -37,21 +37,21 @@ def test_one_worker_and_two_give_the_same_bytes(trained, tmp_path):
     assert len([name for name in one if "/c/" in name]) == 3
 
 
-def test_a_finished_cohort_is_returned_not_made_again(trained, tmp_path):
+def test_a_finished_cohort_is_returned_not_made_again(trained, tmp_path, scheduler):
     model, zones = trained
     zones = elsewhere(zones, tmp_path)
-    first = generate(model, CohortSpec(images=32), zones=zones, workers=1)
+    first = generate(model, CohortSpec(images=32), zones=zones, scheduler=scheduler)
     shard = blocks.shard_path(synthetic.folder(first.synthetic, zones=zones) / "images.zarr", 0)
     before = shard.stat().st_mtime_ns
-    assert generate(model, CohortSpec(images=32), zones=zones, workers=1) == first
+    assert generate(model, CohortSpec(images=32), zones=zones, scheduler=scheduler) == first
     assert shard.stat().st_mtime_ns == before
 
 
-def test_a_resumed_run_redraws_only_what_is_missing_or_broken(trained, tmp_path):
+def test_a_resumed_run_redraws_only_what_is_missing_or_broken(trained, tmp_path, scheduler):
     model, zones = trained
     whole, half = elsewhere(zones, tmp_path / "whole"), elsewhere(zones, tmp_path / "half")
     spec = CohortSpec(images=3072, seed=1)
-    made = generate(model, spec, zones=whole, workers=2)
+    made = generate(model, spec, zones=whole, scheduler=scheduler)
     home = synthetic.folder(made.synthetic, zones=half)
     staging = home.with_name(f".{home.name}.partial")
     shutil.copytree(synthetic.folder(made.synthetic, zones=whole), staging)
@@ -62,7 +62,7 @@ def test_a_resumed_run_redraws_only_what_is_missing_or_broken(trained, tmp_path)
     missing.unlink()
     stamp = kept.stat().st_mtime_ns
     seen = []
-    assert generate(model, spec, zones=half, workers=1, on_progress=lambda *done: seen.append(done)) == made
+    assert generate(model, spec, zones=half, scheduler=scheduler, on_progress=lambda *done: seen.append(done)) == made
     assert blocks.shard_path(home / "images.zarr", 0).stat().st_mtime_ns == stamp
     assert seen[0] == (1024, 3072)
     assert seen[-1] == (3072, 3072)
@@ -94,11 +94,11 @@ def test_a_killed_worker_costs_its_block_only(trained, tmp_path):
     assert files_of(folders[0]) == files_of(folders[1])
 
 
-def test_the_cohort_opens_with_plain_zarr_and_pandas(trained, tmp_path):
+def test_the_cohort_opens_with_plain_zarr_and_pandas(trained, tmp_path, scheduler):
     model, zones = trained
     zones = elsewhere(zones, tmp_path)
     made = generate(
-        model, CohortSpec(images=100, class_shares={"normal": 0.3, "pneumonia": 0.7}), zones=zones, workers=1
+        model, CohortSpec(images=100, class_shares={"normal": 0.3, "pneumonia": 0.7}), zones=zones, scheduler=scheduler
     )
     home = synthetic.folder(made.synthetic, zones=zones)
     group = zarr.open_consolidated(home / "images.zarr", mode="r", zarr_format=3)
@@ -113,19 +113,19 @@ def test_the_cohort_opens_with_plain_zarr_and_pandas(trained, tmp_path):
     assert not any("key" in column for column in labels.columns)
 
 
-def test_classes_follow_the_training_cohort(trained, tmp_path):
+def test_classes_follow_the_training_cohort(trained, tmp_path, scheduler):
     from medgan.cohort import read
 
     model, zones = trained
-    made = generate(model, CohortSpec(images=200), zones=elsewhere(zones, tmp_path), workers=1)
+    made = generate(model, CohortSpec(images=200), zones=elsewhere(zones, tmp_path), scheduler=scheduler)
     real = read.load(model.cohort, zones=zones).split("train")[2]["class"].value_counts(normalize=True)
     assert all(abs(made.class_counts[name] - 200 * share) < 1 for name, share in real.items())
 
 
-def test_changed_pixels_are_not_read(trained, tmp_path):
+def test_changed_pixels_are_not_read(trained, tmp_path, scheduler):
     model, zones = trained
     zones = elsewhere(zones, tmp_path)
-    made = generate(model, CohortSpec(images=32), zones=zones, workers=1)
+    made = generate(model, CohortSpec(images=32), zones=zones, scheduler=scheduler)
     array = synthetic.open_images(synthetic.folder(made.synthetic, zones=zones) / "images.zarr", mode="r+")
     array[0, 0, 0] = int(array[0, 0, 0]) ^ 1
     with pytest.raises(IntegrityError):
