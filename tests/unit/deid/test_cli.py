@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -139,3 +140,9 @@ def test_explain_prints_sorted_sentences():
     assert sentences[:-1] == sorted(sentences[:-1])
     assert any("keyed number of days" in sentence for sentence in sentences)
     assert sentences[-1].startswith("Every other attribute")
+
+
+def test_the_documentation_shows_what_explain_says():
+    page = (Path(__file__).parents[3] / "docs" / "deidentification.md").read_text()
+    said = RUN.invoke(app, ["deid", "explain"]).output.splitlines()
+    assert [line[2:] for line in page.splitlines() if line.startswith("- ")] == said

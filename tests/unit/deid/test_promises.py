@@ -175,7 +175,17 @@ def test_an_instance_without_a_patient_is_refused(keyring, basic):
     assert refused.value.reason == "NO_PATIENT"
 
 
-@pytest.mark.parametrize("expression", ["", "full", "basic+dates", "modified-dates", "basic+full-dates+modified-dates"])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "",
+        "full",
+        "basic+dates",
+        "modified-dates",
+        "basic+full-dates+modified-dates",
+        "basic+clean-recognizable-visual-features",
+    ],
+)
 def test_an_unknown_profile_is_refused(expression):
     with pytest.raises(InvalidRequest):
         profile.load(expression)
