@@ -89,7 +89,8 @@ def ingest(
         if resumed:
             writer.collect_garbage()
         staging.finished(plan.folder, ())
-        table = read.table_of(writer.group)
+        if snapshot != writer.head:
+            table = read.table_of(writer.group)
     joined = label_tables.matched(table, labels)
     return IngestReport(
         snapshot=snapshot,
@@ -192,7 +193,7 @@ def _commit(
     changed = False
     for number, part in enumerate(read.parts_of(writer.group)):
         relabelled = label_tables.join(part, labels)
-        if read.content_digest(relabelled) != read.content_digest(part):
+        if not relabelled.equals(part):
             write.write_part(writer.group, number, relabelled)
             changed = True
     if not rows.empty:

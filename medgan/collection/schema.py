@@ -68,8 +68,9 @@ def label_columns(frame: pd.DataFrame) -> list[str]:
 
 def _typed(values: pd.Series | None, dtype: str, count: int) -> pd.Series:
     if dtype == "str":
-        texts = [""] * count if values is None else ["" if pd.isna(value) else str(value) for value in values]
-        return pd.Series(texts, dtype="str")
+        if values is None:
+            return pd.Series([""] * count, dtype="str")
+        return values.reset_index(drop=True).astype("str").fillna("")
     if dtype == "int64":
         return pd.Series(np.zeros(count, np.int64) if values is None else values.to_numpy(), dtype="int64")
     return pd.Series(np.full(count, np.nan) if values is None else values.to_numpy(), dtype="float64")
