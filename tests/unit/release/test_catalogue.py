@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import threading
 from functools import partial
@@ -9,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from numcodecs import blosc
 
 from medgan.release import retract
 from tests.builders import browser as browsers
@@ -107,6 +109,23 @@ def test_browser_detects_every_flipped_bit(tab, site, published):
             ".then(read => read(1024)).then(() => 'read', problem => 'refused')"
         )
         assert outcome == "refused", place
+
+
+@needs_browser
+def test_browser_unpacks_every_form_of_block_as_numcodecs_does(tab, site):
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.integers(0, 3, (16, 100, 77)), axis=2).astype("<u2")  # last block is short
+    noise = rng.integers(0, 65536, (16, 40, 40)).astype("<u2")  # stored, not compressed
+    tab.open(f"{site}/chest-demo/1.0.0/index.html")
+    for array in (smooth, noise, smooth[:3, :5, :7]):
+        for block in (0, 32768, 1 << 19):
+            packed = blosc.Blosc("zstd", 3, blosc.SHUFFLE, blocksize=block).encode(np.ascontiguousarray(array))
+            plain = tab.run(
+                f"import('{site}/chest-demo/1.0.0/zarrita.js').then(m => m.unblosc(Uint8Array.from(atob("
+                f"'{base64.b64encode(packed).decode()}'), c => c.charCodeAt(0))))"
+                ".then(bytes => [...bytes].map(b => b.toString(16).padStart(2, '0')).join(''))"
+            )
+            assert bytes.fromhex(plain) == array.tobytes()
 
 
 @needs_browser
