@@ -17,7 +17,8 @@ MODALITIES = frozenset(
 )
 """PS3.3 C.7.3.1.1.1, those that hold images."""
 PHOTOMETRIC = frozenset({"MONOCHROME1", "MONOCHROME2", "RGB"})
-CT_RANGE_HU = (-1100.0, 32767.0)
+CT_RANGE_HU = (-3100.0, 32767.0)
+"""Air is -1000; padding outside the field of view is -2000 or -3024 by vendor. Sixteen bits end above."""
 ORTHOGONAL_TOLERANCE = 1e-3
 _KEYS = {"patient_key": "pt", "study_key": "st", "series_key": "se", "instance_key": "in"}
 _CODES = ("modality", "body_part", "view_position", "laterality", "photometric", "units", "sex")

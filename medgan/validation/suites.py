@@ -107,7 +107,7 @@ def _scanner() -> Suite:
         always("rescale-sane", SOURCES, "rescale_sane", "slope and intercept are numbers a scanner may mean"),
         always("ct-in-hounsfield", SOURCES, "ct_in_hounsfield", "a CT image is in Hounsfield units"),
         between(
-            "ct-not-below-range", SOURCES, "ct_below_range_hu", "no CT value is below -1100 HU", high=0, mostly=0.9
+            "ct-not-below-range", SOURCES, "ct_below_range_hu", "no CT value is below -3100 HU", high=0, mostly=0.9
         ),
         between("ct-not-above-range", SOURCES, "ct_above_range_hu", "or above 32767 HU", high=0),
         between("source-age-plausible", SOURCES, "age_years", "an age is 0 to 120 years", low=0, high=120),

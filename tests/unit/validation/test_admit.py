@@ -172,9 +172,14 @@ DEFECTS = {
     "rescale slope NaN": (on_rows(rescale_slope=np.nan), "rescale-sane"),
     "rescale slope 0": (on_rows(rescale_slope=0.0), "rescale-sane"),
     "rescale intercept 1e308": (on_rows(rescale_intercept=1e308), "rescale-sane"),
-    "unknown modality": (on_rows(photometric="MONOCHROME2", bits_stored=77), "bits-stored"),
+    "77 bits stored": (on_rows(bits_stored=77), "bits-stored"),
     "a study of two patients": (a_study_of_two, "study-of-one-patient"),
     "a name as a label": (on_rows(label_finding="DOE^JANE"), "source-no-residue"),
+    "CT without its rescale": (
+        on_rows(modality="CT", units="HU", rescale_intercept=-9000.0),
+        "ct-not-below-range",
+    ),
+    "CT in no unit": (on_rows(modality="CT", units="1"), "ct-in-hounsfield"),
     "an age of 212": (on_rows(age_years=212.0), "age-plausible"),
     "an unknown sex": (on_rows(sex="Q"), "sex-known"),
     "constant images": (on_pixels(np.zeros_like), "no-constant-image"),
@@ -204,7 +209,8 @@ def test_every_planted_defect_is_caught_by_the_rule_meant_for_it(defect, sample,
     before.mkdir(parents=True)
     statistics_file = layout.folder(validated.cohort.cohort, zones=clean) / layout.STATISTICS
     (before / layout.STATISTICS).write_bytes(statistics_file.read_bytes())
-    prepared = prepare.prepare(commit(rows, pixels, zones), xray_recipe(), zones=zones)
+    recipe = xray_recipe(modalities=("DX", "CT"))
+    prepared = prepare.prepare(commit(rows, pixels, zones), recipe, zones=zones)
     assert meant in failures(zones, prepared, meant)
 
 
