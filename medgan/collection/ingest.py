@@ -25,6 +25,7 @@ from medgan.collection.accounting import Accounting
 from medgan.collection.staging import Batch
 from medgan.deid import labels as deid_labels
 from medgan.deid import profile as profiles
+from medgan.errors import StoreUnavailable
 from medgan.records import CollectionSnapshot, IngestReport, QuarantineReason, QuarantineRecord, ScanReport
 from medgan.settings import Zones
 
@@ -168,13 +169,25 @@ def _stage_all(
         first = [client.submit(run, batch, pure=False) for batch in islice(queue, window)]
         flying = as_completed(first)  # type: ignore[no-untyped-call]
         for future in flying:
-            _count_down(left, [by_name[future.result()]])
+            _count_down(left, [by_name[_name_of(future)]])
             future.release()
             following = next(queue, None)
             if following is not None:
                 flying.add(client.submit(run, following, pure=False))  # type: ignore[no-untyped-call]
             if report is not None:
                 report(len(plan.studies) - len(left), len(plan.studies))
+
+
+def _name_of(future: Any) -> str:
+    """Name of the batch that a future staged; what Dask says of a dead worker is said in our words."""
+    from distributed import KilledWorker
+
+    try:
+        name: str = future.result()
+    except KilledWorker:
+        message = "a worker died again and again on one batch: give it more memory, then run again to resume"
+        raise StoreUnavailable(message) from None
+    return name
 
 
 def _count_down(left: Counter[str], batches: Iterable[Batch]) -> None:

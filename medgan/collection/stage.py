@@ -11,7 +11,7 @@ from medgan.archive import instance, pixels, quarantine, series
 from medgan.collection import attributes, durable
 from medgan.collection.packs import Frame
 from medgan.collection.staging import Batch, Stage
-from medgan.deid import apply, profile
+from medgan.deid import apply, profile, review
 from medgan.errors import BadInstance, MedganError
 from medgan.keys import Keyring
 from medgan.records import QuarantineReason, QuarantineRecord
@@ -60,7 +60,8 @@ def run(batch: Batch, context: StageContext) -> str:
 
 def _add(stage: Stage, locator: Any, expression: profile.Profile, keyring: Keyring, zones: Zones) -> None:
     data = instance.read(locator, zones=zones, keyring=keyring)
-    clean = apply.deidentify(data, profile=expression, keyring=keyring)
+    reviewed = review.is_released(zones, locator.sha256)
+    clean = apply.deidentify(data, profile=expression, keyring=keyring, reviewed=reviewed)
     decoded = pixels.decode(clean.dataset)
     frames, places = _places(data, clean.dataset, decoded.frames)
     columns = attributes.of_instance(clean.dataset) | {
