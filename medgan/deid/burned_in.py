@@ -35,6 +35,7 @@ MAX_BLANKED = 0.4  # of the image; beyond that it is a screen of text, not an im
 DILATION = 0.5  # of a box's height; the detector's boxes cut ascenders and descenders
 MIN_DILATION_PIXELS = 5
 HUGE_LINE_SHARE, HUGE_LINE_ASPECT = 0.25, 1.5  # taller lines than that may be a headline or an organ: doubt
+MIN_INK_PIXELS, MAX_INK_SHARE = 40, 0.1
 LOOKS = 5
 DETECTOR_SIDE_PIXELS = 960  # smaller images are enlarged, so that lines of 14 pixels are found
 
@@ -92,10 +93,16 @@ def text_boxes(decoded: Decoded, *, known: list[Box]) -> list[Box]:
 
 
 def projections(frames: NDArray[Any]) -> list[NDArray[np.uint8]]:
-    """Brightest and darkest value over (F, H, W[, 3]) frames, as (H, W, 3) uint8 over the full range."""
+    """Views to search, (H, W, 3) uint8: brightest and darkest over (F, H, W[, 3]) frames, and the extremes alone."""
     bright = frames.max(axis=0)
-    views = [bright] if len(frames) == 1 else [bright, frames.min(axis=0)]
-    return [_render(view) for view in views]
+    dark = frames.min(axis=0)
+    views = [_render(bright)] if len(frames) == 1 else [_render(bright), _render(dark)]
+    # text is drawn at the end of the scale: alone there, it is legible over bone and over air
+    for extreme in (bright == bright.max(), dark == dark.min()):
+        ink = extreme.all(axis=2) if extreme.ndim == 3 else extreme  # noqa: PLR2004 - colour
+        if MIN_INK_PIXELS <= ink.sum() <= MAX_INK_SHARE * ink.size:
+            views.append(_render(ink))
+    return views
 
 
 def _render(view: NDArray[Any]) -> NDArray[np.uint8]:

@@ -72,6 +72,8 @@ def burn(decoded: Decoded, seed: int) -> tuple[Decoded, list[np.ndarray]]:
             continue
         around = frames[0][y : y + int(bottom), x : x + int(right)].mean()
         value = high if (around - low) < (high - low) * (155 / 255) else low
+        if np.mean(abs(frames[0][ink].astype(float) - value) >= (high - low) * (100 / 255)) < HIDES:
+            continue  # not the contrast that is promised
         frames[:, ink] = value
         inks.append(ink)
     return Decoded(
