@@ -21,9 +21,11 @@ from medgan.privacy.evidence import Evidence, RealImages, collect
 from medgan.privacy.policy import Policy
 from medgan.privacy.policy import load as load_policy
 from medgan.privacy.views import Images, to_view
-from medgan.records import GateTest, PrivacyReport, SyntheticCohort, ValidatedCohort, Verdict, sha256_hex
+from medgan.records import GateTest, PrivacyReport, SyntheticCohort, TrainedModel, ValidatedCohort, Verdict, sha256_hex
 from medgan.settings import Zones
 
+_NO_GUARANTEE = 1e9
+"""Stands for an infinite epsilon, which JSON cannot say."""
 REPORT, PAGE, RECORD = "privacy.json", "privacy.html", "privacy-record.json"
 SEED = 0
 """Of the embeddings' training changes, of the planted copies and of the bootstrap: not of anything released."""
@@ -50,6 +52,7 @@ def attack(
     low, high = attrs["intensity_range"]
     tests, report = assess(to_view(images, (float(low), float(high))), real, limits)
     tests += _attribute_tests(labels, cohort, limits, zones=zones)
+    tests += _guarantee(synthetic, limits, patients["train patients"], zones=zones)
     report |= {"policy": limits.model_dump(mode="json"), "counts": patients | report["counts"]}
     return _write(home, report, synthetic, limits, tests, patients)
 
@@ -101,6 +104,36 @@ def _attribute_tests(
     table = read.load(cohort.cohort, zones=zones).table
     train = table["split"] == "train"
     return attributes.attacks(labels, table[train], table[~train], policy)
+
+
+def _guarantee(
+    synthetic: SyntheticCohort, policy: Policy, train_patients: int, *, zones: Zones
+) -> tuple[GateTest, ...]:
+    """G8, where the policy asks for it: the budget that the stored model record states."""
+    if policy.differential_privacy is None:
+        return ()
+    path = zones.pseudonymised / "models" / synthetic.model / "model.json"
+    budget = TrainedModel.model_validate_json(path.read_bytes()).privacy if path.is_file() else None
+    most = policy.differential_privacy.epsilon_most
+    detail = "the generator carries no guarantee"
+    passed = False
+    if budget is not None:
+        delta_most = 1 / (10 * train_patients)
+        passed = budget.epsilon <= most and budget.delta <= delta_most and budget.unit == "patient"
+        detail = (
+            f"epsilon {budget.epsilon:.3g} at delta {budget.delta:.2g} (at most {delta_most:.2g}), unit {budget.unit}, "
+            f"accountant {budget.accountant}"
+        )
+    return (
+        GateTest(
+            test="G8",
+            title="differential privacy, epsilon",
+            value=budget.epsilon if budget is not None else _NO_GUARANTEE,
+            limit=most,
+            passed=passed,
+            detail=detail,
+        ),
+    )
 
 
 def decide(

@@ -55,6 +55,12 @@ class Attributes(_Part):
     cell_least: int = Field(ge=2)
 
 
+class DifferentialPrivacy(_Part):
+    """G8: most epsilon; delta may be at most 1 / (10 x train patients), and the unit must be the patient."""
+
+    epsilon_most: float = Field(gt=0)
+
+
 class SelfTest(_Part):
     """G9: share and least count of planted copies, least recall of each kind, and of blends."""
 
@@ -79,6 +85,7 @@ class Policy(_Part):
     authenticity: Authenticity
     attributes: Attributes
     self_test: SelfTest
+    differential_privacy: DifferentialPrivacy | None = None
 
     @property
     def digest(self) -> str:

@@ -8,10 +8,10 @@ import pytest
 
 from medgan.cohort import synthetic
 from medgan.errors import IntegrityError, InvalidRequest, PrivacyRefused
-from medgan.privacy import gate
-from medgan.privacy.attack import attack
+from medgan.privacy import gate, policy
+from medgan.privacy.attack import _guarantee, attack
 from medgan.privacy.views import changed
-from medgan.records import Measure, PrivacyReport, QualityReport, Verdict, sha256_hex
+from medgan.records import Measure, PrivacyBudget, PrivacyReport, QualityReport, TrainedModel, Verdict, sha256_hex
 
 
 def with_copies(case, change, count):
@@ -154,3 +154,35 @@ def test_the_record_is_canonical(case, cleared):
     made, _, _ = cleared
     path = synthetic.folder(made.synthetic, zones=case.zones) / "privacy-record.json"
     assert path.read_bytes() == PrivacyReport.model_validate_json(path.read_bytes()).canonical()
+
+
+@pytest.mark.parametrize(
+    ("budget", "passed"),
+    [
+        (None, False),
+        ({"epsilon": 2.5, "delta": 1e-5}, True),
+        ({"epsilon": 4.0, "delta": 1e-5}, False),
+        ({"epsilon": 2.5, "delta": 0.01}, False),
+        ({"epsilon": 2.5, "delta": 1e-5, "unit": "image"}, False),
+    ],
+)
+def test_the_dp_policy_asks_the_stored_model_for_its_guarantee(case, cleared, budget, passed):
+    made, _, _ = cleared
+    model = TrainedModel(
+        model=made.model,
+        cohort=made.cohort,
+        collection_snapshot="builder",
+        config_sha256="0" * 64,
+        generator_sha256="0" * 64,
+        classes=("normal", "pneumonia"),
+        size_px=32,
+        kimg=1,
+        seconds=1,
+        privacy=None if budget is None else PrivacyBudget(accountant="RDP", **budget),
+    )
+    path = case.zones.pseudonymised / "models" / made.model / "model.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.canonical())
+    (test,) = _guarantee(made, policy.load("dp"), 689, zones=case.zones)
+    assert (test.test, test.passed, test.conclusive) == ("G8", passed, True)
+    assert _guarantee(made, policy.load("strict"), 689, zones=case.zones) == ()
