@@ -31,7 +31,6 @@ _ROOMS = (
     "medgan.client.cli",
     "medgan.deid.cli",
     "medgan.release.cli",
-    "medgan.deid.cli",
     "medgan.collection.cli",
     "medgan.validation.cli",
     "medgan.privacy.cli",
