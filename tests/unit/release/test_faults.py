@@ -71,7 +71,7 @@ def test_publication_stopped_at_any_step_is_never_half_visible_and_is_finished_b
         shutil.copytree(published.zones.published.parent, workspace)
         child = context.Process(target=faults.publish_until, args=(second, SECOND, workspace, step, kill))
         child.start()
-        child.join(60)
+        child.join(240)  # a loaded machine is no fault
         assert child.exitcode in ({faults.KILLED} if kill else {faults.REFUSED, 0}), (step, child.exitcode)
         registry = workspace / "published" / "registry"
         seen = visible(registry, pem)
