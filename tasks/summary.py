@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
-from medgan.records import Measure, NightReport
+from medgan.records import GateTest, Measure, NightReport
 from tasks import runtime
+
+_HEADLINES = {
+    "frechet": "Fréchet",
+    "coverage": "coverage",
+    "spectrum_db": "spectrum, dB",
+    "tstr_auc": "TSTR AUC",
+    "tstr_balanced_accuracy": "TSTR accuracy",
+}
+"""Measures of the quality report that the summary shows, and what it calls them."""
 
 
 @runtime.step("summarise night", retries=0)
@@ -28,26 +38,24 @@ def render(report: NightReport) -> str:
     """The summary as plain text, every number from a record."""
     ingest, scan = report.ingest.ingest, report.ingest.scan
     model, made, release = report.training.model, report.synthesis.synthetic, report.release
+    privacy, zones = report.synthesis.privacy, runtime.zones()
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(ingest.quarantined.items()))
-    registry, trust = runtime.zones().registry, runtime.zones().keys / "pipeline.pub"
     lines = [
         f"night {report.night.number} of {report.night.dataset}",
-        f"  read          {scan.files:,} files, {scan.instances:,} instances, {scan.studies:,} studies",
-        f"  de-identified {ingest.stored:,} stored, {ingest.known:,} known already (profile {ingest.profile})",
-        f"  quarantined   {sum(ingest.quarantined.values()):,}{f' ({reasons})' if reasons else ''}",
-        f"  labels        {ingest.labels_joined:,} joined, {ingest.labels_unmatched:,} unmatched",
-        f"  trained       {model.kimg:g} kimg in {model.seconds:.0f} s on {_split(report)}",
-        f"  synthesised   {made.images:,} images ({_counts(made.class_counts)})",
-        *(f"  {_measure(measure)}" for measure in report.synthesis.quality.measures),
-        f"  gate          {report.synthesis.privacy.verdict.value} (policy {report.synthesis.privacy.policy})",
-        *(
-            f"    {test.test:<4}{test.title}: {test.value:.4g} (limit {test.limit:g})"
-            f"{'' if test.conclusive else ', inconclusive'}"
-            for test in report.synthesis.privacy.tests
-        ),
+        f"  read           {scan.files:,} files, {scan.instances:,} instances, {scan.studies:,} studies",
+        f"  de-identified  {ingest.stored:,} stored, {ingest.known:,} known already (profile {ingest.profile})",
+        f"  quarantined    {sum(ingest.quarantined.values()):,}{f' ({reasons})' if reasons else ''}",
+        f"  labels         {ingest.labels_joined:,} joined, {ingest.labels_unmatched:,} unmatched",
+        f"  trained        {model.kimg:g} kimg in {model.seconds:.0f} s; patients: {_splits(report)}",
+        f"  synthesised    {made.images:,} images ({_counts(made.class_counts)})",
+        *(f"  {_measure(measure)}" for measure in report.synthesis.quality.measures if measure.name in _HEADLINES),
+        f"  gate           {privacy.verdict.value} by {len(privacy.tests)} tests (policy {privacy.policy})",
+        *(f"    {_test(test)}" for test in _telling(privacy.tests)),
         f"published {release.name}@{release.version}  {release.images:,} images, {release.bytes / 1e6:.1f} MB",
-        f"  catalogue     {registry / 'index.html'}",
-        f"  pull it       medgan pull {release.name}@{release.version} --registry {registry} --trust {trust}",
+        f"  catalogue      {zones.registry / 'index.html'}",
+        f"  whole reports  {zones.synthetic / 'cohorts' / made.synthetic}/{{quality,privacy}}.html",
+        f"  pull it        medgan pull {release.name}@{release.version} --registry {zones.registry}"
+        f" --trust {zones.keys / 'pipeline.pub'}",
     ]
     return "\n".join(lines)
 
@@ -59,7 +67,7 @@ def grid(report: NightReport) -> bytes | None:
     return None if picture is None else picture.read_bytes()
 
 
-def _split(report: NightReport) -> str:
+def _splits(report: NightReport) -> str:
     patients = report.training.cohort.cohort.patients
     return ", ".join(f"{count:,} {split}" for split, count in sorted(patients.items(), key=lambda item: -item[1]))
 
@@ -70,4 +78,21 @@ def _counts(counts: dict[str, int]) -> str:
 
 def _measure(measure: Measure) -> str:
     beside = "" if measure.reference is None else f"  ({measure.reference_name} {measure.reference:.3f})"
-    return f"{measure.name:<14}{measure.value:.3f}{beside}"
+    return f"{_HEADLINES[measure.name]:<15}{measure.value:.3f}{beside}"
+
+
+def _telling(tests: Sequence[GateTest]) -> list[GateTest]:
+    """The first test of each group, and every one that failed or could not decide."""
+    seen: set[str] = set()
+    chosen = []
+    for test in tests:
+        if test.test not in seen or not (test.passed and test.conclusive):
+            chosen.append(test)
+        seen.add(test.test)
+    return chosen
+
+
+def _test(test: GateTest) -> str:
+    verdict = "" if test.passed else ", FAILED"
+    verdict += "" if test.conclusive else ", inconclusive"
+    return f"{test.test:<4}{test.title}: {test.value:.4g} (limit {test.limit:g}{verdict})"
