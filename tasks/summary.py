@@ -39,6 +39,7 @@ def render(report: NightReport) -> str:
     ingest, scan = report.ingest.ingest, report.ingest.scan
     model, made, release = report.training.model, report.synthesis.synthetic, report.release
     privacy, zones = report.synthesis.privacy, runtime.zones()
+    trust = zones.keys / "pipeline.pub"
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(ingest.quarantined.items()))
     lines = [
         f"night {report.night.number} of {report.night.dataset}",
@@ -54,8 +55,7 @@ def render(report: NightReport) -> str:
         f"published {release.name}@{release.version}  {release.images:,} images, {release.bytes / 1e6:.1f} MB",
         f"  catalogue      {zones.registry / 'index.html'}",
         f"  whole reports  {zones.synthetic / 'cohorts' / made.synthetic}/{{quality,privacy}}.html",
-        f"  pull it        medgan pull {release.name}@{release.version} --registry {zones.registry}"
-        f" --trust {zones.keys / 'pipeline.pub'}",
+        f"  pull it        medgan pull {release.name}@{release.version} --registry {zones.registry} --trust {trust}",
     ]
     return "\n".join(lines)
 

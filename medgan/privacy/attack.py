@@ -20,7 +20,7 @@ from medgan.privacy import attributes, judge, page, selftest
 from medgan.privacy.evidence import Evidence, RealImages, collect
 from medgan.privacy.policy import Policy
 from medgan.privacy.policy import load as load_policy
-from medgan.privacy.views import Images, to_view
+from medgan.privacy.views import VIEW_PX, Images, to_view
 from medgan.records import GateTest, PrivacyReport, SyntheticCohort, TrainedModel, ValidatedCohort, Verdict, sha256_hex
 from medgan.settings import Zones
 
@@ -166,6 +166,7 @@ def not_tested(tests: tuple[GateTest, ...], patients: dict[str, int]) -> tuple[s
     }
     return (
         *(reason for test, reason in reasons.items() if test not in ran),
+        f"detail finer than {VIEW_PX} px: larger images are compared at that size",
         "leaks that survive none of the embeddings, such as a small part of one image in another",
         "attackers who know the generator's weights: they are not released",
     )

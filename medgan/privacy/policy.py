@@ -19,11 +19,10 @@ class _Part(BaseModel):
 
 
 class Copies(_Part):
-    """G1: pixel correlation after registration that makes a copy, and how many may be left or dropped."""
+    """G1: pixel correlation after registration that makes a copy, and how many may be left."""
 
     correlation: float = Field(gt=0.9, lt=1)
     most: int = Field(ge=0)
-    most_dropped_share: float = Field(ge=0, lt=1)
 
 
 class Tail(_Part):

@@ -32,7 +32,9 @@ class ScanReport(Record):
     label_rows: int = Field(ge=0, description="Rows of label tables found in the archive.")
     bytes: int = Field(ge=0)
     rejected: dict[str, int] = Field(default_factory=dict, description="Files refused, by reason code.")
-    duplicates: int = Field(default=0, ge=0, description="Files that repeat another one, byte for byte or packed otherwise.")
+    duplicates: int = Field(
+        default=0, ge=0, description="Files that repeat another one, byte for byte or packed otherwise."
+    )
     tables: int = Field(default=0, ge=0, description="Label tables and DICOMDIRs: read, and no instance.")
     ambiguous_patients: int = Field(default=0, ge=0, description="Patient ids that several names go with.")
 
