@@ -21,7 +21,7 @@ PATIENTS = 800
 
 SITE = {
     **yaml.safe_load((ROOT / "deployments/sites/demo.yaml").read_text()),
-    "training": {"recipe": "xray_32_cpu", "total_kimg": 2},
+    "training": {"recipe": "xray_32_cpu", "total_kimg": 8},
     "spec": {"images": 256},
 }
 

@@ -68,7 +68,7 @@ def test_no_planted_identifier_is_anywhere_under_the_workspace_or_in_the_output(
     assert len(site.planted.dates) > PATIENTS / 2
     # Prefect writes the texts of its own blocks into its database; one of them quotes an API version that is a date.
     prefects_own = dated(Path(find_spec("prefect").submodule_search_locations[0]), site.planted.dates)
-    assert len(prefects_own) < 5
+    assert len(prefects_own) < len(site.planted.dates) / 20
     assert dated(site.workspace, set(site.planted.dates) - set(prefects_own)) == {}
 
 
