@@ -19,10 +19,11 @@ import pandas as pd
 
 from medgan import cluster, keys
 from medgan.archive import intake, quarantine
+from medgan.collection import durable, layout, merge, read, stage, staging, store, write
 from medgan.collection import labels as label_tables
-from medgan.collection import layout, merge, read, stage, staging, store, write
 from medgan.collection.accounting import Accounting
 from medgan.collection.staging import Batch
+from medgan.deid import audit
 from medgan.deid import labels as deid_labels
 from medgan.deid import profile as profiles
 from medgan.errors import StoreUnavailable
@@ -85,6 +86,7 @@ def ingest(
         merged = merge.settle(plan.batches, plan.folder, table, accounting, withdrawn=withdrawn.patients)
         _quarantine_conflicts(merged.conflicts, zones)
         accounting.check()
+        _audit(collection, merged.folders, accounting, zones)
         snapshot = _commit(writer, merged.rows, merged.folders, labels)
         accounting.keep(scan.scan_id, zones=zones)
         if resumed:
@@ -216,6 +218,23 @@ def _commit(
         return writer.head
     instances = rows["instance_key"].nunique()
     return write.commit(writer, f"ingest: {instances} instances added" + (", labels changed" if changed else ""))
+
+
+def _audit(collection: str, folders: Sequence[Path], accounting: Accounting, zones: Zones) -> None:
+    """One chained line an instance of this run, by source digest; before the commit, so nothing is stored unsaid."""
+    lines = {}
+    for folder in folders:
+        for sha256, done in staging.audit(folder).items():
+            if sha256 in accounting.withdrawn:
+                lines[sha256] = {"outcome": "withdrawn"}  # names no key: nothing more is said of who was erased
+            elif sha256 not in accounting.quarantined:
+                lines[sha256] = {**done, "outcome": "stored" if sha256 in accounting.stored else "known"}
+        refused = {*staging.refused(folder), *staging.audit(folder)} & accounting.quarantined.keys()
+        lines |= {sha256: {"outcome": "quarantined", "reason": accounting.quarantined[sha256]} for sha256 in refused}
+    if lines:
+        with durable.explained_disk():
+            target = layout.audit(collection, zones=zones)
+            audit.extend(target, ({"source_sha256": sha256, **lines[sha256]} for sha256 in sorted(lines)))
 
 
 def _quarantine_conflicts(conflicts: dict[str, str], zones: Zones) -> None:

@@ -26,6 +26,11 @@ def staging(collection: str, *, zones: Zones) -> Path:
     return _root(zones) / f"{_checked(collection)}.staging"
 
 
+def audit(collection: str, *, zones: Zones) -> Path:
+    """Folder of the chained log of what was done to each instance."""
+    return _root(zones) / f"{_checked(collection)}.audit"
+
+
 def lock(collection: str, *, zones: Zones) -> Path:
     """Lock file of the one committer."""
     return _root(zones) / f".{_checked(collection)}.lock"

@@ -77,6 +77,7 @@ def _add(stage: Stage, locator: Any, expression: profile.Profile, keyring: Keyri
         "units": decoded.units or "1",
     }
     stage.add(columns, frames, [attributes.of_frame(place) for place in places])
+    stage.audit[locator.sha256] = apply.audit_line(clean)
 
 
 def _places(data: bytes, dataset: Any, frames: Frame) -> tuple[Frame, tuple[series.FrameGeometry, ...]]:

@@ -21,11 +21,12 @@ from medgan.collection.packs import Frame
 from medgan.errors import IntegrityError
 from medgan.records import canonical_json, sha256_hex
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever a staged batch must not be used by a newer version."""
 
 ROWS = "rows.parquet"
 REFUSED = "refused.json"
+AUDIT = "audit.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ class Stage:
         self._rows: list[dict[str, Any]] = []
         self._frames: dict[str, int] = {}
         self.refused: dict[str, str] = {}
+        self.audit: dict[str, dict[str, Any]] = {}
 
     def add(
         self, columns: Mapping[str, Any], frames: Iterable[Frame], places: Sequence[Mapping[str, Any]] = ()
@@ -77,11 +79,18 @@ class Stage:
         """Write what was added; the caller's folder is renamed into place afterwards."""
         (self._folder / ROWS).write_bytes(tables.to_parquet(schema.frame_of(self._rows)))
         (self._folder / REFUSED).write_bytes(canonical_json(self.refused))
+        (self._folder / AUDIT).write_bytes(canonical_json(self.audit))
 
 
 def refused(folder: Path) -> dict[str, str]:
     """Source digest -> reason code of a finished batch."""
     found: dict[str, str] = json.loads((folder / REFUSED).read_bytes())
+    return found
+
+
+def audit(folder: Path) -> dict[str, dict[str, Any]]:
+    """Source digest -> what de-identification did to that instance, of a finished batch."""
+    found: dict[str, dict[str, Any]] = json.loads((folder / AUDIT).read_bytes())
     return found
 
 

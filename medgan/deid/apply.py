@@ -13,7 +13,7 @@ import io
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medgan.deid import actions, codes, frames, private, pseudonym, screen, table, verify
 from medgan.deid.elements import (
@@ -66,6 +66,21 @@ class DeidentifiedInstance:
         from pydicom import dcmread
 
         return dcmread(io.BytesIO(self.data))
+
+
+def audit_line(clean: DeidentifiedInstance) -> dict[str, Any]:
+    """What the audit says of one instance: by whom, by which rules, how often which action; no original value."""
+    return {
+        "instance_key": clean.instance_key,
+        "series_key": clean.series_key,
+        "study_key": clean.study_key,
+        "patient_key": clean.patient_key,
+        "actions": clean.actions,
+        "profile": clean.profile,
+        "edition": table.EDITION,
+        "profile_digest": clean.profile_digest,
+        "tool": f"medgan {VERSION}",
+    }
 
 
 class Work:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -94,6 +95,28 @@ def verify(folder: Path) -> tuple[str, int, int]:
             raise IntegrityError(f"run {runs} of the audit log is cut off")
         instances += count
     return previous, runs, instances
+
+
+def extend(folder: Path, contents: Iterable[dict[str, Any]]) -> int:
+    """Verify the log and append, as one run, each of `contents` that it does not say yet; returns how many it added.
+
+    The run's file appears when all of it is durable, so a kill leaves no torn line, and a rerun says nothing twice.
+    `IntegrityError` where the chain is broken: nothing is built upon it.
+    """
+    log = Log(folder)
+    said = {_content_digest(line) for line in entries(folder)} if log.runs else set()
+    fresh = {_content_digest(content): content for content in contents}
+    new = [content for digest, content in fresh.items() if digest not in said]
+    if new:
+        with log:
+            for content in new:
+                log.add(content)
+    return len(new)
+
+
+def _content_digest(line: dict[str, Any]) -> bytes:
+    content = {key: value for key, value in line.items() if key not in ("previous", "digest")}
+    return sha256(canonical_json(content)).digest()
 
 
 def entries(folder: Path) -> Iterator[dict[str, Any]]:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from medgan.archive import phantom
 from medgan.collection import ingest, layout, read, staging, store
-from medgan.errors import Conflict
+from medgan.deid import audit
+from medgan.deid import cli as deid_cli
+from medgan.errors import Conflict, IntegrityError, StoreUnavailable
 from medgan.records import sha256_hex
 from tests.builders.cohort import radiographs
 
@@ -117,6 +120,68 @@ def test_progress_counts_studies_up_to_all_of_them(run, demo):
     assert seen[-1] == (12, 12)
 
 
+def audited(zones):
+    """Source digests of the lines that say stored, after the chain was verified."""
+    folder = layout.audit("main", zones=zones)
+    audit.verify(folder)
+    return [line["source_sha256"] for line in audit.entries(folder) if line["outcome"] == "stored"]
+
+
+def test_every_instance_has_its_line_in_the_chained_audit_and_no_line_an_original_value(run, demo, zones):
+    planted = demo(12)
+    report = run(planted.archive)
+    table = read.table(report.snapshot, zones=zones)
+    stored = sorted(set(table["source_sha256"]))
+    assert audited(zones) == stored
+    folder = layout.audit("main", zones=zones)
+    lines = {line["source_sha256"]: line for line in audit.entries(folder)}
+    for row in table.to_dict("records"):
+        line = lines[row["source_sha256"]]
+        assert (line["instance_key"], line["patient_key"]) == (row["instance_key"], row["patient_key"])
+        assert line["profile_digest"] == report.profile_digest
+        assert line["actions"]["U"] > 0
+        assert line["edition"]
+        assert line["tool"].startswith("medgan ")
+    written = everything_below(folder).decode()
+    assert [needle for needle in planted.needles if needle in written] == []
+
+
+def test_a_commit_that_failed_after_the_audit_leaves_no_second_line_when_it_is_run_again(run, demo, zones, monkeypatch):
+    archive = demo(12, vendor_files=False).archive
+    folder = layout.audit("main", zones=zones)
+    with monkeypatch.context() as failing:
+        failing.setattr(ingest, "_commit", refuse)
+        with pytest.raises(StoreUnavailable):
+            run(archive)
+    before = everything_below(folder)
+    (folder / ".0002.jsonl.part").write_bytes(before[:100])  # what a kill in the middle of a line leaves
+    report = run(archive)
+    assert report.stored == len(audited(zones)) == 12
+    assert audit.verify(folder)[1] == 1
+    run(write_zip(archive.parent / "more.zip", {"new.dcm": phantom.phantom_study(patient=3, modality="CT")[0]}))
+    assert audit.verify(folder)[1:] == (2, 13)
+    assert [path.name for path in sorted(folder.iterdir())] == ["0001.jsonl", "0002.jsonl"]
+
+
+def refuse(*_arguments):
+    message = "the disk is full"
+    raise StoreUnavailable(message)
+
+
+def test_a_changed_line_of_the_audit_is_found_by_the_command_and_by_the_next_ingest(run, demo, zones):
+    archive = demo(2, vendor_files=False).archive
+    report = run(archive)
+    folder = layout.audit("main", zones=zones)
+    assert CliRunner().invoke(deid_cli.app, ["audit", "verify", str(folder)]).exit_code == 0
+    log = folder / "0001.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"K":', b'"Q":', 1))
+    assert isinstance(CliRunner().invoke(deid_cli.app, ["audit", "verify", str(folder)]).exception, IntegrityError)
+    more = write_zip(archive.parent / "more.zip", {"new.dcm": phantom.phantom_study(patient=3, modality="CT")[0]})
+    with pytest.raises(IntegrityError):
+        run(more)
+    assert store.head("main", zones=zones) == report.snapshot
+
+
 def test_another_ingest_at_the_same_time_is_a_conflict(run, demo, zones):
     archive = demo(2, vendor_files=False).archive
     with store.writer("main", zones=zones), pytest.raises(Conflict):
@@ -160,7 +225,12 @@ def test_a_killed_ingest_resumes_loses_nothing_and_leaves_nothing_behind(run, de
     assert finished_before.items() <= dict(reused).items()
     assert not layout.staging("main", zones=zones).exists()
     assert len(store.log("main", zones=zones)) == 1
-    assert {path.name for path in (zones.pseudonymised / "collection").iterdir()} == {"main", ".main.lock"}
+    assert {path.name for path in (zones.pseudonymised / "collection").iterdir()} == {
+        "main",
+        "main.audit",
+        ".main.lock",
+    }
+    assert sorted(audited(zones)) == sorted(read.table(report.snapshot, zones=zones)["source_sha256"])
 
 
 def remembering(times, rows):
