@@ -61,7 +61,12 @@ def run(batch: Batch, context: StageContext) -> str:
 def _add(stage: Stage, locator: Any, expression: profile.Profile, keyring: Keyring, zones: Zones) -> None:
     data = instance.read(locator, zones=zones, keyring=keyring)
     reviewed = review.is_released(zones, locator.sha256)
-    clean = apply.deidentify(data, profile=expression, keyring=keyring, reviewed=reviewed)
+    try:
+        clean = apply.deidentify(data, profile=expression, keyring=keyring, reviewed=reviewed)
+    except BadInstance as refusal:
+        if refusal.reason == QuarantineReason.BURNED_IN:
+            review.keep_picture(zones, locator.sha256, data, keyring)
+        raise
     decoded = pixels.decode(clean.dataset)
     frames, places = _places(data, clean.dataset, decoded.frames)
     columns = attributes.of_instance(clean.dataset) | {

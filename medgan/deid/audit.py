@@ -60,6 +60,7 @@ class Log:
         self.file.close()
         if kind is None:
             self.temporary.replace(self.path)
+            _make_durable(self.path.parent)
         else:
             self.temporary.unlink(missing_ok=True)
 
@@ -72,6 +73,14 @@ class Log:
         line = chain(self.previous, content)
         self.previous = str(line["digest"])
         self.file.write(canonical_json(line) + b"\n")
+
+
+def _make_durable(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def verify(folder: Path) -> tuple[str, int, int]:

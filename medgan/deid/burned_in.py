@@ -220,12 +220,15 @@ def blank(dataset: Dataset, decoded: Decoded, boxes: list[Box]) -> bytes:
 
 
 def picture(data: bytes) -> bytes:
-    """PNG of what the detector saw, for a human in the identified zone; `data` is the refused instance."""
+    """PNG of the views that the detector searched, one below the other; `data` is the refused instance.
+
+    It shows what burned-in text says, so it is for a human in the identified zone only. Raises `BadInstance`.
+    """
     from PIL import Image
 
     from medgan.archive import instance
 
-    view = projections(pixels.decode(instance.parse(data)).frames)[0]
+    views = np.concatenate(projections(pixels.decode(instance.parse(data)).frames))
     out = io.BytesIO()
-    Image.fromarray(view).save(out, "PNG")
+    Image.fromarray(views).save(out, "PNG")
     return out.getvalue()

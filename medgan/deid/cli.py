@@ -125,9 +125,15 @@ def quarantine_list(workspace: WorkspaceOption) -> None:
 
 
 @quarantine_app.command("show")
-def quarantine_show(digest: DigestArgument, workspace: WorkspaceOption) -> None:
-    """One refused file: why, where in the chain, and the picture to look at where there is one."""
-    from medgan.archive import quarantine
+def quarantine_show(
+    digest: DigestArgument,
+    workspace: WorkspaceOption,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Unseal its picture to this PNG file; needs the pseudonym key.")
+    ] = None,
+) -> None:
+    """One refused file: why, where in the chain, and whether there is a picture to look at."""
+    from medgan import keys
     from medgan.deid import review
     from medgan.settings import Zones
 
@@ -138,9 +144,10 @@ def quarantine_show(digest: DigestArgument, workspace: WorkspaceOption) -> None:
     table.add_row("reason", record.reason.value)
     table.add_row("stage", record.stage)
     table.add_row("study", record.study or "-")
-    picture = quarantine.folder(zones) / f"{record.sha256}.png"
-    table.add_row("picture", str(picture) if picture.exists() else "-")
+    table.add_row("picture", "sealed" if review.picture_path(zones, record.sha256).exists() else "-")
     table.add_row("decision", review.decisions(zones).get(record.sha256, "-"))
+    if picture is not None:
+        review.write_picture(zones, record.sha256, picture, keys.load(zones.pseudonym_key))
     Console().print(table)
 
 

@@ -10,11 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from medgan.archive import quarantine
+from medgan.archive.storage import write_atomically
 from medgan.deid import audit
 from medgan.errors import InvalidRequest
+from medgan.keys import Keyring
 from medgan.records import QuarantineReason, QuarantineRecord
 from medgan.settings import Zones
 
+PICTURE = "quarantine-picture"
+"""Purpose under which pictures are sealed."""
 RELEASE, REJECT = "release", "reject"
 RELEASABLE = frozenset((QuarantineReason.BURNED_IN, QuarantineReason.FACE))
 
@@ -65,3 +69,37 @@ def decisions(zones: Zones) -> dict[str, str]:
 def is_released(zones: Zones, sha256: str) -> bool:
     """Whether somebody released this file after looking at it."""
     return decisions(zones).get(sha256) == RELEASE
+
+
+def picture_path(zones: Zones, sha256: str) -> Path:
+    """Where the sealed picture of a file refused as BURNED_IN lies."""
+    return quarantine.folder(zones) / f"{sha256}.png.sealed"
+
+
+def keep_picture(zones: Zones, sha256: str, data: bytes, keyring: Keyring) -> None:
+    """Leave a picture of the refused instance `data` for the reviewer, sealed: it may show a name.
+
+    Raises `BadInstance` where the instance cannot be decoded. Saying it twice changes nothing.
+    """
+    from medgan.deid import burned_in
+
+    path = picture_path(zones, sha256)
+    if not path.exists():
+        write_atomically(path, keyring.seal(PICTURE, burned_in.picture(data)))
+
+
+def write_picture(zones: Zones, sha256: str, target: Path, keyring: Keyring) -> None:
+    """Unseal the picture of a refused file to `target` (PNG, mode 0600), outside of the zones.
+
+    Raises `InvalidRequest` where there is no picture, or `target` is there already or lies in a zone;
+    `UnusableKey` with a key that is not the ingest's.
+    """
+    sealed = picture_path(zones, sha256)
+    if not sealed.is_file():
+        raise InvalidRequest("there is no picture of this file: only what was refused as BURNED_IN leaves one")
+    roots = (zones.identified, zones.pseudonymised, zones.synthetic, zones.published, zones.keys)
+    if any(root in target.resolve().parents for root in roots):
+        raise InvalidRequest("the picture may show a name: write it outside of the workspace")
+    if target.exists():
+        raise InvalidRequest("a file of that name stands there already: choose another")
+    write_atomically(target, keyring.unseal(PICTURE, sealed.read_bytes()))

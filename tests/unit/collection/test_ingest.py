@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 from typer.testing import CliRunner
 
-from medgan.archive import phantom
+from medgan import keys
+from medgan.archive import instance, phantom, pixels
 from medgan.collection import ingest, layout, read, staging, store
-from medgan.deid import audit
+from medgan.deid import audit, review
 from medgan.deid import cli as deid_cli
-from medgan.errors import Conflict, IntegrityError, StoreUnavailable
+from medgan.errors import Conflict, IntegrityError, InvalidRequest, StoreUnavailable, UnusableKey
 from medgan.records import sha256_hex
 from tests.builders.cohort import radiographs
+from tests.unit.deid.builders import phantom_with
 
 from .conftest import write_zip
 
@@ -180,6 +183,57 @@ def test_a_changed_line_of_the_audit_is_found_by_the_command_and_by_the_next_ing
     with pytest.raises(IntegrityError):
         run(more)
     assert store.head("main", zones=zones) == report.snapshot
+
+
+def screen_of_text() -> bytes:
+    """A secondary capture that is text from edge to edge: more than a detector may blank."""
+    canvas = Image.new("L", (320, 240))
+    for row in range(8):
+        text = "DOE^JANE 48213377 WARD 7"
+        ImageDraw.Draw(canvas).text((4, 2 + 30 * row), text, fill=255, font=ImageFont.load_default(size=24))
+    drawn = np.asarray(canvas).astype(np.int16)
+    return phantom_with(ImageType=["DERIVED", "SECONDARY"], Rows=240, Columns=320, PixelData=drawn.tobytes())
+
+
+def test_an_image_refused_for_burned_in_text_leaves_a_sealed_picture_for_the_reviewer(run, tmp_path, zones):
+    data = screen_of_text()
+    archive = write_zip(tmp_path / "screen.zip", {"screen.dcm": data})
+    report = run(archive, profile="basic+clean-pixel-data")
+    assert report.quarantined == {"BURNED_IN": 1}
+    digest = sha256_hex(data)
+    (line,) = audit.entries(layout.audit("main", zones=zones))
+    said = (line["source_sha256"], line["outcome"], line["reason"])
+    assert said == (digest, "quarantined", "BURNED_IN")
+    assert b"PNG" not in everything_below(zones.identified)
+    where = ["quarantine", "show", digest[:12], "--workspace", str(zones.keys.parent)]
+    inside, outside = zones.identified / "seen.png", tmp_path / "seen.png"
+    assert isinstance(CliRunner().invoke(deid_cli.app, [*where, "--picture", str(inside)]).exception, InvalidRequest)
+    assert CliRunner().invoke(deid_cli.app, [*where, "--picture", str(outside)]).exit_code == 0
+    assert outside.stat().st_mode & 0o777 == 0o600
+    with Image.open(outside) as picture:
+        first_view = np.asarray(picture)[:240, :, 0]
+    assert np.array_equal(first_view, frames_of(data)[0])
+    outside.unlink()
+    (zones.keys / "pseudonym.key").unlink()
+    keys.create(zones.keys / "pseudonym.key")
+    assert isinstance(CliRunner().invoke(deid_cli.app, [*where, "--picture", str(outside)]).exception, UnusableKey)
+    assert not outside.exists()
+
+
+def frames_of(data):
+    return pixels.decode(instance.parse(data)).frames
+
+
+def test_a_released_image_is_stored_by_the_next_ingest_and_the_audit_says_both(run, tmp_path, zones):
+    data = screen_of_text()
+    archive = write_zip(tmp_path / "screen.zip", {"screen.dcm": data})
+    run(archive, profile="basic+clean-pixel-data")
+    again = run(archive, profile="basic+clean-pixel-data")
+    assert again.quarantined == {"BURNED_IN": 1}
+    review.decide(zones, sha256_hex(data), review.RELEASE, reviewer="R1")
+    assert run(archive, profile="basic+clean-pixel-data").stored == 1
+    outcomes = [line["outcome"] for line in audit.entries(layout.audit("main", zones=zones))]
+    assert outcomes == ["quarantined", "stored"]
 
 
 def test_another_ingest_at_the_same_time_is_a_conflict(run, demo, zones):
