@@ -35,6 +35,8 @@ DUMMY = {
 # YYYYMMDD, HHMMSS, HHMM, and whole values: what a written date or time may share with an original text.
 _DATE_PREFIXES = (4, 6, 8, None)
 _BLANK = b" \0"
+# Of type 1 in content items and annotations (PS3.3 C.17.3, C.10.10): measurement units, concept name, concept.
+CONCEPTS = frozenset((0x004008EA, 0x0040A043, 0x0040A168))
 _TEXT_VRS = frozenset((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"CS", b"PN", b"AE"))
 
 
@@ -291,12 +293,18 @@ class KeepItems(Action):
     """A sequence outside the table."""
 
     code = "K"
-    sentence = "keeps its items, each cleaned by these rules; coded entries stay when the code is known"
+    sentence = (
+        "keeps its items, each cleaned by these rules; coded entries stay when the code is known, "
+        "and a concept that a content item cannot do without becomes Unknown"
+    )
 
     def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
-        """Items with what these rules leave of them."""
+        """Items with what these rules leave of them; a concept that goes says so where an object needs one."""
         del rule
-        return None if element.items is None else work.items(element.items)
+        if element.items is None:
+            return None
+        kept = work.items(element.items)
+        return work.unknown_concept() if kept is None and element.tag in CONCEPTS else kept
 
 
 class KeepBulk(Action):

@@ -44,6 +44,7 @@ CHARACTER_SET, PATIENT_NAME, PATIENT_ID, ISSUER, BIRTH_DATE = 0x00080005, 0x0010
 CODE_VALUE, LONG_CODE, CODE_SCHEME, CODE_MEANING = 0x00080100, 0x00080119, 0x00080102, 0x00080104
 _ID_KEYWORD = re.compile(r"ID(?:s|(?![a-z]))|Number|Identifier|Telephone")
 PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
+WAVEFORMS = 0x54000100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +224,13 @@ class Work:
             )
         return b"".join(piece for _, piece in sorted(pieces.items()))
 
+    def unknown_concept(self) -> bytes:
+        """The item that stands for a removed concept: the public code for "unknown"."""
+        scheme, value, meaning = codes.UNKNOWN
+        self.written.update((value.encode(), screen.fold(meaning).encode()))
+        entry = ((CODE_VALUE, b"SH", value), (CODE_SCHEME, b"SH", scheme), (CODE_MEANING, b"LO", meaning))
+        return encode_item(b"".join(encode(tag, vr, text.encode(), explicit=self.explicit) for tag, vr, text in entry))
+
     def pixels(self, element: Element) -> bytes | None:
         """Pixel data to its computed length; compressed frames with blanked comments."""
         if element.fragments:
@@ -251,14 +259,16 @@ def deidentify(data: bytes, *, profile: Profile, keyring: Keyring, reviewed: boo
     """De-identify one instance: `data` is a Part 10 file or a bare dataset, the result a Part 10 file.
 
     Raises `BadInstance`: NOT_DICOM, TRUNCATED, BAD_LENGTH, TOO_DEEP, TOO_MANY_ELEMENTS, BOMB, CORRUPT_HEADER,
-    BAD_UID, NO_PATIENT, RESIDUE when an original value is still in the bytes, and with the option
-    clean-pixel-data BURNED_IN when text in the image cannot be excluded, unless it was `reviewed`.
+    BAD_UID, NO_PATIENT, NO_PIXELS for waveforms, RESIDUE when an original value is still in the bytes, and with the
+    option clean-pixel-data BURNED_IN when text in the image cannot be excluded, unless it was `reviewed`.
     """
     source = take_apart(data)
     if source.big_endian:
         source = take_apart(little_endian(source))
     work = Work(source, profile, keyring)
     uids = work.uid(SOP_INSTANCE), work.uid(SERIES), work.uid(STUDY)
+    if WAVEFORMS in work.top and not PIXEL_DATA & work.top.keys():
+        raise BadInstance("NO_PIXELS", "waveforms are not kept, and without them nothing is left of the instance")
     pieces = dict(work.encode(source.elements))
     pieces |= _marks(profile, explicit=source.explicit)
     body = [pieces[tag] for tag in sorted(pieces)]

@@ -11,6 +11,10 @@ _UNITS = frozenset(("1", "mm", "cm", "m", "mm2", "cm2", "mm3", "cm3", "ml", "s",
 _MORE_UNITS = frozenset(("[hnsf'U]", "%", "Bq/ml", "g/ml", "{SUVbw}g/ml", "ug/ml", "mm2/s", "um2/s", "{counts}", "Cel"))
 
 
+UNKNOWN = ("SCT", "261665006", "Unknown")
+"""Scheme, value and meaning (PS3.16) that stand for a concept whose own code did not pass."""
+
+
 @functools.cache
 def known_codes() -> dict[tuple[str, str], str]:
     """(scheme designator, code value) -> meaning, from the dictionaries that pydicom ships (PS3.16)."""

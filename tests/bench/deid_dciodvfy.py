@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -17,22 +15,14 @@ from pathlib import Path
 from medgan.deid import apply, profile
 from medgan.errors import BadInstance
 from tests.bench.deid_leaks import KEYRING, bases
+from tests.unit.deid.dciodvfy import PROGRAM, new_errors
 
 PROFILES = ("basic", "basic+modified-dates+patient-characteristics+clean-descriptors")
 
 
-def errors(data: bytes, folder: Path) -> Counter[str]:
-    """Error lines of dciodvfy, without values and places."""
-    path = folder / "one.dcm"
-    path.write_bytes(data)
-    said = subprocess.run(["dciodvfy", path], capture_output=True, text=True, errors="replace", check=False)
-    lines = [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
-    return Counter(re.sub(r"value = <[^>]*>|[0-9.]{5,}", "", line) for line in lines)
-
-
 def main() -> int:
     """Compare and print; the exit status says whether there was a new error."""
-    if shutil.which("dciodvfy") is None:
+    if shutil.which(PROGRAM) is None:
         sys.stdout.write("dciodvfy is not installed (apt-get install dicom3tools): nothing was compared\n")
         return 0
     new: Counter[str] = Counter()
@@ -40,13 +30,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="deid-dciodvfy-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, data in bases():
-            before = errors(data, Path(folder))
             for expression in PROFILES:
                 try:
                     clean = apply.deidentify(data, profile=profile.load(expression), keyring=KEYRING).data
                 except BadInstance:
                     continue
-                more = errors(clean, Path(folder)) - before
+                more = new_errors(data, clean, Path(folder))
                 files, with_new = files + 1, with_new + bool(more)
                 new.update(f"{line}   e.g. {name}" for line in more)
     sys.stdout.write(f"{files} outputs, {with_new} with an error that the input did not have\n")
