@@ -8,6 +8,7 @@ make the best guess exact, so nothing is sampled.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,12 @@ from medgan.privacy.policy import Policy
 from medgan.records import GateTest
 
 _ATTRIBUTES = ("class", "sex", "age_band")
+
+
+_RISKS = 5
+"""Singling-out, linkability, and inference of class, sex and age band."""
+_UPPER_95 = NormalDist().inv_cdf(0.95)
+_BROKEN = NormalDist().inv_cdf(1 - 0.01 / _RISKS)
 
 
 def released(labels: pd.DataFrame) -> tuple[str, ...]:
@@ -69,12 +76,16 @@ def _smallest_cell(labels: pd.DataFrame, members: pd.DataFrame, names: Sequence[
 
 
 def _risk(attack: str, members: npt.NDArray[np.float64], others: npt.NDArray[np.float64], policy: Policy) -> GateTest:
-    """(success on train - success on holdout) / (1 - success on holdout), with its 95 % upper bound (delta method)."""
+    """(success on train - success on holdout) / (1 - success on holdout), with its 95 % upper bound (delta method).
+
+    A limit counts as broken, and not merely as undecided, at one in a hundred over all of G7's risks together:
+    at 95 % each, one honest site in ten with 800 patients was refused by chance (0 of 60 with 5,000).
+    """
     rates, errors = zip(*(_rate(successes) for successes in (members, others)), strict=True)
     room = max(1 - rates[1], 1e-9)
     risk = (rates[0] - rates[1]) / room
     error = np.hypot(errors[0] / room, (1 - rates[0]) / room**2 * errors[1])
-    upper, lower = risk + 1.645 * error, risk - 1.645 * error
+    upper, lower = risk + _UPPER_95 * error, risk - _BROKEN * error
     passed = bool(upper <= policy.attributes.risk_most)
     return GateTest(
         test="G7",

@@ -72,7 +72,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder = tmp_path_factory.mktemp("site")
     archive, workspace, parameters = folder / "archive", folder / "workspace", folder / "site.yaml"
     planted = build_demo_archive(archive, radiographs=RADIOGRAPHS, patients=PATIENTS)
-    keys.create(workspace / "keys" / "pseudonym.key")
+    # A fixed key, because pseudonyms decide the split and with it everything that is measured.
+    key = workspace / "keys" / "pseudonym.key"
+    keys.create(key)
+    key.write_text("5e" * keys.SECRET_BYTES)
     parameters.write_text(yaml.safe_dump(SITE))
     return Site(folder=folder, archive=archive, workspace=workspace, parameters=parameters, planted=planted)
 
