@@ -4,8 +4,8 @@
 
 Each round starts an ingest in a process group of its own in a fresh workspace with the same key, kills the group
 after a random part of the time that an undisturbed one takes (seed = round), and lets a second process finish.
-The content digest must be the undisturbed one's, the collection must have one commit, and no staged or partial file
-may be left. The exit status is the number of rounds that failed.
+The content digest must be the undisturbed one's, the collection must have one commit, no staged or partial file may
+be left, and the audit must hold one line an instance. The exit status is the number of rounds that failed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from medgan import keys
 from medgan.archive import phantom, scan, sources
 from medgan.collection import durable, ingest, layout, read, store
+from medgan.deid import audit
 from medgan.errors import InvalidRequest, MedganError
 from medgan.records import sha256_hex
 from medgan.settings import Zones
@@ -115,6 +116,11 @@ def faults_of(workspace: Path, same: bool) -> list[str]:
         digests = [sha256_hex(frame.tobytes()) for frame in frames]
         if digests != table["pixel_sha256"].tolist():
             faults.append("torn pixels")
+        log = layout.audit("main", zones=zones)
+        audit.verify(log)
+        audited = [line["source_sha256"] for line in audit.entries(log) if line["outcome"] == "stored"]
+        if sorted(audited) != sorted(set(table["source_sha256"])):
+            faults.append("audit lines lost or doubled")
     except MedganError as error:
         faults.append(error.kind)
     return faults
