@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from pathlib import Path
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
@@ -25,11 +26,11 @@ def summarise(report: NightReport) -> str:
     """Write the summary and the image grid to the run's page; returns the text."""
     text = render(report)
     create_markdown_artifact(key="night", markdown=f"```\n{text}\n```", description="The night in a few lines.")
-    picture = grid(report)
-    if picture is not None:
-        encoded = base64.b64encode(picture).decode()
+    for number, picture in enumerate(previews(report)):
         create_image_artifact(
-            key="grid", image_url=f"data:image/png;base64,{encoded}", description="Synthetic images of this version."
+            key="grid" if number == 0 else f"grid-{number + 1}",
+            image_url=f"data:image/{picture.suffix[1:]};base64,{base64.b64encode(picture.read_bytes()).decode()}",
+            description=f"Synthetic images of this version: {picture.stem}.",
         )
     return text
 
@@ -60,11 +61,10 @@ def render(report: NightReport) -> str:
     return "\n".join(lines)
 
 
-def grid(report: NightReport) -> bytes | None:
-    """The version's preview picture (PNG), where it has one."""
+def previews(report: NightReport) -> list[Path]:
+    """The version's preview pictures, one a class."""
     folder = runtime.zones().registry / report.release.name / report.release.version / "preview"
-    picture = next(iter(sorted(folder.glob("*.png"))), None)
-    return None if picture is None else picture.read_bytes()
+    return sorted(path for path in folder.iterdir() if path.suffix in {".png", ".webp"})
 
 
 def _splits(report: NightReport) -> str:
