@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,10 @@ from medgan.records import canonical_json, sha256_hex
 
 START = "0" * 64
 _DIGITS = 4
+# Quotes inside of strings are escaped, so these are found as keys only; "previous" always stands behind "digest".
+_DIGEST = re.compile(rb'"digest":"([0-9a-f]{64})",')
+_PREVIOUS = re.compile(rb'"previous":"([0-9a-f]{64})"')
+_CLOSED = b'{"closed":true,'
 
 
 def chain(previous: str, content: dict[str, Any]) -> dict[str, Any]:
@@ -32,10 +37,10 @@ def chain(previous: str, content: dict[str, Any]) -> dict[str, Any]:
 class Log:
     """One run's part of a log, written under a temporary name and renamed when the run is complete."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, on_line: Callable[[bytes], object] | None = None) -> None:
         """Continue the log in `folder`, whose existing files are verified first."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.previous, self.runs, _ = verify(folder)
+        self.previous, self.runs, _ = verify(folder, on_line)
         self.path = folder / f"{self.runs + 1:0{_DIGITS}d}.jsonl"
         self.temporary = folder / f".{self.path.name}.part"
         self.instances = 0
@@ -83,27 +88,43 @@ def _make_durable(folder: Path) -> None:
         os.close(descriptor)
 
 
-def verify(folder: Path) -> tuple[str, int, int]:
-    """Head digest, runs and instances of a log; `IntegrityError` where its chain is broken."""
+def verify(folder: Path, on_line: Callable[[bytes], object] | None = None) -> tuple[str, int, int]:
+    """Head digest, runs and instances of a log; `IntegrityError` where its chain is broken.
+
+    `on_line` gets the bytes of each line about an instance, when it was found to be whole.
+    """
     previous, runs, instances = START, 0, 0
     for path in sorted(folder.glob("[0-9]*.jsonl")):
         runs += 1
         if path.name != f"{runs:0{_DIGITS}d}.jsonl":
             raise IntegrityError(f"run {runs} of the audit log is missing")
         count, closed = 0, False
-        for line in _lines(path):
-            content = {key: value for key, value in line.items() if key != "digest"}
-            if closed or content.get("previous") != previous or chain(previous, _bare(content)) != line:
+        for raw in path.read_bytes().splitlines():
+            digest = _digest_of(raw, previous)
+            if closed or digest is None:
                 raise IntegrityError(f"line {count + 1} of run {runs} of the audit log was changed, added or removed")
-            previous = str(line["digest"])
-            closed = bool(line.get("closed"))
+            previous, closed = digest, raw.startswith(_CLOSED)
             count += not closed
-            if closed and line.get("instances") != count:
+            if closed and json.loads(raw)["instances"] != count:
                 raise IntegrityError(f"run {runs} of the audit log lost lines")
+            if on_line is not None and not closed:
+                on_line(raw)
         if not closed:
             raise IntegrityError(f"run {runs} of the audit log is cut off")
         instances += count
     return previous, runs, instances
+
+
+def _digest_of(raw: bytes, previous: str) -> str | None:
+    """Digest of a line that follows `previous` and is what its digest says; `None` for any other.
+
+    A line is canonical JSON, so its bytes without the digest are what was hashed: nothing needs to be parsed.
+    """
+    digests = _DIGEST.findall(raw)
+    if len(digests) != 1 or _PREVIOUS.findall(raw) != [previous.encode()]:
+        return None
+    said: bytes = digests[0]
+    return said.decode() if sha256_hex(_DIGEST.sub(b"", raw)).encode() == said else None
 
 
 def extend(folder: Path, contents: Iterable[dict[str, Any]]) -> int:
@@ -112,30 +133,24 @@ def extend(folder: Path, contents: Iterable[dict[str, Any]]) -> int:
     The run's file appears when all of it is durable, so a kill leaves no torn line, and a rerun says nothing twice.
     `IntegrityError` where the chain is broken: nothing is built upon it.
     """
-    log = Log(folder)
-    said = {_content_digest(line) for line in entries(folder)} if log.runs else set()
-    fresh = {_content_digest(content): content for content in contents}
-    new = [content for digest, content in fresh.items() if digest not in said]
-    if new:
+    fresh = {_content_digest(canonical_json(chain(START, content))): content for content in contents}
+    log = Log(folder, on_line=lambda raw: fresh.pop(_content_digest(raw), None))
+    if fresh:
         with log:
-            for content in new:
+            for content in fresh.values():
                 log.add(content)
-    return len(new)
+    return len(fresh)
 
 
-def _content_digest(line: dict[str, Any]) -> bytes:
-    content = {key: value for key, value in line.items() if key not in ("previous", "digest")}
-    return sha256(canonical_json(content)).digest()
+def _content_digest(raw: bytes) -> bytes:
+    """Digest of a line without its place in the chain."""
+    return sha256(_PREVIOUS.sub(b"", _DIGEST.sub(b"", raw))).digest()
 
 
 def entries(folder: Path) -> Iterator[dict[str, Any]]:
     """Lines about instances, in order."""
     for path in sorted(folder.glob("[0-9]*.jsonl")):
         yield from (line for line in _lines(path) if not line.get("closed"))
-
-
-def _bare(content: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if key != "previous"}
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
