@@ -93,6 +93,5 @@ def _telling(tests: Sequence[GateTest]) -> list[GateTest]:
 
 
 def _test(test: GateTest) -> str:
-    verdict = "" if test.passed else ", FAILED"
-    verdict += "" if test.conclusive else ", inconclusive"
+    verdict = "" if test.passed else ", FAILED" if test.conclusive else ", not decided with this many patients"
     return f"{test.test:<4}{test.title}: {test.value:.4g} (limit {test.limit:g}{verdict})"

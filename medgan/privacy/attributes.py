@@ -138,7 +138,7 @@ def _inferred(labels: pd.DataFrame, people: pd.DataFrame, names: Sequence[str], 
 
 def _band_of(age_years: float, bands: Sequence[str]) -> str:
     for band in bands:
-        low, _, high = band.partition("-")
-        if (not low or age_years >= int(low)) and (not high or age_years < int(high) + 1):
+        low, _, high = band.removesuffix("+").partition("-")
+        if age_years >= int(low) and (not high or age_years < int(high) + 1):
             return band
     return "unknown"

@@ -71,11 +71,10 @@ def joint_table(train: pd.DataFrame) -> JointTable:
 
 
 def band_name(age_years: float, edges: Sequence[int]) -> str:
-    """The band of an age: `-29`, `30-59`, `60-` for edges 30 and 60."""
+    """The band of an age: `0-29`, `30-59`, `60+` for edges 30 and 60."""
     above = sum(age_years >= edge for edge in edges)
-    low = str(edges[above - 1]) if above else ""
-    high = str(edges[above] - 1) if above < len(edges) else ""
-    return f"{low}-{high}"
+    low = edges[above - 1] if above else 0
+    return f"{low}-{edges[above] - 1}" if above < len(edges) else f"{low}+"
 
 
 def attribute_table(images: int, counts: Mapping[str, int], joint: JointTable, *, seed: int) -> pd.DataFrame:
@@ -111,7 +110,7 @@ def _coarsest_safe_edges(people: pd.DataFrame, sex: pd.Series) -> tuple[int, ...
 def _edge_beside(band: str, edges: Sequence[int]) -> int:
     """The edge whose removal merges `band` with its neighbour towards the middle of life."""
     low, _, high = band.partition("-")
-    if not low:
+    if low == "0":
         return edges[0]
     if not high:
         return edges[-1]

@@ -7,7 +7,9 @@ from medgan.archive import phantom
 from medgan.cohort import layout as cohorts
 from medgan.cohort import prepare
 from medgan.collection import erase, layout, read, store
+from medgan.deid import audit
 from medgan.errors import InvalidRequest
+from medgan.records import sha256_hex
 from medgan.settings import Zones
 from tests.builders.cohort import commit, handle, radiographs, xray_recipe, xray_rows
 
@@ -135,3 +137,6 @@ def test_the_next_night_does_not_bring_an_erased_patient_back(run, tmp_path, zon
     second = run(write_zip(tmp_path / "b.zip", {f"{i}.dcm": data for i, data in enumerate(files)}))
     assert (second.received, second.known, second.withdrawn, second.stored) == (4, 1, 3, 0)
     assert second.snapshot.patients == 1
+    *_, line = audit.entries(layout.audit("main", zones=zones))
+    said = {key: value for key, value in line.items() if key not in ("previous", "digest")}
+    assert said == {"source_sha256": sha256_hex(files[-1]), "outcome": "withdrawn"}

@@ -27,7 +27,7 @@ def table(count: int = 2000, seed: int = 9) -> pd.DataFrame:
         {
             "class": rng.choice(["normal", "pneumonia"], count),
             "sex": rng.choice(["F", "M"], count),
-            "age_band": rng.choice(["-39", "40-59", "60-"], count),
+            "age_band": rng.choice(["0-39", "40-59", "60+"], count),
         }
     )
 
@@ -43,7 +43,7 @@ def test_an_independent_table_tells_nothing():
 
 
 def test_a_row_behind_which_few_people_stand_fails():
-    labels = pd.concat([table(), pd.DataFrame({"class": ["normal"], "sex": ["O"], "age_band": ["60-"]})])
+    labels = pd.concat([table(), pd.DataFrame({"class": ["normal"], "sex": ["O"], "age_band": ["60+"]})])
     train = people(4000, 1)
     train.loc[:3, ["class", "sex", "age_years"]] = ["normal", "O", 70.0]
     test = by_title(attributes.attacks(labels, train, people(2000, 2), STRICT))[
@@ -68,11 +68,11 @@ def test_a_unique_row_that_names_one_person_singles_out():
     train = people(500, 1)
     train.loc[0, ["class", "sex", "age_years"]] = ["normal", "O", 70.0]
     labels = attributes.as_released(
-        train, pd.concat([table(), pd.DataFrame({"class": ["normal"], "sex": ["O"], "age_band": ["60-"]})])
+        train, pd.concat([table(), pd.DataFrame({"class": ["normal"], "sex": ["O"], "age_band": ["60+"]})])
     )
     assert attributes._singled_out(labels, labels, ("class", "sex", "age_band")).sum() == 1
 
 
-@pytest.mark.parametrize(("age", "band"), [(5, "-39"), (39.9, "-39"), (40, "40-59"), (99, "60-")])
+@pytest.mark.parametrize(("age", "band"), [(5, "0-39"), (39.9, "0-39"), (40, "40-59"), (99, "60+")])
 def test_ages_fall_into_the_released_bands(age, band):
-    assert attributes._band_of(age, ["-39", "40-59", "60-"]) == band
+    assert attributes._band_of(age, ["0-39", "40-59", "60+"]) == band

@@ -80,6 +80,6 @@ def test_the_seed_decides_the_order():
     assert not first["class"].equals(other["class"])
 
 
-@pytest.mark.parametrize(("age", "band"), [(5, "-29"), (29.9, "-29"), (30, "30-59"), (60, "60-"), (104, "60-")])
+@pytest.mark.parametrize(("age", "band"), [(5, "0-29"), (29.9, "0-29"), (30, "30-59"), (60, "60+"), (104, "60+")])
 def test_bands_cover_every_age(age, band):
     assert attributes.band_name(age, (30, 60)) == band
