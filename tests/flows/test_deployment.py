@@ -107,7 +107,7 @@ def deployed(site: Site, first_night) -> Iterator[Server]:
     server = Server(site)
     process = server.start("server", "start", "--host", "127.0.0.1", "--port", str(server.port))
     try:
-        _wait("server", lambda: urllib.request.urlopen(f"{server.api}/health", timeout=5).status == 200, 120)  # noqa: S310
+        _wait("server", lambda: _call(f"{server.api}/health"), 120)
         server.run("work-pool", "create", "medgan", "--type", "process")
         server.run("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
         worker = server.start("worker", "start", "--pool", "medgan", "--type", "process")
@@ -132,6 +132,7 @@ def test_bad_parameters_are_refused_before_a_run_exists(deployed):
     body = {"parameters": {**deployment["parameters"], "spec": {"images": -1}}}
     with pytest.raises(urllib.error.HTTPError) as refused:
         _call(f"{deployed.api}/deployments/{deployment['id']}/create_flow_run", body)
+    refused.value.close()
     assert refused.value.code in {409, 422}
 
 
