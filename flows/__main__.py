@@ -87,7 +87,7 @@ def ingest(
     archive: Archive,
     workspace: Workspace,
     collection: str = "main",
-    profile: str = "basic",
+    profile: str = "basic+clean-pixel-data",
     label: Labels = None,
 ) -> None:
     """Archive to collection; prints the IngestOutcome."""

@@ -12,7 +12,7 @@ from tasks.ingest import ingest_studies, scan_archive
 def ingest(
     archive: ArchiveRef,
     collection: Name = "main",
-    profile: str = "basic",
+    profile: str = "basic+clean-pixel-data",
     label_columns: tuple[str, ...] = ("finding", "sex", "age"),
 ) -> IngestOutcome:
     """Scan a registered archive, de-identify it, and commit what is new to the collection.

@@ -23,7 +23,7 @@ def nightly(
     spec: CohortSpec = CohortSpec(),  # noqa: B008 - frozen
     policy: Name = "internal",
     collection: Name = "main",
-    profile: str = "basic",
+    profile: str = "basic+clean-pixel-data",
     label_columns: tuple[str, ...] = ("finding", "sex", "age"),
 ) -> NightReport:
     """Turn the archive as it is tonight into the next published version, or say why not.
