@@ -25,9 +25,17 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
 
+class _Fresh(SimpleHTTPRequestHandler):
+    """Nothing may come from the browser's cache: a file changed twice in one second has one modification time."""
+
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "no-store")
+        super().end_headers()
+
+
 @pytest.fixture
 def site(published):
-    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    quiet = type("Quiet", (_Fresh,), {"log_message": lambda *_: None})
     handler = partial(quiet, directory=str(published.zones.registry))
     with Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
