@@ -7,6 +7,7 @@ bytes, `COPY` for the bytes as they stand, or `None` when the element goes. `sen
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from medgan.deid import dates, screen
@@ -50,15 +51,15 @@ class Rule(NamedTuple):
     action: Action
 
 
-class Action:
+class Action(ABC):
     """Base: `code` counts in the audit."""
 
     code: ClassVar[str] = ""
     sentence: ClassVar[str] = ""
 
+    @abstractmethod
     def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
         """New value, `COPY`, or `None` for removal."""
-        raise NotImplementedError
 
 
 class Remove(Action):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import threading
 from functools import partial
@@ -15,7 +16,9 @@ from numcodecs import blosc
 from medgan.release import retract
 from tests.builders import browser as browsers
 
-needs_browser = pytest.mark.skipif(browsers.program() is None, reason="no Chromium on this machine")
+needs_browser = pytest.mark.skipif(
+    browsers.program() is None and "MEDGAN_REQUIRE_TOOLS" not in os.environ, reason="no Chromium on this machine"
+)
 SHOWN = "document.querySelector('#source').textContent"
 
 
