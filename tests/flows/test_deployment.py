@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import json
 import os
 import signal
@@ -34,8 +35,17 @@ def _free_port() -> int:
 def _call(url: str, body: dict | None = None):
     request = urllib.request.Request(url, headers={"Content-Type": "application/json"})  # noqa: S310 - loopback
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(request, data=data, timeout=30) as answer:  # noqa: S310
-        return json.load(answer)
+    for pause in (0.5, 1.0, 2.0, 4.0, 8.0, None):
+        try:
+            with urllib.request.urlopen(request, data=data, timeout=30) as answer:  # noqa: S310
+                return json.load(answer)
+        except urllib.error.HTTPError as refused:
+            # SQLite was busy: Prefect rolls the request back and asks for another try, as its own client makes.
+            if refused.code != http.HTTPStatus.SERVICE_UNAVAILABLE or pause is None:
+                raise
+            refused.close()
+            time.sleep(pause)
+    raise AssertionError
 
 
 def _wait(what: str, probe, seconds: float):
