@@ -7,7 +7,7 @@ WORKSPACE := $(DEMO)/workspace
 RADIOGRAPHS := tests/samples/pneumoniamnist/pneumoniamnist.npz
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test test-servers check bench clean
 
 help:          ## list the doors
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,7 +31,10 @@ demo: $(DEMO)/archive/.built $(WORKSPACE)/keys/pseudonym.key   ## a DICOM archiv
 	$(BIN)/python -m flows nightly --archive $(DEMO)/archive --workspace $(WORKSPACE) --site deployments/sites/demo.yaml
 
 test: $(VENV)/.installed   ## the tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/servers
+
+test-servers: $(VENV)/.installed   ## the tests beside real servers: PostgreSQL, Prefect, Dask, S3, nginx, a PACS
+	$(BIN)/python -m pytest tests/servers
 
 check: $(VENV)/.installed   ## ruff, mypy, import contracts, infra by schema
 	$(BIN)/ruff check .
