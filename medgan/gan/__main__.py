@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m medgan.gan", description=__doc__)
     parser.add_argument("images", type=Path, help=".npz with `images` (N, S, S) integers and `labels` (N,), or .npy")
     parser.add_argument("--labels", type=Path, help=".npy of class indices beside an .npy of images")
+    parser.add_argument("--conditions", nargs="*", default=[], metavar="NAME", help="further arrays of the .npz")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an interrupted run goes on")
     parser.add_argument("--recipe", default="xray_32_cpu", help="a recipe, or a system and a size: dcgan_32")
     parser.add_argument("--kimg", type=float, help="thousands of real images to show; the recipe's own if not given")
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         config = recipes.build(given.recipe, seed=given.seed, total_kimg=given.kimg)
-        images = read_plain(given.images, given.labels)
+        images = read_plain(given.images, given.labels, names=given.conditions)
         with joined() as world:  # torchrun --nproc-per-node N -m medgan.gan ... shares each batch
             seconds = fit(images, config, given.out, on_tick=_show, world=world)
             leads = world.leads

@@ -49,6 +49,7 @@ class TrainConfig:
     resample_d: Resample = "strided"
     spectral_norm: bool = False
     unconditional_drop: float = 0.1
+    conditions: tuple[str, ...] = ()  # columns beside the class; those that a cohort lacks are left out
     # objective
     loss: Loss = "r3"
     gamma: float = 0.2
@@ -128,6 +129,6 @@ class TrainConfig:
         if unknown:
             raise InvalidRequest(f"the configuration has {len(unknown)} field(s) of another version of medgan")
         given = dict(value)
-        for name in ("widths", "widths_d"):
+        for name in ("widths", "widths_d", "conditions"):
             given[name] = tuple(given.get(name, ()))
         return cls(**given)

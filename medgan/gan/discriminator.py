@@ -1,4 +1,4 @@
-"""Discriminators: image_NCHW and class c_N to one logit an image, with a projection <features, Emb(c)>."""
+"""Discriminators: image_NCHW and condition c to one logit an image, with a projection <features, Emb(c)>."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from medgan.gan.config import TrainConfig
-from medgan.gan.layers import Residual, activate, down, he_
+from medgan.gan.layers import Condition, Residual, activate, down, he_
 
 
 class Discriminator(nn.Module):
     """Ladder from the image to a 4x4 map, a dense layer, and the conditional projection (Miyato and Koyama 2018)."""
 
-    def __init__(self, config: TrainConfig, classes: int) -> None:
-        """Build for `classes` classes and the null condition."""
+    def __init__(self, config: TrainConfig, classes: int, features: int = 0) -> None:
+        """Build for `classes` classes, the null condition, and `features` numbers of other fields."""
         super().__init__()
         widths = config.discriminator_widths[::-1]
         full = 4 * 2 ** (len(widths) - 1) == config.size_px
@@ -32,24 +32,24 @@ class Discriminator(nn.Module):
             layers += [Residual(width, depth=depth) for _ in range(config.blocks)] if residual else [nn.LeakyReLU(0.2)]
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
-        features = widths[-1]
-        self.gather = nn.Linear(16 * features, features)
-        self.judge = nn.Linear(features, 1)
-        self.embedding = nn.Embedding(classes + 1, features)
-        self.scale = 1 / sqrt(features)
+        top = widths[-1]
+        self.gather = nn.Linear(16 * top, top)
+        self.judge = nn.Linear(top, 1)
+        self.embedding = Condition(classes, features, top)
+        self.scale = 1 / sqrt(top)
         he_(self.gather)
         he_(self.judge, 1.0)
         if config.spectral_norm:
             _spectral(self)
 
-    def forward(self, x_NCHW: Tensor, c_N: Tensor) -> Tensor:
+    def forward(self, x_NCHW: Tensor, c: Tensor) -> Tensor:
         """Logits (N,), float32."""
         x = self.enter(x_NCHW)
         for stage in self.stages:
             x = stage(x)
         with torch.autocast(x.device.type, enabled=False):  # what decides between real and fake stays float32
             features_NF = activate(self.gather(x.float().flatten(1)))
-            projection_N = (features_NF * self.embedding(c_N)).sum(1) * self.scale
+            projection_N = (features_NF * self.embedding(c)).sum(1) * self.scale
             logits_N: Tensor = self.judge(features_NF).squeeze(1) + projection_N
         return logits_N
 
@@ -61,8 +61,8 @@ def _spectral(network: nn.Module) -> None:
             spectral_norm(module)
 
 
-def build(config: TrainConfig, classes: int) -> nn.Module:
+def build(config: TrainConfig, classes: int, features: int = 0) -> nn.Module:
     """The discriminator a configuration asks for, with weights from `config.seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2 * config.seed + 1)
-        return Discriminator(config, classes)
+        return Discriminator(config, classes, features)

@@ -6,6 +6,7 @@ in the end `generator.safetensors` and `config.json`, which are all that `sample
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -20,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 
 from medgan.errors import InvalidRequest, TrainingDiverged
-from medgan.gan import checkpoint, grid
+from medgan.gan import checkpoint, conditions, grid
 from medgan.gan.arithmetic import fixed
 from medgan.gan.config import TrainConfig
-from medgan.gan.images import TrainingSet, to_stored
+from medgan.gan.images import TrainingSet, indices, to_stored
 from medgan.gan.parallel import ALONE, World
-from medgan.gan.sample import CONFIG, WEIGHTS
+from medgan.gan.sample import CONFIG, FORMAT, WEIGHTS
 from medgan.gan.step import Players, Score, play
 
 STATE, CURVE, GRIDS = "state.safetensors", "train.jsonl", "grids"
@@ -88,7 +89,9 @@ def fit(
             checkpoint.save_network(folder / WEIGHTS, run.players.average)
             described = {
                 "config": asdict(config),
+                "format": FORMAT,
                 "classes": list(images.classes),
+                "fields": conditions.to_json(images.fields),
                 "attrs": {"intensity_range": [images.lo, images.hi], **(attrs or {})},
             }
             text = json.dumps(described, sort_keys=True, indent=1, allow_nan=False)
@@ -121,11 +124,16 @@ class Run:
 
     def __post_init__(self) -> None:
         """Make fresh players."""
-        self.players = Players.start(self.config, len(self.images.classes))
+        self.players = self.fresh()
+        self.identity = _identity(self.config, self.images)
+
+    def fresh(self) -> Players:
+        """Players who have not played."""
+        return Players.start(self.config, len(self.images.classes), conditions.width(self.images.fields))
 
     def resume(self) -> None:
         """Go on from the folder's state, or write the first one."""
-        position = checkpoint.load_state(self.folder / STATE, self.players, config_sha256=self.config.digest)
+        position = checkpoint.load_state(self.folder / STATE, self.players, config_sha256=self.identity)
         self.world.wait()  # nobody writes before everybody has read
         self.seconds = position.seconds if position else 0.0
         if self.world.leads:
@@ -137,7 +145,7 @@ class Run:
     def save(self) -> None:
         """Write the state to resume from."""
         path = self.folder / STATE
-        checkpoint.save_state(path, self.players, seconds=self.seconds, config_sha256=self.config.digest)
+        checkpoint.save_state(path, self.players, seconds=self.seconds, config_sha256=self.identity)
 
     def play_until_tick(self) -> None:
         """Play until the next tick, then write grid, curve and state. Rolls back on a non-finite loss."""
@@ -196,8 +204,8 @@ class Run:
                 f"a loss became non-finite or the images all alike {retreats} times, the last at "
                 f"{self.players.step * self.config.batch / 1000:.1f} kimg: lower learning_rate or raise gamma"
             )
-        self.players = Players.start(self.config, len(self.images.classes))
-        checkpoint.load_state(self.folder / STATE, self.players, config_sha256=self.config.digest, weights_only=True)
+        self.players = self.fresh()
+        checkpoint.load_state(self.folder / STATE, self.players, config_sha256=self.identity, weights_only=True)
         self.world.wait()
         self.players.generator.load_state_dict(self.players.average.state_dict())
         self.players.retreats = retreats
@@ -206,12 +214,27 @@ class Run:
         self.world.wait()
 
 
+def _identity(config: TrainConfig, images: TrainingSet) -> str:
+    """Digest of what a state belongs to: the configuration and what the training set looks like from outside."""
+    facts = [
+        config.digest,
+        images.pixels.shape,
+        images.classes,
+        images.lo,
+        images.hi,
+        conditions.to_json(images.fields),
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
 def preview(config: TrainConfig, players: Players, images: TrainingSet) -> NDArray[np.uint16]:
     """Stored 64 images of the moving average, rows cycling through the classes, always from the same latents."""
     rng = np.random.Generator(np.random.Philox(key=[config.seed, 1 << 62]))
     count = _GRID_SIDE**2
     z = torch.from_numpy(rng.standard_normal((count, config.latent_dim), dtype=np.float32)).to(config.device)
-    c = (torch.arange(count) // _GRID_SIDE % len(images.classes)).to(config.device)
+    classes = np.arange(count) // _GRID_SIDE % len(images.classes)
+    shown = indices(0, count, len(images.class_index), config.seed)  # any real images' conditions
+    c = torch.from_numpy(conditions.joined(classes, images.features[shown])).to(config.device)
     with torch.inference_mode():
         made = players.average(z, c)[:, 0].cpu().numpy()
     return to_stored(made, images.lo, images.hi)

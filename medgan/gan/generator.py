@@ -1,6 +1,7 @@
-"""Generators: latent z_NZ and class c_N to image_NCHW in about [-1, 1], one channel.
+"""Generators: latent z_NZ and condition c to image_NCHW in about [-1, 1], one channel.
 
-Class index `classes` (one past the last) is the null condition.
+c is (N,) int64, or (N, 1 + F) float32 where a model has fields beside the class (see `conditions.joined`); class index
+`classes` (one past the last) is the null condition.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from medgan.gan.config import TrainConfig
-from medgan.gan.layers import Residual, SmoothUp, he_, up
+from medgan.gan.layers import Condition, Residual, SmoothUp, he_, up
 
 _DCGAN_STD = 0.02  # Radford et al. 2016, section 4
 
@@ -20,11 +21,11 @@ _DCGAN_STD = 0.02  # Radford et al. 2016, section 4
 class Generator(nn.Module):
     """Ladder from a 4x4 map to the image; backbone `dcgan` or `residual`."""
 
-    def __init__(self, config: TrainConfig, classes: int) -> None:
-        """Build for `classes` classes and the null condition."""
+    def __init__(self, config: TrainConfig, classes: int, features: int = 0) -> None:
+        """Build for `classes` classes, the null condition, and `features` numbers of other fields."""
         super().__init__()
         widths = config.widths
-        self.embedding = nn.Embedding(classes + 1, config.embedding_dim)
+        self.embedding = Condition(classes, features, config.embedding_dim)
         self.start = nn.Linear(config.latent_dim + config.embedding_dim, widths[0] * 16)
         he_(self.start)
         self.width = widths[0]
@@ -51,9 +52,9 @@ class Generator(nn.Module):
         if config.norm_g == "batch":
             self.apply(_dcgan_)
 
-    def forward(self, z_NZ: Tensor, c_N: Tensor) -> Tensor:
+    def forward(self, z_NZ: Tensor, c: Tensor) -> Tensor:
         """Images (N, 1, size, size), float32."""
-        x = self.start(torch.cat([z_NZ, self.embedding(c_N)], 1)).view(-1, self.width, 4, 4)
+        x = self.start(torch.cat([z_NZ, self.embedding(c)], 1)).view(-1, self.width, 4, 4)
         for stage in self.stages:
             x = stage(x)
         x = self.finish(x)
@@ -63,11 +64,11 @@ class Generator(nn.Module):
 class Dense(nn.Module):
     """The founding article's dense ladder 128-256-512-1024, brought from 4x4 to the image by upsampling."""
 
-    def __init__(self, config: TrainConfig, classes: int) -> None:
-        """Build for `classes` classes and the null condition."""
+    def __init__(self, config: TrainConfig, classes: int, features: int = 0) -> None:
+        """Build for `classes` classes, the null condition, and `features` numbers of other fields."""
         super().__init__()
         self.size_px = config.size_px
-        self.embedding = nn.Embedding(classes + 1, config.embedding_dim)
+        self.embedding = Condition(classes, features, config.embedding_dim)
         sizes = (config.latent_dim + config.embedding_dim, 128, 256, 512, 1024)
         layers: list[nn.Module] = []
         for c_in, c_out in pairwise(sizes):
@@ -75,9 +76,9 @@ class Dense(nn.Module):
         self.ladder = nn.Sequential(*layers)
         self.finish = nn.Linear(sizes[-1], 16)
 
-    def forward(self, z_NZ: Tensor, c_N: Tensor) -> Tensor:
+    def forward(self, z_NZ: Tensor, c: Tensor) -> Tensor:
         """Images (N, 1, size, size), float32."""
-        hidden = self.ladder(torch.cat([z_NZ, self.embedding(c_N)], 1))
+        hidden = self.ladder(torch.cat([z_NZ, self.embedding(c)], 1))
         small = torch.tanh(self.finish(hidden)).view(-1, 1, 4, 4)
         return interpolate(small, size=self.size_px, mode="bilinear", align_corners=False)
 
@@ -89,8 +90,9 @@ def _dcgan_(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 1.0, _DCGAN_STD)
 
 
-def build(config: TrainConfig, classes: int) -> nn.Module:
+def build(config: TrainConfig, classes: int, features: int = 0) -> nn.Module:
     """The generator a configuration asks for, with weights from `config.seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2 * config.seed)
-        return Dense(config, classes) if config.backbone == "dense" else Generator(config, classes)
+        kind = Dense if config.backbone == "dense" else Generator
+        return kind(config, classes, features)

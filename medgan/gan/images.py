@@ -5,7 +5,8 @@ Intensity never passes through 8 bits: uint16 (or any integer) in, float32 to th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgan.errors import InvalidRequest
+from medgan.gan import conditions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSet:
-    """pixels: integers, array or memory map. class_index: int64. lo, hi: stored values that become -1 and 1."""
+    """pixels: integers, array or memory map. class_index: int64. lo, hi: stored values that become -1 and 1.
+
+    fields: conditions beside the class; features: what networks read of them, (N, F) float32 by `conditions.encode`.
+    """
 
     pixels: NDArray[Any]
     class_index: NDArray[np.int64]
     classes: tuple[str, ...]
     lo: float
     hi: float
+    fields: tuple[conditions.Field, ...] = ()
+    features: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
     def __post_init__(self) -> None:
         """Refuse a set whose parts do not fit together."""
@@ -37,6 +44,10 @@ class TrainingSet:
             raise InvalidRequest(f"a class index lies outside the {len(self.classes)} classes")
         if not self.hi > self.lo:
             raise InvalidRequest("the intensity range is empty")
+        if not self.fields:
+            object.__setattr__(self, "features", np.empty((shape[0], 0), np.float32))
+        if self.features.shape != (shape[0], conditions.width(self.fields)):
+            raise InvalidRequest(f"features of shape {self.features.shape} do not fit {shape[0]} images")
 
     def batch(self, indices_N: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Images (N, 1, H, W) float32 in about [-1, 1] and their class indices."""
@@ -68,12 +79,14 @@ def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
 
 
-def read_plain(images: Path, labels: Path | None = None) -> TrainingSet:
+def read_plain(images: Path, labels: Path | None = None, *, names: Sequence[str] = ()) -> TrainingSet:
     """A set from .npy or .npz (arrays `images`, `labels`); the intensity window is the full range found.
 
-    `InvalidRequest` when the file holds something else. Nothing is unpickled.
+    `names` are further arrays of an .npz that become conditions; every image counts as a patient of its own unless
+    there is an array `patients`. `InvalidRequest` when the file holds something else. Nothing is unpickled.
     """
     loaded = np.load(images, mmap_mode="r", allow_pickle=False)
+    columns: dict[str, NDArray[Any]] = {}
     if isinstance(loaded, np.ndarray):
         pixels = loaded
         index = np.load(labels, allow_pickle=False) if labels else np.zeros(len(pixels), np.int64)
@@ -83,10 +96,17 @@ def read_plain(images: Path, labels: Path | None = None) -> TrainingSet:
                 raise InvalidRequest("an .npz for training holds an array `images` and, with classes, `labels`")
             pixels = loaded["images"]
             index = loaded["labels"] if "labels" in loaded else np.zeros(len(pixels), np.int64)
+            columns = {name: loaded[name] for name in (*names, "patients") if name in loaded}
+    if any(columns.get(name, np.empty(0)).shape != pixels.shape[:1] for name in names):
+        raise InvalidRequest("a condition is an array of the .npz with one value an image")
     if not np.issubdtype(pixels.dtype, np.integer):
         raise InvalidRequest("training images are stored as integers, so that nothing is quantised twice")
     index = np.asarray(index, np.int64).reshape(-1)
+    patients = columns.pop("patients", np.arange(len(pixels)))
+    fields, features = conditions.learn_all(columns, patients)
     return TrainingSet(
+        fields=fields,
+        features=features,
         pixels=pixels,
         class_index=index,
         classes=tuple(str(value) for value in range(int(index.max(initial=0)) + 1)),

@@ -91,6 +91,24 @@ class Residual(nn.Module):
         return x_NCHW + correction
 
 
+class Condition(nn.Embedding):
+    """Class, and where a model has them the features of other fields, to one vector an image."""
+
+    def __init__(self, classes: int, features: int, dim: int) -> None:
+        """`classes` classes and the null one, `features` numbers of other fields, vectors of `dim`."""
+        super().__init__(classes + 1, dim)
+        self.fields = nn.Linear(features, dim, bias=False) if features else None
+        if self.fields is not None:
+            nn.init.normal_(self.fields.weight)  # as loud as the class, or a short run never hears it
+
+    def forward(self, c: Tensor) -> Tensor:
+        """Map (N,) int64, or (N, 1 + features) float32 with the class in column 0, to (N, dim)."""
+        if self.fields is None:
+            return super().forward(c)
+        whole: Tensor = super().forward(c[:, 0].long()) + self.fields(c[:, 1:])
+        return whole
+
+
 def he_(layer: nn.Conv2d | nn.Linear, gain: float = _RESIDUAL_GAIN) -> None:
     """Normal weights of variance gain^2 / fan-in, zero bias."""
     nn.init.normal_(layer.weight, std=gain / sqrt(layer.weight[0].numel()))

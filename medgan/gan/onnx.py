@@ -1,5 +1,7 @@
 """The generator as an ONNX graph, so that it runs where there is no torch: inputs z (N, Z) and c (N,), output image.
 
+A model with fields beside the class has a third input, features (N, F), made by `medgan.gan.conditions.encode`.
+
 The file is written without the onnx package: five message types of the protocol buffer schema are enough for a ladder
 of convolutions. Field numbers are those of onnx/onnx.proto (IR version 8, opset 17).
 """
@@ -27,7 +29,11 @@ def export(generator: nn.Module) -> bytes:
     if not isinstance(generator, Generator):
         raise InvalidRequest("only ladder generators are exported to ONNX")
     graph = _Graph()
-    embedded = graph.node("Gather", [graph.tensor(generator.embedding.weight), "c"])
+    embedding = generator.embedding
+    embedded = graph.node("Gather", [graph.tensor(embedding.weight), "c"])
+    if embedding.fields is not None:
+        mapped = graph.node("Gemm", ["features", graph.tensor(embedding.fields.weight)], transB=1)
+        embedded = graph.node("Add", [embedded, mapped])
     joined = graph.node("Concat", ["z", embedded], axis=1)
     start = generator.start
     x = graph.node("Gemm", [joined, graph.tensor(start.weight), graph.tensor(start.bias)], transB=1)
@@ -38,7 +44,8 @@ def export(generator: nn.Module) -> bytes:
     x = graph.layer(generator.finish, x)
     graph.node("Tanh" if generator.bounded else "Identity", [x], output="image")
     z_dim = start.in_features - generator.embedding.embedding_dim
-    return graph.model(z_dim, generator.size_px)
+    features = 0 if embedding.fields is None else embedding.fields.in_features
+    return graph.model(z_dim, features, generator.size_px)
 
 
 class _Graph:
@@ -96,11 +103,13 @@ class _Graph:
             case _:
                 raise InvalidRequest(f"a layer of kind {type(layer).__name__} has no ONNX form here")
 
-    def model(self, z_dim: int, size_px: int) -> bytes:
+    def model(self, z_dim: int, features: int, size_px: int) -> bytes:
         """The whole file."""
         graph = b"".join(_bytes_field(1, node) for node in self.nodes) + _bytes_field(2, b"generator")
         graph += b"".join(_bytes_field(5, weights) for weights in self.initializers)
         graph += _bytes_field(11, _value("z", _FLOAT, [None, z_dim])) + _bytes_field(11, _value("c", _INT64, [None]))
+        if features:
+            graph += _bytes_field(11, _value("features", _FLOAT, [None, features]))
         graph += _bytes_field(12, _value("image", _FLOAT, [None, 1, size_px, size_px]))
         opset = _bytes_field(1, b"") + _varint_field(2, _OPSET)
         return (

@@ -1,5 +1,9 @@
 """Images from a trained generator: seed and id decide the bytes, however the ids are grouped.
 
+An image may be asked for by class alone or also by the model's other fields: `sampler.fields` names them, and
+`sampler.images(ids, classes, seed=7, conditions={"sex": ["F", "M", ""], "age_years": [61, 44.5, nan]})` gives a value
+an image, empty or NaN where it is not to matter.
+
 The latent of image `id` comes from Philox keyed by (seed, id). The network always runs on 16 rows with image `id` in
 row `id % 16`, on one thread, so neither the order nor the company in which an id is asked for changes its bytes.
 """
@@ -8,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +22,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from medgan.errors import IntegrityError, InvalidRequest
-from medgan.gan import checkpoint
+from medgan.gan import checkpoint, conditions
 from medgan.gan.arithmetic import fixed
+from medgan.gan.conditions import encode, joined, width
 from medgan.gan.config import TrainConfig
 from medgan.gan.generator import build
 from medgan.gan.images import to_stored
@@ -29,6 +35,8 @@ if TYPE_CHECKING:
 
 BATCH = 16
 WEIGHTS, CONFIG = "generator.safetensors", "config.json"
+FORMAT = 2
+"""Of config.json. 1 (and no number): a class is all there is. 2: `fields` beside it."""
 
 
 class Sampler:
@@ -44,21 +52,41 @@ class Sampler:
             self.config = TrainConfig.from_json(described["config"])
             self.classes: tuple[str, ...] = tuple(described["classes"])
             self.attrs: dict[str, Any] = described["attrs"]
+            self.fields = conditions.from_json(described.get("fields", []))
+            made_by = int(described.get("format", 1))
         except (OSError, ValueError, KeyError, TypeError):
             raise InvalidRequest("there is no finished model under this handle: train it first") from None
+        if made_by > FORMAT:
+            raise InvalidRequest(f"this model is of format {made_by}, of a newer medgan: this one reads up to {FORMAT}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as a path."""
         return _reopen, (self.folder, self.sha256)
 
-    def images(self, ids: NDArray[np.int64], class_index: NDArray[np.int64], *, seed: int) -> NDArray[np.uint16]:
-        """Stored images (N, H, W) uint16 for ids (N,) and class indices (N,)."""
+    def images(
+        self,
+        ids: NDArray[np.int64],
+        class_index: NDArray[np.int64],
+        *,
+        seed: int,
+        conditions: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
+    ) -> NDArray[np.uint16]:
+        """Stored images (N, H, W) uint16 for ids (N,) and class indices (N,).
+
+        `conditions` has a list of N values for any of `fields`: text for a category ("" for any), a number for a
+        quantity in its own unit (NaN for any). Fields that are left out are not conditioned on.
+
+        Raises:
+            InvalidRequest: lists of another length, a class, field or category that the model does not know.
+            IntegrityError: the weights are not those that were asked for.
+        """
         ids = np.asarray(ids, np.int64)
         class_index = np.asarray(class_index, np.int64)
         if ids.shape != class_index.shape or ids.ndim != 1 or (ids.size and ids.min() < 0):
             raise InvalidRequest("ids and class indices must be two lists of one length, and ids start at 0")
         if class_index.size and not 0 <= class_index.min() <= class_index.max() <= len(self.classes):
             raise InvalidRequest(f"a class index lies outside the {len(self.classes)} classes")
+        c = joined(class_index, encode(self.fields, conditions or {}, len(ids)))
         size = self.config.size_px
         out = np.empty((len(ids), size, size), np.uint16)
         lo, hi = self.attrs["intensity_range"]
@@ -66,21 +94,21 @@ class Sampler:
         groups = np.split(order, np.flatnonzero(np.diff((ids // BATCH)[order])) + 1) if ids.size else []
         with fixed(1), torch.inference_mode():
             for rows in groups:
-                out[rows] = to_stored(self._group(ids[rows], class_index[rows], seed), lo, hi)
+                out[rows] = to_stored(self._group(ids[rows], c[rows], seed), lo, hi)
         return out
 
-    def _group(self, ids: NDArray[np.int64], class_index: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
+    def _group(self, ids: NDArray[np.int64], c: NDArray[Any], seed: int) -> NDArray[np.float32]:
         """Images in [-1, 1] for ids of one aligned group of 16."""
         z_NZ = np.zeros((BATCH, self.config.latent_dim), np.float32)
-        c_N = np.zeros(BATCH, np.int64)
+        c_rows = np.zeros((BATCH, *c.shape[1:]), c.dtype)
         places = ids % BATCH
         if len(np.unique(places)) < len(places):
             raise InvalidRequest("an id is asked for twice")
-        for place, image_id, index in zip(places, ids, class_index, strict=True):
+        c_rows[places] = c
+        for place, image_id in zip(places, ids, strict=True):
             rng = np.random.Generator(np.random.Philox(key=[seed, int(image_id)]))
             z_NZ[place] = rng.standard_normal(self.config.latent_dim, dtype=np.float32)
-            c_N[place] = index
-        made: NDArray[np.float32] = self._open()(torch.from_numpy(z_NZ), torch.from_numpy(c_N))[:, 0].numpy()
+        made: NDArray[np.float32] = self._open()(torch.from_numpy(z_NZ), torch.from_numpy(c_rows))[:, 0].numpy()
         return made[places]
 
     def _open(self) -> nn.Module:
@@ -88,7 +116,7 @@ class Sampler:
             path = self.folder / WEIGHTS
             if self.sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256:
                 raise IntegrityError("the generator's weights are not those the model record names: train again")
-            network = build(self.config, len(self.classes))
+            network = build(self.config, len(self.classes), width(self.fields))
             checkpoint.load_network(path, network)
             self._network = network.eval().requires_grad_(requires_grad=False)
         return self._network

@@ -47,11 +47,11 @@ class Players:
     retreats: int = 0
 
     @classmethod
-    def start(cls, config: TrainConfig, classes: int) -> Players:
-        """Fresh players whose weights follow from `config.seed`."""
+    def start(cls, config: TrainConfig, classes: int, features: int = 0) -> Players:
+        """Fresh players whose weights follow from `config.seed`; `features` as `conditions.width` counts them."""
         layout = torch.channels_last if config.precision == "bf16" else torch.contiguous_format
-        generator, average = (build_generator(config, classes) for _ in range(2))
-        discriminator = build_discriminator(config, classes)
+        generator, average = (build_generator(config, classes, features) for _ in range(2))
+        discriminator = build_discriminator(config, classes, features)
         for network in (generator, average, discriminator):
             network.to(device=config.device, memory_format=layout)  # type: ignore[call-overload]  # missing in its stub
         return cls(
@@ -98,7 +98,7 @@ def play(config: TrainConfig, players: Players, images: TrainingSet, world: Worl
 
 
 class Pair(NamedTuple):
-    """Real and generated images (n, 1, H, W) under the same conditions (n,)."""
+    """Real and generated images (n, 1, H, W) under the same conditions (n,) or (n, 1 + F)."""
 
     real: Tensor
     fake: Tensor

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from medgan.cohort import read
-from medgan.gan import recipes
+from medgan.gan import conditions, recipes
 from medgan.gan.checkpoint import write_atomically
 from medgan.gan.config import TrainConfig
 from medgan.gan.fit import OnTick, Tick, fit
@@ -34,10 +34,18 @@ def train(
     if finished is not None:
         return finished
     loaded = read.load(cohort.cohort, zones=zones)
-    images, class_index, _ = loaded.split("train")
+    images, class_index, table = loaded.split("train")
+    columns = {name: table[name].to_numpy() for name in config.conditions if name in table}
+    fields, features = conditions.learn_all(columns, table["patient_key"].to_numpy())
     lo, hi = loaded.attrs["intensity_range"]
     training_set = TrainingSet(
-        pixels=images, class_index=class_index, classes=loaded.classes, lo=float(lo), hi=float(hi)
+        pixels=images,
+        class_index=class_index,
+        classes=loaded.classes,
+        lo=float(lo),
+        hi=float(hi),
+        fields=fields,
+        features=features,
     )
     folder.mkdir(parents=True, exist_ok=True)
     seconds = fit(training_set, config, folder, attrs=loaded.attrs, on_tick=on_tick)
