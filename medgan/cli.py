@@ -29,6 +29,7 @@ app = typer.Typer(
 # Each module has `app`; its commands are added to the top level.
 _ROOMS = (
     "medgan.client.cli",
+    "medgan.archive.cli",
     "medgan.deid.cli",
     "medgan.release.cli",
     "medgan.collection.cli",
@@ -47,27 +48,6 @@ def key_new(path: Annotated[Path, typer.Argument(help="Where the key goes: <work
 
     keys.create(path)
     typer.echo("a new key stands there, readable by you alone; back it up apart from the data")
-
-
-source = typer.Typer(no_args_is_help=True, help="Registered archives.")
-app.add_typer(source, name="source")
-
-
-@source.command("add")
-def source_add(
-    name: Annotated[str, typer.Argument(help="What the flows will call it.")],
-    path: Annotated[Path, typer.Argument(help="Folder, zip or tar.")],
-    workspace: Annotated[Path, typer.Option(help="Folder that holds the zones.")],
-) -> None:
-    """Register an archive under a name; its place is sealed, flows see the name only."""
-    from medgan import keys
-    from medgan.archive import sources
-    from medgan.settings import Zones
-
-    sources.preflight(path)
-    zones = Zones.under(workspace)
-    ref = sources.register(path, zones=zones, keyring=keys.load(zones.pseudonym_key), name=name)
-    typer.echo(ref.source)
 
 
 @app.command()

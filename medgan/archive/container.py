@@ -74,10 +74,13 @@ def leaves(root: Path, *, spool: Path | None) -> Iterator[Leaf]:
         yield from leaves_of(path, spool=spool, alone=path == root)
 
 
-def files(root: Path) -> Iterator[Path]:
-    """`root` itself, or every entry of its tree that is no folder, depth first in name order; nothing is followed."""
+def files(root: Path, *, most: int = limits.MAX_MEMBERS) -> Iterator[Path]:
+    """`root` itself, or every entry of its tree that is no folder, depth first in name order; nothing is followed.
+
+    Raises `UnusableArchive` for a tree of more than `most` entries.
+    """
     if root.is_dir():
-        yield from _folder(root)
+        yield from _folder(root, most)
     else:
         yield root
 
@@ -172,7 +175,7 @@ def _inflate_member(raw: bytes, size: int) -> bytes:
     return data
 
 
-def _folder(root: Path) -> Iterator[Path]:
+def _folder(root: Path, most: int) -> Iterator[Path]:
     pending: list[tuple[Path, int]] = [(root, 0)]
     seen = 0
     while pending:
@@ -185,8 +188,8 @@ def _folder(root: Path) -> Iterator[Path]:
         folders: list[tuple[Path, int]] = []
         for entry in entries:
             seen += 1
-            if seen > limits.MAX_MEMBERS:
-                message = f"the folder holds more than {limits.MAX_MEMBERS:,} entries: register it in parts"
+            if seen > most:
+                message = f"the folder holds more than {most:,} entries: register it in parts"
                 raise UnusableArchive(message)
             if not entry.is_dir(follow_symlinks=False):
                 yield Path(entry.path)

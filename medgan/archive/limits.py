@@ -29,6 +29,7 @@ ARCHIVE_RATIO_FLOOR_BYTES: Final = 64 * MIB
 MAX_NESTED_ARCHIVES: Final = 1  # a zip inside a zip is read, a third level is refused
 MAX_NESTED_BYTES: Final = 64 * GIB
 MAX_FOLDER_DEPTH: Final = 128
+MAX_LANDED: Final = 10_000_000  # files of a remote source, all nights together: we wrote them, nobody planted them
 
 # Label tables.
 MAX_LABEL_BYTES: Final = 64 * MIB

@@ -9,14 +9,28 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from medgan.archive import container, images, intake, judge, labels, memory, quarantine, sources
+from medgan.archive import (
+    container,
+    drop,
+    fetch,
+    images,
+    intake,
+    judge,
+    labels,
+    landing,
+    limits,
+    memory,
+    quarantine,
+    sources,
+)
 from medgan.archive.images import Card
 from medgan.archive.intake import ISSUER_COLUMN
 from medgan.archive.memory import Header, Outcome, Stamp
+from medgan.archive.place import Place
 from medgan.errors import UnusableArchive
 from medgan.keys import Keyring
 from medgan.records import ArchiveRef, QuarantineReason, QuarantineRecord, ScanReport
@@ -30,6 +44,7 @@ class _Desk:
     """What every step of one scan needs."""
 
     ref: ArchiveRef
+    place: Place
     root: Path
     spool: Path
     zones: Zones
@@ -47,6 +62,7 @@ class _Findings:
     bytes: int = 0
     tables: int = 0
     duplicates: int = 0
+    waiting: int = 0
     kept: dict[str, tuple[Outcome, Header]] = field(default_factory=dict)  # by sha256
     refused: dict[str, QuarantineReason] = field(default_factory=dict)  # by sha256
     pictures: dict[str, Outcome] = field(default_factory=dict)  # by sha256, until a table names their patients
@@ -117,19 +133,23 @@ def scan(
 ) -> ScanReport:
     """Scan a registered source; seals its index and labels, records what was refused.
 
+    A remote source is visited first. What it lists and did not deliver, and what somebody still copies into a drop
+    folder, is counted as waiting and is no part of the scan.
     `on_progress` gets (files seen, 0): the total of a stream is not known before its end.
     Raises `UnusableArchive` before anything is written where the source is missing, hostile or empty.
     """
+    place = sources.place_of(ref.source, zones=zones, keyring=keyring)
+    visit = fetch.fetch(ref, zones=zones, keyring=keyring)
     root = sources.locate(ref.source, zones=zones, keyring=keyring)
-    desk = _Desk(ref=ref, root=root, spool=intake.spool(ref.source, zones), zones=zones, keyring=keyring)
+    desk = _Desk(ref=ref, place=place, root=root, spool=intake.spool(ref.source, zones), zones=zones, keyring=keyring)
     if not root.exists():
         message = "the archive does not exist any more: check its place and register it again"
         raise UnusableArchive(message)
-    found = _Findings()
+    found = _Findings(waiting=visit.waiting)
     known = memory.recall(ref.source, zones=zones, keyring=keyring)
     seen: dict[str, tuple[Stamp, list[Outcome]]] = {}
     try:
-        for outcome in _outcomes(desk, known, seen):
+        for outcome in _outcomes(desk, known, seen, found):
             found.add(outcome)
             if on_progress is not None and found.files % _PROGRESS_EVERY == 0:
                 on_progress(found.files, 0)
@@ -137,7 +157,7 @@ def scan(
         _tidy(desk.spool, known)
         raise
     if not found.files:
-        message = "the archive is empty"
+        message = "nothing has arrived yet: try again later" if found.waiting else "the archive is empty"
         raise UnusableArchive(message)
     found.name_pictures(keyring)
     found.settle_conflicts()
@@ -150,22 +170,46 @@ def scan(
 
 
 def _outcomes(
-    desk: _Desk, known: dict[str, tuple[Stamp, list[Outcome]]], seen: dict[str, tuple[Stamp, list[Outcome]]]
+    desk: _Desk,
+    known: dict[str, tuple[Stamp, list[Outcome]]],
+    seen: dict[str, tuple[Stamp, list[Outcome]]],
+    found: _Findings,
 ) -> Iterator[Outcome]:
-    """Outcomes of all leaves; those of unchanged files come from memory. Fills `seen`."""
-    for path in container.files(desk.root):
+    """Outcomes of all leaves; those of unchanged files come from memory. Fills `seen`, counts what waits."""
+    settle = drop.settle_seconds(desk.place) if desk.place.kind == "drop" else None
+    names, most = {}, limits.MAX_MEMBERS
+    if desk.place.is_remote:
+        most = limits.MAX_LANDED
+        names = landing.Landing(desk.ref.source, zones=desk.zones, keyring=desk.keyring).names()
+    for path in container.files(desk.root, most=most):
+        if settle is not None and drop.waits(path, settle):
+            found.waiting += 1
+            continue
         name, stamp = desk.relative(str(path)), container.stamp_of(path)
         remembered = known.get(name)
         if remembered is not None and remembered[0] == stamp and _still_spooled(remembered[1], desk.spool):
             outcomes = remembered[1]
             yield from outcomes
+        elif settle is not None:
+            outcomes = list(_judged(desk, path, None))
+            if drop.waits_for_its_rest(path, outcomes):
+                found.waiting += 1
+                continue
+            yield from outcomes
         else:
             outcomes = []
-            for leaf in container.leaves_of(path, spool=desk.spool, alone=path == desk.root):
-                outcomes.append(judge.judge(leaf, desk.keyring))
-                yield outcomes[-1]
+            for outcome in _judged(desk, path, names.get(landing.handle_of(path))):
+                outcomes.append(outcome)
+                yield outcome
         if stamp is not None and stamp == container.stamp_of(path):
             seen[name] = (stamp, outcomes)
+
+
+def _judged(desk: _Desk, path: Path, called: str | None) -> Iterator[Outcome]:
+    """Every leaf of one file; `called` is what the sender of a landed file calls it."""
+    for leaf in container.leaves_of(path, spool=desk.spool, alone=path == desk.root):
+        named = replace(leaf, name=called) if called is not None and leaf.name == str(path) else leaf
+        yield judge.judge(named, desk.keyring)
 
 
 def _still_spooled(outcomes: list[Outcome], spool: Path) -> bool:
@@ -220,6 +264,7 @@ def _write(desk: _Desk, found: _Findings) -> ScanReport:
         duplicates=found.duplicates,
         tables=found.tables,
         ambiguous_patients=sum(len(persons) > 1 for persons in people.values()),
+        waiting=found.waiting,
     )
 
 

@@ -12,8 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from medgan.archive import container, images, labels, structure
+from medgan.archive import container, images, labels, landing, structure
+from medgan.archive import place as places
 from medgan.archive.container import Leaf
+from medgan.archive.place import Place
 from medgan.archive.storage import write_atomically
 from medgan.errors import BadInstance, InvalidRequest, UnusableArchive
 from medgan.keys import Keyring
@@ -25,11 +27,19 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SNIFF_BYTES: Final = 4096
 
 
-def preflight(path: Path) -> None:
-    """Look whether `path` can be scanned, quickly and without writing anything.
+def preflight(place: Path | Place) -> None:
+    """Look whether a path can be scanned, quickly and without writing anything; an address is admitted, not visited.
 
-    Raises `UnusableArchive` in one sentence: missing, empty, broken, hostile, or without DICOM.
+    Raises `UnusableArchive` in one sentence: missing, empty, broken, hostile, or without DICOM. `InvalidRequest`
+    where this site does not speak to the host of an address.
     """
+    if isinstance(place, Place) and place.is_remote:
+        places.admit(place)
+        return
+    path = place.path if isinstance(place, Place) else place
+    if isinstance(place, Place) and place.kind == "drop":
+        _check_drop(path)
+        return
     if not path.exists():
         message = "the archive does not exist: check the path"
         raise UnusableArchive(message)
@@ -46,9 +56,9 @@ def preflight(path: Path) -> None:
     raise UnusableArchive(message)
 
 
-def register(path: Path, *, zones: Zones, keyring: Keyring, name: str | None = None) -> ArchiveRef:
+def register(path: Path | Place, *, zones: Zones, keyring: Keyring, name: str | None = None) -> ArchiveRef:
     """Seal the place of a source under a name; registering the same place again changes nothing."""
-    resolved = str(path.expanduser().resolve())
+    resolved = path.text if isinstance(path, Place) else str(path.expanduser().resolve())
     chosen = name or "src-" + keyring.mac("source-name", resolved).hex()[:16]
     if not _NAME.fullmatch(chosen):
         message = "a source's name is lower case letters, digits and dashes, at most 63"
@@ -65,12 +75,33 @@ def register(path: Path, *, zones: Zones, keyring: Keyring, name: str | None = N
 
 
 def locate(source: str, *, zones: Zones, keyring: Keyring) -> Path:
-    """The path of a registered source; it stays inside `medgan.archive`."""
+    """Where the files of a registered source lie: its path, or the landing of a remote one; stays in this package."""
+    place = place_of(source, zones=zones, keyring=keyring)
+    return landing.folder(source, zones) if place.is_remote else place.path
+
+
+def place_of(source: str, *, zones: Zones, keyring: Keyring) -> Place:
+    """The place of a registered source; it stays inside `medgan.archive`."""
     sealed = _sealed_path(source, zones)
     if not sealed.exists():
         message = "no source is registered under this name: run `medgan source add NAME PATH`"
         raise InvalidRequest(message)
-    return Path(_open(sealed.read_bytes(), keyring))
+    text = _open(sealed.read_bytes(), keyring)
+    # An absolute path may look like no address at all, or hold a colon: it was resolved when it was sealed.
+    return Place(kind="files", text=text, path=Path(text)) if text.startswith("/") else places.parse(text)
+
+
+def registered(zones: Zones) -> list[str]:
+    """Names of all registered sources."""
+    suffix = ".sealed"
+    found = (path.name.removesuffix(suffix) for path in (zones.identified / "sources").glob(f"*{suffix}"))
+    return sorted(name for name in found if _NAME.fullmatch(name))
+
+
+def _check_drop(path: Path) -> None:
+    if not path.is_dir():
+        message = "the drop folder does not exist: make it, then register it"
+        raise UnusableArchive(message)
 
 
 def _sealed_path(name: str, zones: Zones) -> Path:

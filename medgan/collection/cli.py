@@ -1,4 +1,4 @@
-"""`medgan collection log|show|tag|diff|erase|expire`: the states of a collection, and forgetting."""
+"""`medgan collection log|show|tag|diff|erase|expire|follow`: the states of a collection, and forgetting."""
 
 from __future__ import annotations
 
@@ -106,6 +106,34 @@ def expire(
     older_than = datetime.now(UTC) - timedelta(days=days)
     expired = store.forget_history(name, older_than=older_than, zones=_zones(workspace))
     typer.echo(f"{expired:,} states expired")
+
+
+@collection.command()
+def follow(
+    name: NameArgument,
+    source: Annotated[str, typer.Argument(help="A registered source, for example a drop folder.")],
+    workspace: WorkspaceOption,
+    profile: Annotated[str, typer.Option(help="De-identification profile.")] = "basic+clean-pixel-data",
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 30.0,
+) -> None:
+    """Ingest whatever has arrived at a source, again and again, until SIGTERM or Ctrl-C.
+
+    What cannot be done now (a full disk, a PACS that is down, another ingest) is tried again at the next look.
+    """
+    import signal
+    import threading
+
+    from medgan.collection import follow as following
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    zones = _zones(workspace)
+    for line in following.follow(source, zones=zones, collection=name, profile=profile):
+        if line:
+            typer.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {line}")
+        if stop.wait(every):
+            return
 
 
 def _pseudonym_from_stdin(zones: Zones) -> str:

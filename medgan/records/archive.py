@@ -37,6 +37,11 @@ class ScanReport(Record):
     )
     tables: int = Field(default=0, ge=0, description="Label tables and DICOMDIRs: read, and no instance.")
     ambiguous_patients: int = Field(default=0, ge=0, description="Patient ids that several names go with.")
+    waiting: int = Field(
+        default=0,
+        ge=0,
+        description="Still being copied, or listed by a PACS and not delivered: left for the next scan.",
+    )
 
     @model_validator(mode="after")
     def _every_file_is_accounted_for(self) -> ScanReport:

@@ -1,0 +1,145 @@
+"""Objects of a store that fsspec reaches: each new or changed one is brought once, and tables know it by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from medgan.archive import limits
+from medgan.archive import place as places
+from medgan.archive.landing import Landing
+from medgan.archive.place import Place
+from medgan.archive.query import Fetched
+from medgan.errors import InvalidRequest, StoreUnavailable
+
+Report = Callable[[int, int], None]
+
+_CHUNK_BYTES: Final = 8 * limits.MIB
+_MOST_OBJECTS: Final = 10_000_000
+_TIMEOUT_SECONDS: Final = 30.0
+
+
+def fetch(place: Place, landing: Landing, *, source: str, report: Report | None = None) -> Fetched:
+    """Bring every object below the address that is new, or has another size, time or tag than the one brought.
+
+    Raises:
+        InvalidRequest: the store is not known, or refuses us.
+        StoreUnavailable: it does not answer; what arrived is kept, run again for the rest.
+    """
+    places.admit(place)
+    store = _open(place, source)
+    listed = _listed(store, place)
+    handles = {landing.handle(name, *stamp): name for name, stamp in listed}
+    missing = [(handle, name) for handle, name in handles.items() if not landing.holds(handle)]
+    landing.name({handle: _below(place, name) for handle, name in missing})
+    done = len(handles) - len(missing)
+
+    def bring(one: tuple[str, str]) -> None:
+        nonlocal done
+        landing.add(one[0], _content(store, one[1]))
+        done += 1
+        if report is not None:
+            report(done, len(handles))
+
+    with ThreadPoolExecutor(max_workers=place.number("associations", 4, least=1, most=32)) as pool:
+        futures = [pool.submit(bring, one) for one in missing]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+    landing.keep_only(handles)
+    return Fetched(listed=len(handles), known=len(handles) - len(missing), arrived=len(missing))
+
+
+def check(place: Place, *, source: str) -> None:
+    """List the address: whether the store answers and lets us in."""
+    places.admit(place)
+    _listed(_open(place, source), place)
+
+
+def _listed(store: Any, place: Place) -> list[tuple[str, tuple[str, ...]]]:
+    """(name, what changes when it does) of every object, in name order."""
+    found = _asked(lambda: store.find(_root(place), detail=True))
+    if not found:  # what a missing bucket looks like; and an empty answer must not empty the landing
+        raise InvalidRequest("the store lists nothing under this address: check the bucket and the prefix")
+    if len(found) > _MOST_OBJECTS:
+        raise InvalidRequest(f"the store lists more than {_MOST_OBJECTS:,} objects: register it in parts")
+    return [(name, _stamp(about)) for name, about in sorted(found.items()) if about.get("type") != "directory"]
+
+
+def _stamp(about: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(about.get(name, "")) for name in ("size", "ETag", "mtime", "LastModified", "last_modified", "md5"))
+
+
+def _content(store: Any, name: str) -> Iterator[bytes]:
+    file = _asked(lambda: store.open(name, "rb"))
+    with file:
+        while chunk := _asked(lambda: file.read(_CHUNK_BYTES)):
+            yield chunk
+
+
+def _open(place: Place, source: str) -> Any:
+    """The file system that speaks the address's protocol; S3 by Arrow, which is here anyway, the rest by fsspec."""
+    user, password = (places.credential(source, what) for what in ("USER", "PASSWORD"))
+    if place.scheme == "s3":
+        return _s3(place, user, password)
+    import fsspec
+
+    options: dict[str, Any] = {}
+    if place.scheme in {"sftp", "smb", "hdfs"}:
+        options = {"host": place.host} | ({"port": place.port} if place.port else {})
+        options |= ({"username": user} if user else {}) | ({"password": password} if password else {})
+    elif place.options.get("endpoint"):
+        options["endpoint_url"] = place.options["endpoint"]
+    try:
+        return fsspec.filesystem(place.scheme, **options)
+    except ImportError:
+        message = f"this installation does not speak {place.scheme}: install the fsspec package for it"
+        raise InvalidRequest(message) from None
+    except Exception:  # noqa: BLE001 - whatever a protocol's library raises, its text holds the address
+        raise StoreUnavailable("the store does not answer at this address: check that it may be reached") from None
+
+
+def _s3(place: Place, user: str, password: str) -> Any:
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import S3FileSystem
+
+    options: dict[str, Any] = {"connect_timeout": 10.0, "request_timeout": _TIMEOUT_SECONDS}
+    endpoint = place.options.get("endpoint", "")
+    if endpoint:
+        scheme, _, where = endpoint.partition("://")
+        options |= {"endpoint_override": where.rstrip("/"), "scheme": scheme}
+    if user:
+        options |= {"access_key": user, "secret_key": password}
+    elif place.options.get("anonymous") == "yes":
+        options["anonymous"] = True
+    if place.options.get("region"):
+        options["region"] = place.options["region"]
+    return _asked(lambda: ArrowFSWrapper(S3FileSystem(**options)))
+
+
+def _asked(question: Callable[[], Any]) -> Any:
+    """An answer of the store; what its library raises is said in our words."""
+    try:
+        return question()
+    except PermissionError:
+        raise InvalidRequest("the store does not let us in: set MEDGAN_SOURCE_<NAME>_USER and _PASSWORD") from None
+    except FileNotFoundError:
+        raise InvalidRequest("the store holds no such bucket or prefix: check the address") from None
+    except Exception:  # noqa: BLE001 - every protocol has its own; their texts hold the address
+        raise StoreUnavailable("the store stopped answering; what arrived is kept: run again for the rest") from None
+
+
+def _root(place: Place) -> str:
+    if place.scheme in {"sftp", "smb", "hdfs"}:
+        return f"/{place.tail}"
+    return f"{place.host}/{place.tail}".rstrip("/")
+
+
+def _below(place: Place, name: str) -> str:
+    """The name below the address: what a table beside it calls it."""
+    return name.lstrip("/").removeprefix(_root(place).lstrip("/")).lstrip("/") or name

@@ -1,0 +1,149 @@
+"""Where what is not here yet arrives: a folder of whole files, each named by keyed handle and content.
+
+No name, UID or path of the sender becomes a file name. A file is there when its bytes are durable, so whatever was
+acknowledged survives a kill; the same bytes again are the same file. A half-written one lies beside, locked by its
+writer, and goes with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from medgan.archive.storage import write_atomically
+from medgan.errors import StoreUnavailable
+from medgan.keys import Keyring
+from medgan.settings import Zones
+
+_NAMES: Final = "landing-names"
+_LANDED: Final = re.compile(r"([a-z]{2}-[0-9a-f]{32})\.[0-9a-f]{64}")
+
+
+def folder(source: str, zones: Zones) -> Path:
+    """The folder that a scan of this source reads."""
+    return zones.identified / "landing" / source / "files"
+
+
+class Landing:
+    """The landing of one source. Safe for several threads and processes at a time."""
+
+    def __init__(self, source: str, *, zones: Zones, keyring: Keyring) -> None:
+        """Open it, making it where there is none, and clear away what writers left that are gone."""
+        self.files = folder(source, zones)
+        self._partial = self.files.parent / "partial"
+        self._names = self.files.parent / "names.sealed"
+        self._keyring = keyring
+        try:
+            for path in (self.files, self._partial):
+                path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _clear(self._partial)
+            self._here = {found[1] for name in self._listed() if (found := _LANDED.fullmatch(name))}
+        except OSError:
+            raise _refused() from None
+
+    def handle(self, *names: str) -> str:
+        """The keyed handle that something with these names arrives under."""
+        return self._keyring.handle("in", "landed", *names)
+
+    def holds(self, handle: str) -> bool:
+        """Whether something has arrived under this handle."""
+        return handle in self._here
+
+    def __len__(self) -> int:
+        """How many handles have arrived."""
+        return len(self._here)
+
+    def add(self, handle: str, chunks: Iterable[bytes]) -> bool:
+        """Make one file durable; whether it is new. `StoreUnavailable` where the disk refuses: nothing was kept."""
+        temporary = self._partial / secrets.token_hex(16)
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                digest = hashlib.sha256()
+                for chunk in chunks:
+                    digest.update(chunk)
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+                return self._settle(temporary, handle, digest.hexdigest())
+        except OSError:
+            raise _refused() from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _settle(self, temporary: Path, handle: str, sha256: str) -> bool:
+        target = self.files / handle[3:5] / f"{handle}.{sha256}"
+        new = not target.exists()
+        if new:
+            target.parent.mkdir(exist_ok=True, mode=0o700)
+            temporary.replace(target)
+            for path in (target.parent, self.files):
+                _sync_folder(path)
+        self._here.add(handle)
+        return new
+
+    def keep_only(self, handles: Collection[str]) -> None:
+        """Let go of everything that arrived under another handle: the sender has it no more, or has it otherwise."""
+        try:
+            for name in list(self._listed()):
+                handle = name.partition(".")[0]
+                if handle not in handles:
+                    (self.files / handle[3:5] / name).unlink(missing_ok=True)
+                    self._here.discard(handle)
+        except OSError:
+            raise _refused() from None
+
+    def name(self, names: Mapping[str, str]) -> None:
+        """Remember what the sender calls the files under these handles: a table may speak of them so."""
+        known = self.names()
+        if any(known.get(handle) != name for handle, name in names.items()):
+            plain = json.dumps(known | dict(names)).encode()
+            write_atomically(self._names, self._keyring.seal(_NAMES, plain))
+
+    def names(self) -> dict[str, str]:
+        """Handle -> the sender's name."""
+        if not self._names.exists():
+            return {}
+        found: dict[str, str] = json.loads(self._keyring.unseal(_NAMES, self._names.read_bytes()))
+        return found
+
+    def _listed(self) -> Iterator[str]:
+        for shelf in os.scandir(self.files):
+            if shelf.is_dir(follow_symlinks=False):
+                yield from (entry.name for entry in os.scandir(shelf.path))
+
+
+def handle_of(path: Path) -> str:
+    """The handle that a file of a landing arrived under."""
+    return path.name.partition(".")[0]
+
+
+def _clear(partial: Path) -> None:
+    """Remove half-written files whose writer is gone: a lock dies with its process, however that died."""
+    for path in partial.iterdir():
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        except (BlockingIOError, FileNotFoundError):
+            continue
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refused() -> StoreUnavailable:
+    return StoreUnavailable("the identified zone cannot hold what arrives: check its free space and permissions")

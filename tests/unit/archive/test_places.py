@@ -1,0 +1,185 @@
+"""Addresses are judged before anything connects; a server that points elsewhere is not followed."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from medgan.archive import dicomweb, place, scan, sources
+from medgan.archive.landing import Landing
+from medgan.errors import InvalidRequest, StoreUnavailable
+from medgan.settings import Zones
+from tests.unit.archive.builders import KEYRING
+
+
+@pytest.fixture
+def zones(tmp_path) -> Zones:
+    return Zones.under(tmp_path / "workspace")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("relative/folder", "files"),
+        ("/archive: of 2026/ct.zip", "files"),
+        ("drop:/incoming?settle=5", "drop"),
+        ("s3://bucket/some/prefix?endpoint=https://minio:9000", "bucket"),
+        ("dicomweb+https://pacs.example/dicom-web?days=7", "dicomweb"),
+        ("dicom://PACS@pacs.example:104?calling=US", "pacs"),
+        ("receive://MEDGAN@127.0.0.1:11112?from=CT1,CT2", "receiver"),
+    ],
+)
+def test_a_place_is_known_by_its_form(text, kind):
+    assert place.parse(text).kind == kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file:///etc/passwd", "http://pacs.example/", "simplecache::s3://bucket", "gopher://x", "dicom://PACS@pacs.example",
+        "dicom://pacs.example:104", "dicom://A_TITLE_THAT_IS_TOO_LONG@pacs:104", "dicom://me:secret@pacs:104",
+        "dicomweb+https:///no-host", "receive://MEDGAN@127.0.0.1:11112?from=CT*",
+    ],
+)  # fmt: skip
+def test_an_address_of_another_form_is_refused_and_not_repeated(text):
+    with pytest.raises(InvalidRequest) as refused:
+        place.parse(text)
+    assert "secret" not in str(refused.value)
+    assert "passwd" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("listed", "host"),
+    [
+        ("", "127.0.0.1"),
+        ("pacs.example", "127.0.0.1"),
+        ("127.0.0.1:80", "127.0.0.1"),
+        ("*", "169.254.169.254"),
+        ("*", "[fe80::1]"),
+        ("*", "[::ffff:169.254.169.254]"),
+        ("*", "0.0.0.0"),  # noqa: S104
+        ("*", "224.0.0.1"),
+        ("*", "2852039166"),  # 169.254.169.254 as one number
+    ],
+)
+def test_a_host_that_is_not_listed_or_is_link_local_is_refused(listed, host, monkeypatch):
+    monkeypatch.setenv(place.HOSTS_VARIABLE, listed)
+    for address in (
+        f"dicomweb+http://{host}:8042/",
+        f"dicom://PACS@{host}:104",
+        f"s3://b/p?endpoint=http://{host}:9000",
+    ):
+        with pytest.raises(InvalidRequest):
+            place.admit(place.parse(address))
+
+
+@pytest.mark.parametrize("listed", ["127.0.0.1", "pacs.example, 127.0.0.*", "127.0.0.1:8042"])
+def test_a_listed_host_is_admitted(listed, monkeypatch):
+    monkeypatch.setenv(place.HOSTS_VARIABLE, listed)
+    place.admit(place.parse("dicomweb+http://127.0.0.1:8042/"))
+
+
+def test_registering_an_address_seals_it_and_the_list_shows_no_place(zones, monkeypatch):
+    monkeypatch.setenv(place.HOSTS_VARIABLE, "127.0.0.1")
+    address = "dicom://PACS@127.0.0.1:104?calling=US&PatientID=SECRET-1"
+    ref = sources.register(place.parse(address), zones=zones, keyring=KEYRING, name="pacs")
+    assert sources.register(place.parse(address), zones=zones, keyring=KEYRING, name="pacs") == ref
+    assert sources.registered(zones) == ["pacs"]
+    assert sources.place_of("pacs", zones=zones, keyring=KEYRING) == place.parse(address)
+    stored = b"".join(path.read_bytes() for path in zones.identified.rglob("*") if path.is_file())
+    assert b"SECRET-1" not in stored
+    assert "SECRET-1" not in repr(place.parse(address))
+
+
+Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def web_server(answer: Answer) -> Iterator[tuple[int, list[str]]]:
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            answer(self)
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server.server_address[1], asked
+        server.shutdown()
+
+
+def web(port: int) -> place.Place:
+    return place.parse(f"dicomweb+http://127.0.0.1:{port}/dicom-web")
+
+
+def reply(handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_of_a_dicomweb_server_is_not_followed(status, zones, monkeypatch):
+    monkeypatch.setenv(place.HOSTS_VARIABLE, "127.0.0.1")
+    elsewhere: list[str] = []
+    with web_server(lambda handler: elsewhere.append(handler.path)) as (other, _):
+
+        def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+            reply(handler, status, Location=f"http://127.0.0.1:{other}/latest/meta-data")
+
+        with web_server(answer) as (port, asked), pytest.raises(InvalidRequest, match="redirect"):
+            dicomweb.fetch(web(port), Landing("web", zones=zones, keyring=KEYRING), source="web")
+    assert asked
+    assert not elsewhere
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (401, b"", InvalidRequest),
+        (500, b"", StoreUnavailable),
+        (200, b"<html>", StoreUnavailable),
+        (200, json.dumps([{"0020000D": {"Value": ["../../x"]}}]).encode(), None),
+        (200, json.dumps([{"0020000D": {}}, {}]).encode(), None),
+    ],
+)
+def test_a_server_that_answers_nonsense_is_an_error_of_ours_or_lists_nothing(status, body, error, zones, monkeypatch):
+    monkeypatch.setenv(place.HOSTS_VARIABLE, "127.0.0.1")
+    landing = Landing("web", zones=zones, keyring=KEYRING)
+    with web_server(lambda handler: reply(handler, status, body, Content_Type="application/dicom+json")) as (port, _):
+        if error is None:
+            assert dicomweb.fetch(web(port), landing, source="web").listed == 0
+            return
+        with pytest.raises(error) as raised:
+            dicomweb.fetch(web(port), landing, source="web")
+    assert "127.0.0.1" not in str(raised.value)
+
+
+def test_an_answer_beyond_the_cap_is_cut_off(zones, monkeypatch):
+    monkeypatch.setenv(place.HOSTS_VARIABLE, "127.0.0.1")
+    monkeypatch.setattr(dicomweb, "_MOST_JSON_BYTES", 1000)
+    with (
+        web_server(lambda handler: reply(handler, 200, b" " * 100_000)) as (port, _),
+        pytest.raises(StoreUnavailable),
+    ):
+        dicomweb.fetch(web(port), Landing("web", zones=zones, keyring=KEYRING), source="web")
+
+
+def test_a_source_that_has_received_nothing_yet_says_so(zones):
+    ref = sources.register(
+        place.parse("receive://MEDGAN@127.0.0.1:11112?from=CT1"), zones=zones, keyring=KEYRING, name="pushed"
+    )
+    with pytest.raises(Exception, match="empty"):
+        scan.scan(ref, zones=zones, keyring=KEYRING)
