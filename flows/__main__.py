@@ -28,6 +28,7 @@ from medgan.records import (
     Night,
     Record,
     ReleaseTerms,
+    RestorerRequest,
     SynthesisOutcome,
     TrainOutcome,
     TrainRequest,
@@ -133,6 +134,39 @@ def publish(step: From, workspace: Workspace, night: Path, site: Site = None) ->
     from flows.publish import publish as flow
 
     _emit(flow(synthesis=before, night=tonight, **_records(parameters, terms=ReleaseTerms)))
+
+
+@app.command("learn-restoration")
+def learn_restoration(
+    step: From,
+    workspace: Workspace,
+    task: Annotated[str, typer.Option(help="super-resolution-x2, denoise, inpaint, compression, ...")],
+    modality: Annotated[str, typer.Option(help="DICOM modality to learn from.")] = "MR",
+    steps: Annotated[int, typer.Option(help="Steps on pixels alone.")] = 3000,
+    adversarial_steps: Annotated[int, typer.Option(help="Steps against the critic.")] = 1000,
+) -> None:
+    """Collection to restorer; takes an IngestOutcome, prints the RestorerModel."""
+    before = _read(step, IngestOutcome)
+    asked = {"task": task, "modality": modality, "steps": steps, "adversarial_steps": adversarial_steps}
+    records = _records({"request": asked}, request=RestorerRequest)
+    _start(workspace)
+    from flows.restore import learn_restoration as flow
+
+    _emit(flow(snapshot=before.ingest.snapshot, **records))
+
+
+@app.command()
+def restore(
+    archive: Archive,
+    workspace: Workspace,
+    restorer: Annotated[str, typer.Option(help="Handle of a restorer, as learn-restoration printed it.")],
+) -> None:
+    """Archive to restored images in the identified zone; prints the RestorationReport."""
+    source = _register(archive, workspace)
+    _start(workspace)
+    from flows.restore import restore as flow
+
+    _emit(flow(archive=source, restorer=restorer))
 
 
 @app.command()

@@ -35,6 +35,7 @@ _ROOMS = (
     "medgan.collection.cli",
     "medgan.validation.cli",
     "medgan.privacy.cli",
+    "medgan.restoration.cli",
 )
 
 key = typer.Typer(no_args_is_help=True, help="The pseudonym key.")

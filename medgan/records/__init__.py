@@ -29,6 +29,7 @@ from medgan.records.report import (
     SyntheticCohortRef,
     Verdict,
 )
+from medgan.records.restoration import RestorationReport, RestorerModel, RestorerRequest
 from medgan.records.study import QuarantineReason, QuarantineRecord
 from medgan.records.synthetic import CohortSpec, SyntheticCohort
 
@@ -65,6 +66,9 @@ __all__ = [
     "ReleaseRequest",
     "ReleaseStatus",
     "ReleaseTerms",
+    "RestorationReport",
+    "RestorerModel",
+    "RestorerRequest",
     "ScanReport",
     "Sha256",
     "StudyKey",

@@ -31,6 +31,7 @@ class QuarantineReason(StrEnum):
     CHANGED_WHILE_READ = "CHANGED_WHILE_READ"
     TIMEOUT = "TIMEOUT"
     BAD_ARCHIVE = "BAD_ARCHIVE"
+    UNFAMILIAR = "UNFAMILIAR"  # restoration: too far from what the model has learned from
 
 
 class QuarantineRecord(Record):

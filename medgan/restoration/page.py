@@ -1,0 +1,81 @@
+"""The page beside restored images: before, after, and where to doubt, as people look at them."""
+
+from __future__ import annotations
+
+import base64
+import html
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medgan.gan import grid
+from medgan.gan.restore import Restored
+from medgan.records import RestorationReport
+
+_SHOWN_PX = 320
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """Three PNG files of one image and its numbers."""
+
+    before: bytes
+    after: bytes
+    doubt: bytes
+    inconsistency: float
+    invented_share: float
+
+
+def picture(values_HW: NDArray[np.float64], made: Restored) -> Picture:
+    """Windowed alike; doubt is black where the bound is 0 and white where it is a fifth of the window."""
+    lo, hi = np.percentile(values_HW, (0.1, 99.9))
+    span = max(float(hi - lo), 1e-9)
+
+    def png(shown: NDArray[np.floating]) -> bytes:
+        grey = np.rint(np.clip(shown, 0, 1) * 255).astype(np.uint8)
+        step = max(1, -(-max(grey.shape) // _SHOWN_PX))
+        return grid.png(np.ascontiguousarray(grey[::step, ::step]))
+
+    return Picture(
+        before=png((values_HW - lo) / span),
+        after=png((made.image - lo) / span),
+        doubt=png(made.uncertainty / (0.2 * span)),
+        inconsistency=made.inconsistency,
+        invented_share=made.invented_share,
+    )
+
+
+def render(report: RestorationReport, held_out: dict[str, float], pictures: list[Picture]) -> str:
+    """One self-contained page; asks nobody for anything."""
+    counts = [("files received", report.received), ("restored", report.restored), ("left alone", report.untouched)]
+    counts += [(f"quarantined: {reason}", count) for reason, count in report.quarantined.items()]
+    table = "".join(f"<tr><th>{html.escape(name)}<td>{count:,}" for name, count in counts)
+    shown = "".join(
+        f"<figure>{''.join(_image(png, name) for name, png in _named(one))}<figcaption>contradicts what was seen by "
+        f"{one.inconsistency:.2e} of the window (rms); {100 * one.invented_share:.1f} % of the energy was added"
+        "</figcaption></figure>"
+        for one in pictures
+    )
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Restored images</title><style>'
+        "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem}"
+        "th{text-align:left;font-weight:400;padding-right:2rem}td{text-align:right}"
+        "figure{margin:1.5rem 0}img{width:32%;background:#000;image-rendering:pixelated;margin-right:1%}"
+        ".note{border-left:4px solid #b35c00;padding:.3rem 1rem;background:#fff6ec}</style>"
+        f"<h1>Restored: {html.escape(report.task)}</h1>"
+        '<p class="note">A neural network made part of these images. They are derived instances beside the originals, '
+        "not in their place. The right-hand picture is a bound that 95 % of errors on held-out patients kept below: "
+        "black is certain, white is a fifth of the window or more.</p>"
+        f"<table>{table}</table><p>On held-out patients of its training: {held_out['psnr_db']:.1f} dB PSNR, "
+        f"{held_out['naive_psnr_db']:.1f} dB without the network ({held_out['images']:.0f} images). "
+        f"Model {report.weights_sha256[:16]}.</p><h2>Before, after, doubt</h2>{shown}</html>"
+    )
+
+
+def _named(one: Picture) -> list[tuple[str, bytes]]:
+    return [("before", one.before), ("after", one.after), ("where to doubt", one.doubt)]
+
+
+def _image(png: bytes, name: str) -> str:
+    return f'<img alt="{name}" title="{name}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

@@ -1,0 +1,74 @@
+"""What each degradation promises about its measurement, and what a projection may not change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medgan.errors import InvalidRequest
+from medgan.gan import degrade
+from medgan.gan.degrade import Holes, Jpeg, KSpaceCrop, LowDose, RicianNoise
+from tests.builders.cohort import radiographs
+
+
+def picture(side=64):
+    """A real radiograph, twice as large, in [-1, 1]."""
+    pixels, _ = radiographs(4)
+    whole = np.kron(pixels[1], np.ones((3, 3)))[:side, :side]
+    return (whole / 127.5 - 1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("size", "small"), [(64, 32), (63, 21), (60, 15), (66, 33), (62, 31)])
+def test_cropping_after_filling_k_space_changes_nothing(size, small):
+    both = degrade.crop_matrix(size, small) @ degrade.fill_matrix(size, small)
+    assert np.abs(both - np.eye(small)).max() < 1e-5
+    assert np.allclose(degrade.crop_matrix(size, small).sum(1), 1, atol=1e-5)  # the mean is kept
+
+
+@pytest.mark.parametrize("degradation", [KSpaceCrop(factor=2), KSpaceCrop(factor=4), Holes(), Jpeg()])
+def test_a_projected_answer_never_contradicts_what_was_seen(degradation):
+    rng = np.random.default_rng(0)
+    truth = picture()
+    measured = degradation.measure(truth, rng)
+    wrong = (truth[::-1] + rng.normal(0, 0.3, truth.shape)).astype(np.float32)
+    before = np.abs(degradation.residual(wrong, measured)).max()
+    right = degradation.project(torch.from_numpy(wrong)[None, None], [measured])[0, 0].numpy()
+    assert before > 0.1
+    assert np.abs(degradation.residual(right, measured)).max() < 1e-5
+    again = degradation.project(torch.from_numpy(right)[None, None], [measured])[0, 0].numpy()
+    assert np.abs(again - right).max() < 1e-5
+
+
+def test_the_truth_survives_its_own_projection():
+    truth = picture()
+    for degradation in (KSpaceCrop(factor=2), Holes(), Jpeg()):
+        measured = degradation.measure(truth, np.random.default_rng(1))
+        kept = degradation.project(torch.from_numpy(truth)[None, None], [measured])[0, 0].numpy()
+        assert np.abs(kept - truth).max() < 0.02, degradation.name
+
+
+def test_rician_noise_is_biased_where_there_is_no_signal():
+    nothing = np.full((64, 64), -1, np.float32)
+    measured = RicianNoise(sigma_from=0.05, sigma_to=0.05).measure(nothing, np.random.default_rng(0))
+    assert (measured.seen >= -1).all()
+    assert measured.seen.mean() + 1 == pytest.approx(2 * 0.05 * np.sqrt(np.pi / 2), rel=0.05)  # Rayleigh's mean
+
+
+def test_less_dose_is_more_noise_and_it_is_streaked_not_white():
+    rng = np.random.default_rng(0)
+    body = np.where(np.hypot(*(np.mgrid[:64, :64] - 31.5)) < 28, -0.5, -1).astype(np.float32)
+    few, many = (LowDose(photons_from=n, photons_to=n).measure(body, rng) for n in (2e3, 2e5))
+    assert few.level > 5 * many.level > 0
+    assert abs(float((few.seen - body).mean())) < 0.2 * few.level
+
+
+def test_holes_cover_the_share_that_was_drawn():
+    rng = np.random.default_rng(0)
+    for share in (0.05, 0.2, 0.4):
+        assert share <= degrade.strokes((64, 80), share, rng).mean() < share + 0.06
+
+
+def test_a_task_that_does_not_exist_is_refused_with_those_that_do():
+    with pytest.raises(InvalidRequest, match="super-resolution-x2"):
+        degrade.task("sharpen")

@@ -1,0 +1,112 @@
+"""A restorer trained for seconds: better than nothing, honest about the rest, and stopped where it knows nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from medgan.errors import IntegrityError, InvalidRequest
+from medgan.gan import restore
+from medgan.gan.degrade import TASKS
+from medgan.gan.restore import RestoreConfig, Restorer, Scans, Unfamiliar
+from medgan.gan.restorer import Shape
+from tests.builders.cohort import radiographs
+
+SMALL = RestoreConfig(
+    task="denoise",
+    steps=60,
+    adversarial_steps=12,
+    window_px=32,
+    batch=8,
+    learning_rate=3e-3,
+    penalty_every=4,
+    shape=Shape(widths=(16, 24, 32), blocks=1, critic_widths=(8, 16)),
+    tick_steps=24,
+)
+
+
+def scans(count=120):
+    pixels, _ = radiographs(count)
+    images = [(np.pad(one, 6, mode="edge") / 127.5 - 1).astype(np.float32) for one in pixels]
+    return Scans(images=images, patient=np.arange(count))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("restorer")
+    return restore.fit(scans(), SMALL, folder, attrs={"modality": "DX"})
+
+
+def noisy(seed=0):
+    truth = scans(40).images[7]
+    return truth, TASKS["denoise"].degradation.measure(truth, np.random.default_rng(seed)).seen
+
+
+def test_it_removes_noise_from_patients_it_has_not_seen(trained):
+    assert trained.held_out["patients"] == 12
+    assert trained.held_out["psnr_db"] > trained.held_out["naive_psnr_db"] + 0.5
+
+
+def test_values_come_back_in_the_unit_they_came_in(trained):
+    truth, seen = noisy()
+    made = trained.restore(seen * 500 + 700)
+    assert made.image.shape == seen.shape
+    assert abs(float(made.image.mean()) - float(seen.mean() * 500 + 700)) < 60
+    assert np.abs(made.image - (truth * 500 + 700)).mean() < np.abs(seen - truth).mean() * 500
+
+
+def test_the_bound_covers_errors_of_strangers(trained):
+    inside = []
+    for seed in range(6):
+        truth, seen = noisy(seed)
+        made = trained.restore(seen, window=(-1, 1))
+        inside.append((np.abs(made.image - truth) <= made.uncertainty).mean())
+    assert 0.85 < np.mean(inside) <= 1
+
+
+def test_the_same_run_gives_the_same_weights_and_a_killed_one_goes_on(trained, tmp_path):
+    def killed(progress):
+        if progress.step == 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore.fit(scans(), SMALL, tmp_path, attrs={"modality": "DX"}, on_tick=killed)
+    assert restore.fit(scans(), SMALL, tmp_path, attrs={"modality": "DX"}).sha256 == trained.sha256
+
+
+def test_what_it_has_never_seen_is_refused(trained):
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:64, :64]
+    for foreign in (rng.random((64, 64)), (np.sin(rows) * np.cos(columns)), np.eye(64)):
+        with pytest.raises(Unfamiliar, match="trained on such images"):
+            trained.restore(foreign)
+    assert trained.restore(rng.random((64, 64)), refuse=False).distance > 1
+
+
+def test_changed_weights_are_not_used(trained, tmp_path):
+    for path in trained_folder(trained).iterdir():
+        if path.is_file():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = tmp_path / restore.WEIGHTS
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(IntegrityError):
+        Restorer(tmp_path)
+
+
+def trained_folder(trained):
+    return trained.folder
+
+
+@pytest.mark.parametrize("broken", [np.zeros((8, 8)), np.full((64, 64), np.nan), np.zeros((2, 64, 64))])
+def test_no_image_is_told_so(trained, broken):
+    with pytest.raises(InvalidRequest, match="plane of finite values"):
+        trained.restore(broken)
+
+
+def test_a_configuration_that_cannot_train_is_refused():
+    with pytest.raises(InvalidRequest, match="window_px"):
+        replace(SMALL, window_px=20)

@@ -1,0 +1,137 @@
+"""An archive goes in and stays as it is; derived instances come out, and every other file is counted with its reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pydicom
+import pytest
+from typer.testing import CliRunner
+
+from medgan.errors import InvalidRequest, UnusableArchive
+from medgan.restoration import run
+from tests.unit.deid.dciodvfy import PROGRAM, new_errors
+from tests.unit.restoration.builders import instance, phantoms
+
+
+def digests(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def outputs(out, part):
+    return [pydicom.dcmread(path) for path in sorted((out / part).rglob("*.dcm"))]
+
+
+@pytest.fixture
+def done(archive, twice, tmp_path):
+    before = digests(archive)
+    report = run.restore(archive, tmp_path / "out", twice)
+    assert digests(archive) == before, "an original was touched"
+    return report
+
+
+def test_every_file_is_restored_or_quarantined_with_its_reason(done):
+    assert (done.received, done.restored, done.untouched) == (7, 3, 0)
+    assert done.quarantined == {"NOT_DICOM": 1, "NO_PIXELS": 1, "TRUNCATED": 1, "UNFAMILIAR": 1}
+    assert done.inconsistency_worst < 1e-5
+
+
+def test_outputs_are_derived_instances_that_name_their_source(done, tmp_path):
+    restored, doubts = (outputs(tmp_path / "out", part) for part in ("restored", "uncertainty"))
+    assert len(restored) == len(doubts) == 3
+    sources = {f"1.2.826.0.1.3680043.8.498.77.{n}" for n in (1, 2, 3)}
+    for made in (*restored, *doubts):
+        assert list(made.ImageType[:2]) == ["DERIVED", "SECONDARY"]
+        assert made.SourceImageSequence[0].ReferencedSOPInstanceUID in sources
+        assert made.SOPInstanceUID not in sources
+        assert made.SeriesInstanceUID != "1.2.826.0.1.3680043.8.498.77.100"
+        assert made.PatientID == "RESTORE-1"
+        assert "super-resolution-x2" in made.DerivationDescription
+        assert made.ContributingEquipmentSequence[-1].Manufacturer == "medgan"
+        assert "neural network" in made.ImageComments
+    assert len({made.SeriesInstanceUID for made in restored}) == 1
+    assert {made.SeriesInstanceUID for made in restored}.isdisjoint(made.SeriesInstanceUID for made in doubts)
+    assert restored[0].ImageType[3] == "RESTORED"
+    assert doubts[0].ImageType[3] == "UNCERTAINTY"
+    assert "95 %" in doubts[0].DerivationDescription
+
+
+def test_twice_the_pixels_cover_the_same_patient(done, tmp_path):
+    made = outputs(tmp_path / "out", "restored")[0]
+    assert (made.Rows, made.Columns) == (80, 80)
+    assert list(made.PixelSpacing) == [1.0, 1.0]
+    assert list(made.ImagePositionPatient)[:2] == [-40.0, -40.0]
+    assert made.pixel_array.shape == (80, 80)
+
+
+def test_a_second_run_gives_the_same_files(done, archive, twice, tmp_path):
+    before = digests(tmp_path / "out")
+    run.restore(archive, tmp_path / "out", twice)
+    assert digests(tmp_path / "out") == before
+
+
+def test_no_name_and_no_place_is_written_beside_the_images(done, tmp_path):
+    for name in (run.REPORT, run.QUARANTINE, run.PAGE):
+        text = (tmp_path / "out" / name).read_text()
+        assert "Doe" not in text
+        assert "good0" not in text
+        assert "RESTORE-1" not in text
+    assert len(json.loads((tmp_path / "out" / run.REPORT).read_text())["images"]) == 3
+
+
+@pytest.mark.skipif(shutil.which(PROGRAM) is None, reason="dciodvfy is not installed")
+def test_dciodvfy_finds_nothing_that_the_source_did_not_have(done, archive, tmp_path):
+    source = (archive / "good0.dcm").read_bytes()
+    for part in ("restored", "uncertainty"):
+        for path in (tmp_path / "out" / part).rglob("*.dcm"):
+            assert not new_errors(source, path.read_bytes(), tmp_path)
+
+
+def test_originals_are_never_where_results_go(archive, twice, tmp_path):
+    for place in (archive, archive / "inside"):
+        with pytest.raises(InvalidRequest, match="never go where the originals are"):
+            run.restore(archive, place, twice)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(InvalidRequest, match="something else"):
+        run.restore(archive, tmp_path / "mine", twice)
+    with pytest.raises(UnusableArchive, match="does not exist"):
+        run.restore(tmp_path / "nowhere", tmp_path / "out", twice)
+
+
+def test_dropped_lines_and_blind_patches_are_found_and_filled_and_nothing_else_changes(painter, tmp_path):
+    folder, image = tmp_path / "in", phantoms(43)[41].copy()
+    folder.mkdir()
+    (folder / "sound.dcm").write_bytes(instance(image, number=1))
+    image[20] = -1
+    (folder / "defect.dcm").write_bytes(instance(image, number=0))
+    report = run.restore(folder, tmp_path / "out", painter)
+    assert (report.restored, report.untouched) == (1, 1)
+    made = outputs(tmp_path / "out", "restored")[0].pixel_array
+    before = pydicom.dcmread(folder / "defect.dcm").pixel_array
+    assert (np.delete(made, 20, 0) == np.delete(before, 20, 0)).all()
+    assert (made[20] > before[20]).mean() > 0.9
+    doubt = outputs(tmp_path / "out", "uncertainty")[0].pixel_array
+    assert (np.delete(doubt, 20, 0) == 0).all()
+    assert (doubt[20] > 0).all()
+
+
+def test_the_command_counts_and_says_where_to_look(archive, twice, tmp_path):
+    from medgan.cli import app
+
+    command = [
+        "restore",
+        str(archive),
+        str(tmp_path / "out"),
+        "--task",
+        "super-resolution-x2",
+        "--model",
+        str(twice.folder),
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 3
+    assert "7 files: 3 restored, 0 left alone, 4 quarantined" in result.output
+    assert "restored.html" in result.output
