@@ -334,7 +334,7 @@ def fit(
 
 
 def _lay_out_as_weights(*optimisers: Optimiser) -> None:
-    """A resumed run adds up in the same order as an unbroken one only when moments lie in memory as their weights do."""
+    """A resumed run is an unbroken one bit for bit only when moments lie in memory as their weights do."""
     for optimiser in optimisers:
         for weight, slots in optimiser.state.items():
             for name, slot in slots.items():
@@ -385,8 +385,7 @@ def _inputs(
         whole = fitting(scans.images[row], degradation.factor)
         measured = degradation.measure(whole, rng)
         seen = measured.seen if measured.hole is None else degradation.naive(measured)  # a hole itself is not foreign
-        for shown in (seen, whole):
-            out.append(familiar.describe(_by_percentiles(shown)))
+        out += [familiar.describe(_by_percentiles(shown)) for shown in (seen, whole)]
     return out
 
 

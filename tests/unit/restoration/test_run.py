@@ -1,4 +1,4 @@
-"""An archive goes in and stays as it is; derived instances come out, and every other file is counted with its reason."""
+"""An archive goes in and stays as it is; derived instances come out, every other file is counted with its reason."""
 
 from __future__ import annotations
 
