@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, inf, log, sqrt
 from typing import Any
 
@@ -64,9 +65,15 @@ class Ledger:
 
     def epsilon(self, delta: float) -> float:
         """Epsilon at `delta`, an upper bound: PRV where its grid fits in memory, and never more than Renyi's."""
-        return min(prv_epsilon(self.history, delta), self.renyi_epsilon(delta))
+        return _epsilon(tuple(self.history), delta)
 
 
+@lru_cache(maxsize=256)
+def _epsilon(history: tuple[Steps, ...], delta: float) -> float:
+    return min(prv_epsilon(history, delta), Ledger(history).renyi_epsilon(delta))
+
+
+@lru_cache(maxsize=8192)
 def renyi(order: float, sigma: float, rate: float) -> float:
     """Renyi divergence of one Poisson-sampled Gaussian step (Mironov, Talwar and Zhang 2019, section 3.3)."""
     if rate == 0:
@@ -93,10 +100,11 @@ def prv_epsilon(history: Sequence[Steps], delta: float) -> float:
     if 2 * half + 1 > _MOST_POINTS:
         return inf
     size = fft.next_fast_len(2 * half + 1, real=True)
-    grid = (np.arange(size) - size // 2) * mesh
+    grid: Reals = (np.arange(size) - size // 2).astype(np.float64) * mesh
     return max(_composed(steps, grid, mesh, delta - delta_error, removing=removing) for removing in (True, False))
 
 
+@lru_cache(maxsize=64)
 def solve_sigma(*, epsilon: float, delta: float, rate: float, steps: int) -> float:
     """The least noise multiplier, to 0.5 %, with which `steps` steps stay within the target."""
 
@@ -173,8 +181,10 @@ def _loss_cdf(loss: Reals, s: Steps, *, removing: bool) -> Reals:
 def _mean_loss(s: Steps, *, removing: bool) -> float:
     """Mean privacy loss of one step by the trapezoidal rule, which is exact to rounding for such smooth integrands."""
     t = np.linspace(-14 * s.sigma, 1 + 14 * s.sigma, _QUADRATURE_POINTS)
-    loss = np.logaddexp(np.log1p(-s.rate), log(s.rate) + (2 * t - 1) / (2 * s.sigma**2)) if s.rate < 1 else (
-        (2 * t - 1) / (2 * s.sigma**2)
+    loss = (
+        np.logaddexp(np.log1p(-s.rate), log(s.rate) + (2 * t - 1) / (2 * s.sigma**2))
+        if s.rate < 1
+        else ((2 * t - 1) / (2 * s.sigma**2))
     )
     away, near = (np.exp(-((t - centre) ** 2) / (2 * s.sigma**2)) for centre in (0, 1))
     density = (1 - s.rate) * away + s.rate * near if removing else away

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medgan.errors import IntegrityError
-from medgan.gan.step import Optimiser, Players
+from medgan.gan.step import Ladder, Optimiser, Players
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class Position:
     retreats: int
     seconds: float
     config_sha256: str
+    ladder: dict[str, Any] = field(default_factory=dict)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -65,6 +67,7 @@ def save_state(path: Path, players: Players, *, seconds: float, config_sha256: s
         "retreats": players.retreats,
         "seconds": seconds,
         "config_sha256": config_sha256,
+        "ladder": asdict(players.ladder),
     }
     _save(path, tensors, {"position": json.dumps(position)})
 
@@ -87,6 +90,7 @@ def load_state(path: Path, players: Players, *, config_sha256: str, weights_only
     for name, network in _networks(players).items():
         network.load_state_dict(_below(tensors, name))
     players.step, players.retreats = position.step, position.retreats
+    players.ladder = Ladder(**position.ladder)
     if weights_only:
         return position
     for name, optimiser in _optimisers(players).items():

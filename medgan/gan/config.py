@@ -25,6 +25,24 @@ _BASE_PX = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DP:
+    """The guarantee asked for of one training.
+
+    `delta` should not exceed 1 / (10 x patients); `clip` bounds one patient's gradient.
+    """
+
+    epsilon: float
+    delta: float
+    clip: float = 1.0
+    unit: str = "patient"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no guarantee."""
+        if not (self.epsilon > 0 and 0 < self.delta < 1 and self.clip > 0 and self.unit == "patient"):
+            raise InvalidRequest("epsilon and clip must be positive, delta in (0, 1), and the unit is the patient")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """One training run, complete: the same config, data and machine give the same weights bit for bit.
 
@@ -78,6 +96,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     tick_kimg: float = 8.0
     retreats: int = 3
+    privacy: DP | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot train, with the number that is wrong."""
@@ -93,6 +112,21 @@ class TrainConfig:
         self._require(0 <= self.augment_p < 1, "augment_p must lie in [0, 1): at 1 augmentations leak into images")
         self._require(self.threads >= 1, "at least one thread is needed")
         self._require(min(self.penalty_every, self.critic_steps) >= 1, "penalty_every and critic_steps start at 1")
+        if self.privacy is not None:
+            self._require_private()
+
+    def _require_private(self) -> None:
+        """What per-sample gradients and the proof of the guarantee ask of a configuration."""
+        plain = self.norm_d == "none" and not self.spectral_norm
+        self._require(
+            plain, "privacy needs a discriminator that looks at one image at a time: no norm, no spectral norm"
+        )
+        single = self.loss in {"gan-ns", "gan-minimax", "hinge"}
+        self._require(single, "privacy needs a loss that judges one image by its sign: gan-ns, gan-minimax or hinge")
+        exact = self.precision == "fp32" and self.device == "cpu"
+        self._require(exact, "privacy needs precision fp32 on a CPU")
+        unaided = not self.conditions and self.augment_p == 0 and self.critic_steps == 1 and self.clip == 0
+        self._require(unaided, "privacy goes without conditions beside the class, augmentation and clipped weights")
 
     @staticmethod
     def _require(condition: bool, message: str) -> None:
@@ -118,6 +152,8 @@ class TrainConfig:
     def digest(self) -> str:
         """Hex SHA-256 over the canonical JSON of every field and of `CODE_VERSION`."""
         value = {"code_version": CODE_VERSION, **asdict(self)}
+        if self.privacy is None:
+            del value["privacy"]  # models from before there was a choice keep their names
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -131,4 +167,6 @@ class TrainConfig:
         given = dict(value)
         for name in ("widths", "widths_d", "conditions"):
             given[name] = tuple(given.get(name, ()))
+        if given.get("privacy") is not None:
+            given["privacy"] = DP(**given["privacy"])
         return cls(**given)

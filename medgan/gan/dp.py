@@ -1,148 +1,128 @@
-"""Differential privacy for the discriminator: exact per-sample gradients, clipped by patient, noised, accounted.
+"""Differential privacy for the discriminator: exact per-sample gradients, clipped by patient, noised in secret.
 
 Only the discriminator sees real images, so only its steps are privatised; the generator and its average are
 post-processing. `torch.func` gives per-sample gradients through the R1 term, where hooks on modules do not.
 
 The guarantee is for adding or removing one *patient*: a step draws each patient with probability `rate` (Poisson),
-sums that patient's gradients first, clips the sum to norm `clip`, and adds Gaussian noise of `sigma x clip`.
+sums that patient's gradients first, clips the sum to norm `clip`, and adds Gaussian noise of `sigma x clip`. What that
+costs is `medgan.gan.accountant`'s business.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from math import log
-from typing import Any
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from scipy import special
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from medgan.errors import InvalidRequest
+from medgan.errors import IntegrityError
+from medgan.gan.loss import LOSSES
 
 Gradients = dict[str, Tensor]
 Logit = Callable[[Tensor, Tensor], Tensor]
-"""One image (C, H, W) and its class () to one logit ()."""
+"""One image (C, H, W) and its condition to one logit ()."""
 SampleLoss = Callable[..., Tensor]
 """(Logit, *tensors of one sample) to a scalar."""
 
-ORDERS: tuple[float, ...] = (*(1 + step / 10 for step in range(1, 100)), *map(float, range(12, 64)))
-"""Renyi orders the accountant minimises over (the usual grid: 1.1 to 10.9 and 12 to 63)."""
-_SERIES_TERMS = 2000
+_KEY_BYTES = 32
+_GAUSSIANS_A_DRAW = 4
+"""The mean of several draws hides the gaps that one 53-bit draw leaves (Mironov 2012; Holohan and Braghin 2021)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DP:
-    """The guarantee asked for.
+class Secret:
+    """All randomness that a guarantee rests on: the ChaCha20 keystream of a key from the operating system.
 
-    `delta` should not exceed 1 / (10 x patients); `clip` bounds one patient's gradient.
+    A step's draws follow from the key and the step's number. So a run that is resumed after a kill repeats the very
+    noise it had drawn, which gives nothing away twice, and nobody without the key can foresee it.
     """
 
-    epsilon: float
-    delta: float
-    clip: float = 1.0
-    unit: str = "patient"
+    def __init__(self, key: bytes) -> None:
+        """Draw from `key` (32 bytes)."""
+        if len(key) != _KEY_BYTES:
+            raise IntegrityError("the noise key of this run is broken: delete the model's folder and train again")
+        self._key = key
 
-    def __post_init__(self) -> None:
-        """Refuse what is no guarantee."""
-        if not (self.epsilon > 0 and 0 < self.delta < 1 and self.clip > 0 and self.unit == "patient"):
-            raise InvalidRequest("epsilon and clip must be positive, delta in (0, 1), and the unit is the patient")
+    @classmethod
+    def at(cls, path: Path) -> Secret:
+        """The secret at `path`, made and fsynced there first (mode 0600) where there is none."""
+        if not path.exists():
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(os.urandom(_KEY_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                path.hardlink_to(temporary)  # the first of two processes wins, and both read one key
+            except FileExistsError:
+                pass
+            finally:
+                temporary.unlink()
+        return cls(path.read_bytes())
 
+    @property
+    def fingerprint(self) -> str:
+        """32 hex digits that name this secret and tell nothing of it."""
+        return hashlib.blake2b(b"name", key=self._key, digest_size=16).hexdigest()
 
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """`count` steps at noise multiplier `sigma` and sampling rate `rate`."""
+    def uniforms(self, purpose: str, step: int, count: int) -> npt.NDArray[np.float64]:
+        """(count,) draws in (0, 1)."""
+        label = f"{purpose} {step}".encode()
+        key = hashlib.blake2b(label, key=self._key, digest_size=_KEY_BYTES).digest()
+        stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor().update(bytes(8 * count))
+        return ((np.frombuffer(stream, "<u8") >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
-    sigma: float
-    rate: float
-    count: int
-
-
-class Ledger:
-    """What was spent on one collection, over all nights; epsilon is derived on demand, so nothing is rounded away."""
-
-    def __init__(self, history: Iterable[Steps] = ()) -> None:
-        """Start from an earlier history."""
-        self.history: list[Steps] = list(history)
-
-    def spend(self, steps: Steps) -> None:
-        """Add steps; equal neighbours are joined, so that the history stays short."""
-        if self.history and (self.history[-1].sigma, self.history[-1].rate) == (steps.sigma, steps.rate):
-            steps = Steps(steps.sigma, steps.rate, self.history.pop().count + steps.count)
-        self.history.append(steps)
-
-    def epsilon(self, delta: float) -> float:
-        """Epsilon at `delta` of everything spent (RDP composition; Canonne, Kamath and Steinke 2020, prop. 12)."""
-        if not self.history:
-            return 0.0
-        orders = np.asarray(ORDERS)
-        spent = sum(np.array([renyi(order, s.sigma, s.rate) for order in ORDERS]) * s.count for s in self.history)
-        bounds = spent - (log(delta) + np.log(orders)) / (orders - 1) + np.log((orders - 1) / orders)
-        return float(max(0.0, np.min(bounds)))
-
-    def refuse_beyond(self, steps: Steps, *, total_epsilon: float, delta: float) -> None:
-        """`InvalidRequest`, telling both numbers, when these steps would spend more than the configured total."""
-        after = Ledger(self.history)
-        after.spend(steps)
-        spent, wanted = self.epsilon(delta), after.epsilon(delta)
-        if wanted > total_epsilon:
-            raise InvalidRequest(
-                f"this training would bring the collection's budget from epsilon {spent:.3f} to {wanted:.3f}, and "
-                f"{total_epsilon:.3f} is all there is (delta {delta:g})"
-            )
+    def normals(self, purpose: str, step: int, count: int) -> npt.NDArray[np.float64]:
+        """(count,) standard normal draws."""
+        draws = special.ndtri(self.uniforms(purpose, step, _GAUSSIANS_A_DRAW * count)).reshape(_GAUSSIANS_A_DRAW, count)
+        summed: npt.NDArray[np.float64] = draws.sum(axis=0) / _GAUSSIANS_A_DRAW**0.5
+        return summed
 
 
-def renyi(order: float, sigma: float, rate: float) -> float:
-    """Renyi divergence of one Poisson-sampled Gaussian step (Mironov, Talwar and Zhang 2019, section 3.3)."""
-    if rate == 0:
-        return 0.0
-    if rate == 1:
-        return order / (2 * sigma**2)
-    moment = _whole_moment if float(order).is_integer() else _real_moment
-    return moment(order, sigma, rate) / (order - 1)
+class Patients:
+    """Which rows belong to whom, and whom a step draws."""
+
+    def __init__(self, patient_of_row: npt.NDArray[np.object_]) -> None:
+        """Of the patient (N,) of each image."""
+        self.keys, owner = np.unique(np.asarray(patient_of_row).astype(str), return_inverse=True)
+        self._rows = np.argsort(owner, kind="stable")
+        self._counts = np.bincount(owner, minlength=len(self.keys))
+        self._starts = np.cumsum(self._counts) - self._counts
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.keys)
+
+    def draw(self, secret: Secret, step: int, rate: float) -> npt.NDArray[np.int64]:
+        """One row of each patient drawn: each patient with probability `rate`, on its own, then one of its images."""
+        chosen = np.flatnonzero(secret.uniforms("patients", step, len(self)) < rate)
+        place = secret.uniforms("images", step, len(self))[chosen]
+        rows: npt.NDArray[np.int64] = self._rows[
+            self._starts[chosen] + (place * self._counts[chosen]).astype(np.int64)
+        ].astype(np.int64)
+        return rows
 
 
-def solve_sigma(budget: DP, *, rate: float, steps: int) -> float:
-    """The least noise multiplier, to 0.1 %, with which `steps` steps stay within the budget."""
-    low, high = 0.2, 1000.0
-    if Ledger([Steps(high, rate, steps)]).epsilon(budget.delta) > budget.epsilon:
-        raise InvalidRequest(f"no noise up to {high:g} reaches epsilon {budget.epsilon:g} in {steps:,} steps")
-    while high / low > 1.001:  # noqa: PLR2004 - the precision the docstring names
-        middle = (low * high) ** 0.5
-        if Ledger([Steps(middle, rate, steps)]).epsilon(budget.delta) > budget.epsilon:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def draw_patients(patients: int, rate: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Indices of the patients of one step: each with probability `rate`, on its own (Poisson sampling)."""
-    return np.flatnonzero(rng.random(patients) < rate).astype(np.int64)
-
-
-def noise_generator(device: str = "cpu") -> torch.Generator:
-    """A generator seeded by the operating system: the noise of a guarantee must not be foreseeable."""
-    return torch.Generator(device).manual_seed(secrets.randbits(63))
-
-
-def pairing_loss(gamma: float) -> SampleLoss:
-    """R3 of one pair: softplus(D(fake) - D(real)) + gamma/2 (|grad D(real)|^2 + |grad D(fake)|^2)."""
+def sample_loss(game: str, gamma: float) -> SampleLoss:
+    """The discriminator's loss of one pair under one condition, with gamma/2 |grad D(real)|^2 (R1) where gamma > 0."""
 
     def loss(logit: Logit, real_CHW: Tensor, fake_CHW: Tensor, c: Tensor) -> Tensor:
-        slopes = (grad(logit)(image_CHW, c).square().sum() for image_CHW in (real_CHW, fake_CHW))
-        game = nn.functional.softplus(logit(fake_CHW, c) - logit(real_CHW, c))
-        return game + gamma / 2 * sum(slopes, torch.zeros(()))
+        value = LOSSES[game].discriminator(logit(real_CHW, c)[None], logit(fake_CHW, c)[None])
+        return value + gamma / 2 * grad(logit)(real_CHW, c).square().sum() if gamma > 0 else value
 
     return loss
 
 
 def per_sample_gradients(network: nn.Module, loss: SampleLoss, *batch: Tensor) -> Gradients:
-    """Gradient of the loss of each sample alone: name -> (N, ...) float32. Exact, penalties included."""
+    """Gradient of the loss of each sample alone: name -> (N, ...). Exact, penalties included."""
     parameters = {name: value.detach() for name, value in network.named_parameters()}
     buffers = dict(network.named_buffers())
 
@@ -164,46 +144,23 @@ def clipped_sum(gradients: Gradients, patients: Sequence[int], clip: float) -> G
     """
     _, owner = torch.unique(torch.as_tensor(patients), return_inverse=True)
     count = int(owner.max()) + 1 if len(owner) else 0
-    sums = {
-        name: torch.zeros((count, *value.shape[1:]), dtype=value.dtype).index_add_(0, owner, value)
-        for name, value in gradients.items()
-    }
-    squares = sum((value.reshape(count, -1).square().sum(1) for value in sums.values()), torch.zeros(count))
+    if count < len(owner):
+        gradients = {
+            name: torch.zeros((count, *value.shape[1:]), dtype=value.dtype).index_add_(0, owner, value)
+            for name, value in gradients.items()
+        }
+    squares = sum((value.reshape(count, -1).square().sum(1) for value in gradients.values()), torch.zeros(count))
     factors = (clip / squares.sqrt().clamp_min(1e-12)).clamp_max(1.0)
-    return {name: torch.tensordot(factors, value, dims=1) for name, value in sums.items()}
+    return {name: torch.tensordot(factors, value, dims=1) for name, value in gradients.items()}
 
 
 def privatised(
-    total: Gradients, *, clip: float, sigma: float, expected_patients: float, generator: torch.Generator
+    total: Gradients, *, clip: float, sigma: float, expected_patients: float, secret: Secret, step: int
 ) -> Gradients:
     """The mean gradient to step with: (sum + N(0, (sigma clip)^2)) / patients expected in a step."""
+    sizes = [value.numel() for value in total.values()]
+    noise = np.split(secret.normals("noise", step, sum(sizes)), np.cumsum(sizes)[:-1])
     return {
-        name: (value + sigma * clip * torch.randn(value.shape, generator=generator)) / expected_patients
-        for name, value in sorted(total.items())
+        name: (value + sigma * clip * torch.from_numpy(draw).to(value.dtype).view_as(value)) / expected_patients
+        for (name, value), draw in zip(total.items(), noise, strict=True)
     }
-
-
-def _whole_moment(order: float, sigma: float, rate: float) -> float:
-    """Log moment for an integer order: a finite binomial sum."""
-    k = np.arange(int(order) + 1)
-    terms = _log_binomial(order, k) + k * log(rate) + (order - k) * np.log1p(-rate) + (k * k - k) / (2 * sigma**2)
-    return float(special.logsumexp(terms))
-
-
-def _real_moment(order: float, sigma: float, rate: float) -> float:
-    """Log moment for a real order: two convergent series with alternating signs."""
-    k = np.arange(_SERIES_TERMS, dtype=np.float64)
-    crossing = sigma**2 * log(1 / rate - 1) + 0.5
-    binomials, signs = _log_binomial(order, k), special.gammasgn(order - k + 1)
-    rest = order - k
-    left = k * log(rate) + rest * np.log1p(-rate) + (k * k - k) / (2 * sigma**2)
-    right = rest * log(rate) + k * np.log1p(-rate) + (rest * rest - rest) / (2 * sigma**2)
-    left += special.log_ndtr((crossing - k) / sigma)
-    right += special.log_ndtr((rest - crossing) / sigma)
-    return float(special.logsumexp(np.concatenate([binomials + left, binomials + right]), b=np.tile(signs, 2)))
-
-
-def _log_binomial(order: float, k: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Log |C(order, k)|, for real orders too."""
-    below: npt.NDArray[np.float64] = special.gammaln(k + 1.0) + special.gammaln(order - k + 1.0)
-    return float(special.gammaln(order + 1)) - below

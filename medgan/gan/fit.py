@@ -26,6 +26,7 @@ from medgan.gan.arithmetic import fixed
 from medgan.gan.config import TrainConfig
 from medgan.gan.images import TrainingSet, indices, to_stored
 from medgan.gan.parallel import ALONE, World
+from medgan.gan.private import Game, Noise, forget
 from medgan.gan.sample import CONFIG, FORMAT, WEIGHTS
 from medgan.gan.step import Players, Score, play
 
@@ -59,6 +60,18 @@ class Tick:
 OnTick = Callable[[Tick], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Private:
+    """Whose each training image is (N,), and `reserve`, called before any noise is drawn.
+
+    It gets the run's name and what the run will spend, may refuse by raising, and is called again on every resume
+    with the same name.
+    """
+
+    patients: NDArray[np.object_]
+    reserve: Callable[[str, Noise], None] = lambda _run, _noise: None
+
+
 def fit(
     images: TrainingSet,
     config: TrainConfig,
@@ -67,21 +80,24 @@ def fit(
     attrs: dict[str, Any] | None = None,
     on_tick: OnTick | None = None,
     world: World = ALONE,
+    private: Private | None = None,
 ) -> float:
     """Train into `folder`, going on from what stands there; seconds of training, resumes included.
 
     `attrs` says how stored values become physical ones and is kept for the sampler. In a `world` of several
-    processes the first one writes, and all read the same folder.
+    processes the first one writes, and all read the same folder. A configuration with `privacy` needs `private`.
 
     Raises:
         InvalidRequest: images of another size, a batch the processes cannot share, a device that is not there.
         TrainingDiverged: a loss became non-finite, or images collapsed, more often than `config.retreats`.
     """
     _check(images, config, world)
+    if config.privacy is not None and (private is None or len(private.patients) != len(images.class_index)):
+        raise InvalidRequest("differential privacy protects patients: say whose each training image is")
     if world.leads:
         (folder / GRIDS).mkdir(parents=True, exist_ok=True)
     with fixed(config.threads):
-        run = Run(images=images, config=config, folder=folder, world=world, on_tick=on_tick)
+        run = Run(images=images, config=config, folder=folder, world=world, on_tick=on_tick, private=private)
         run.resume()
         while run.players.step < config.total_steps:
             run.play_until_tick()
@@ -96,6 +112,7 @@ def fit(
             }
             text = json.dumps(described, sort_keys=True, indent=1, allow_nan=False)
             checkpoint.write_atomically(folder / CONFIG, text.encode())
+            forget(folder)
         world.wait()
     return run.seconds
 
@@ -107,6 +124,8 @@ def _check(images: TrainingSet, config: TrainConfig, world: World) -> None:
         raise InvalidRequest(f"{world.size} processes cannot share a batch of {config.batch} equally")
     if world.size > 1 and "batch" in {config.norm_g, config.norm_d}:
         raise InvalidRequest("batch norm looks at the whole batch: share a batch with norm_g and norm_d `none` only")
+    if world.size > 1 and config.privacy is not None:
+        raise InvalidRequest("a training under differential privacy runs in one process")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InvalidRequest("this recipe needs a GPU and there is none here: choose one that ends in _cpu")
 
@@ -120,12 +139,14 @@ class Run:
     folder: Path
     world: World
     on_tick: OnTick | None
+    private: Private | None = None
+    game: Game | None = None
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
         """Make fresh players."""
         self.players = self.fresh()
-        self.identity = _identity(self.config, self.images)
+        self.identity = _identity(self.config, self.images, self.private)
 
     def fresh(self) -> Players:
         """Players who have not played."""
@@ -141,6 +162,9 @@ class Run:
             if position is None:
                 self.save()
         self.world.wait()
+        if self.config.privacy is not None and self.private and self.players.step < self.config.total_steps:
+            self.game = Game(self.config, self.images, self.private.patients, self.folder, name=self.identity)
+            self.private.reserve(self.game.secret.fingerprint, self.game.noise)
 
     def save(self) -> None:
         """Write the state to resume from."""
@@ -154,7 +178,9 @@ class Run:
         goal = min(self.config.total_steps, (first // every + 1) * every)
         scores: list[Score] = []
         while self.players.step < goal:
-            score = play(self.config, self.players, self.images, self.world)
+            score = (
+                self.game.play(self.players) if self.game else play(self.config, self.players, self.images, self.world)
+            )
             if not all(isfinite(value) for value in score):
                 self.seconds += time.perf_counter() - begun
                 self.retreat()
@@ -163,8 +189,8 @@ class Run:
         spent = time.perf_counter() - begun
         self.seconds += spent
         made_NHW = preview(self.config, self.players, self.images)
-        spread = relative_spread(made_NHW, self.images)
-        watched = self.players.step * self.config.batch >= 1000 * _WATCH_FROM_KIMG
+        spread = relative_spread(made_NHW, None if self.game else self.images)
+        watched = self.game is None and self.players.step * self.config.batch >= 1000 * _WATCH_FROM_KIMG
         if self.world.mean(float(watched and spread < _LEAST_SPREAD)) > 0:
             self.retreat()
             return
@@ -198,6 +224,11 @@ class Run:
 
     def retreat(self) -> None:
         """Back to the last state: the generator from its moving average, fresh optimisers, half the step."""
+        if self.game:  # the same noise must never be added to other gradients
+            raise TrainingDiverged(
+                "a logit became non-finite under differential privacy, and what this training reserved is spent: "
+                "lower learning_rate"
+            )
         retreats = self.players.retreats + 1
         if retreats > self.config.retreats:
             raise TrainingDiverged(
@@ -214,8 +245,11 @@ class Run:
         self.world.wait()
 
 
-def _identity(config: TrainConfig, images: TrainingSet) -> str:
-    """Digest of what a state belongs to: the configuration and what the training set looks like from outside."""
+def _identity(config: TrainConfig, images: TrainingSet, private: Private | None) -> str:
+    """Digest of what a state belongs to: the configuration and what the training set looks like from outside.
+
+    Where noise hides the pixels, exactly which pixels and whose: the same noise on other images would uncover both.
+    """
     facts = [
         config.digest,
         images.pixels.shape,
@@ -224,6 +258,12 @@ def _identity(config: TrainConfig, images: TrainingSet) -> str:
         images.hi,
         conditions.to_json(images.fields),
     ]
+    if private is not None and config.privacy is not None:
+        facts += [
+            hashlib.sha256(np.ascontiguousarray(images.pixels).tobytes()).hexdigest(),
+            hashlib.sha256(images.class_index.tobytes()).hexdigest(),
+            hashlib.sha256("\n".join(map(str, private.patients)).encode()).hexdigest(),
+        ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -240,11 +280,17 @@ def preview(config: TrainConfig, players: Players, images: TrainingSet) -> NDArr
     return to_stored(made, images.lo, images.hi)
 
 
-def relative_spread(made_NHW: NDArray[np.uint16], images: TrainingSet) -> float:
-    """Mean deviation of a pixel over generated images, divided by the same over as many real ones."""
+def relative_spread(made_NHW: NDArray[np.uint16], images: TrainingSet | None) -> float:
+    """Mean deviation of a pixel over generated images, divided by the same over as many real ones.
+
+    Without `images` (a private run may not look) the plain deviation in parts of uint16's range.
+    """
+    made = float(made_NHW.astype(np.float64).std(0).mean())
+    if images is None:
+        return made / 65535
     rows = np.linspace(0, len(images.class_index) - 1, len(made_NHW)).round().astype(np.int64)
-    real = np.asarray(images.pixels[rows], np.float64).std(0).mean()
-    return float(made_NHW.astype(np.float64).std(0).mean() / real) if real else 1.0
+    real = float(np.asarray(images.pixels[rows], np.float64).std(0).mean())
+    return made / real if real else 1.0
 
 
 def _truncate_curve(path: Path, step: int) -> None:

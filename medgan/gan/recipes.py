@@ -14,8 +14,10 @@ from typing import Literal
 import torch
 
 from medgan.errors import InvalidRequest
-from medgan.gan.config import TrainConfig
+from medgan.gan.config import DP, TrainConfig
 
+_PRIVATE_BATCH = 128
+"""Patients a step under differential privacy: noise is added once a step, so few large steps hear more signal."""
 PERSON = ("sex", "age_years")
 """Columns that every recipe conditions on where a cohort has them."""
 
@@ -179,7 +181,35 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
 }
 
 
-def build(recipe: str, *, seed: int = 0, total_kimg: float | None = None) -> TrainConfig:
+def private(config: TrainConfig, privacy: DP) -> TrainConfig:
+    """The recipe under differential privacy: its networks and latents, and a game that bears noise.
+
+    The non-saturating game with plain gradients on a discriminator without normalisation, larger batches, slower Adam
+    without momentum in the discriminator's noise (Bie, Kamath and Zhang 2023, section 5).
+    """
+    return replace(
+        config,
+        privacy=privacy,
+        loss="gan-ns",
+        gamma=0.0,
+        gamma_end=None,
+        norm_d="none",
+        spectral_norm=False,
+        conditions=(),
+        augment_p=0.0,
+        critic_steps=1,
+        clip=0.0,
+        precision="fp32",
+        device="cpu",
+        beta1=0.5,
+        beta2=0.999,
+        learning_rate=5e-4,
+        learning_rate_end=None,
+        batch=max(config.batch, _PRIVATE_BATCH),
+    )
+
+
+def build(recipe: str, *, seed: int = 0, total_kimg: float | None = None, privacy: DP | None = None) -> TrainConfig:
     """The configuration behind a name with a request's overrides; `InvalidRequest` on an unknown name.
 
     A name is a recipe's, or a system's and a size: `dcgan_32`.
@@ -192,4 +222,5 @@ def build(recipe: str, *, seed: int = 0, total_kimg: float | None = None) -> Tra
     else:
         names = ", ".join([*sorted(RECIPES), *(f"{name}_<size>" for name in SYSTEMS)])
         raise InvalidRequest(f"there is no such recipe; choose one of {names}")
-    return replace(config, seed=seed, total_kimg=config.total_kimg if total_kimg is None else total_kimg)
+    config = replace(config, seed=seed, total_kimg=config.total_kimg if total_kimg is None else total_kimg)
+    return config if privacy is None else private(config, privacy)

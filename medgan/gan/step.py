@@ -6,7 +6,7 @@ Randomness comes from counters (seed, step, retreats), so a resumed or distribut
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import cos, isfinite, nan, pi
 from typing import NamedTuple
 
@@ -35,6 +35,16 @@ class Score(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
+class Ladder:
+    """Where a private run stands between two moves of its generator (see `private`)."""
+
+    rung: int = 0
+    waited: int = 0
+    accuracy: float = 1.0
+    moves: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
 class Players:
     """Both networks, the generator's moving average, their optimisers, and the position in the run."""
 
@@ -45,6 +55,7 @@ class Players:
     optimiser_d: Optimiser
     step: int = 0
     retreats: int = 0
+    ladder: Ladder = field(default_factory=Ladder)
 
     @classmethod
     def start(cls, config: TrainConfig, classes: int, features: int = 0) -> Players:

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from medgan.cohort import read
-from medgan.gan import conditions, recipes
+from medgan.errors import InvalidRequest
+from medgan.gan import budget, conditions, recipes
+from medgan.gan.accountant import Ledger
 from medgan.gan.checkpoint import write_atomically
-from medgan.gan.config import TrainConfig
-from medgan.gan.fit import OnTick, Tick, fit
+from medgan.gan.config import DP, TrainConfig
+from medgan.gan.fit import OnTick, Private, Tick, fit
 from medgan.gan.images import TrainingSet
+from medgan.gan.private import Noise, solve
 from medgan.gan.sample import CONFIG, WEIGHTS
-from medgan.records import TrainedModel, TrainRequest, ValidatedCohort, canonical_json, sha256_hex
+from medgan.records import (
+    PrivacyBudget,
+    PrivacyTarget,
+    TrainedModel,
+    TrainRequest,
+    ValidatedCohort,
+    canonical_json,
+    sha256_hex,
+)
 from medgan.settings import Zones
 
 RECORD = "model.json"
@@ -25,9 +40,11 @@ def train(
 
     Raises:
         InvalidRequest: unknown recipe, or one of another image size.
+        PrivacyRefused: the collection's differential-privacy budget does not allow this training.
         TrainingDiverged: a loss stayed non-finite after every roll-back.
     """
-    config = recipes.build(request.recipe, seed=request.seed, total_kimg=request.total_kimg)
+    privacy = _guarantee(request.privacy, cohort.cohort.patients["train"])
+    config = recipes.build(request.recipe, seed=request.seed, total_kimg=request.total_kimg, privacy=privacy)
     handle = model_handle(cohort, config)
     folder = zones.pseudonymised / "models" / handle
     finished = load(folder)
@@ -35,8 +52,9 @@ def train(
         return finished
     loaded = read.load(cohort.cohort, zones=zones)
     images, class_index, table = loaded.split("train")
+    patients = table["patient_key"].to_numpy(dtype=object)
     columns = {name: table[name].to_numpy() for name in config.conditions if name in table}
-    fields, features = conditions.learn_all(columns, table["patient_key"].to_numpy())
+    fields, features = conditions.learn_all(columns, patients)
     lo, hi = loaded.attrs["intensity_range"]
     training_set = TrainingSet(
         pixels=images,
@@ -48,7 +66,15 @@ def train(
         features=features,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    seconds = fit(training_set, config, folder, attrs=loaded.attrs, on_tick=on_tick)
+    account = _Account(cohort, request, config, patients, zones)
+    seconds = fit(
+        training_set,
+        config,
+        folder,
+        attrs=loaded.attrs,
+        on_tick=on_tick,
+        private=Private(patients=patients, reserve=account.reserve),
+    )
     model = TrainedModel(
         model=handle,
         cohort=cohort.cohort.cohort,
@@ -59,9 +85,72 @@ def train(
         size_px=config.size_px,
         kimg=config.total_steps * config.batch / 1000,
         seconds=round(seconds, 1),
+        privacy=account.budget(),
     )
     write_atomically(folder / RECORD, model.canonical())
     return model
+
+
+def _guarantee(target: PrivacyTarget | None, train_patients: int) -> DP | None:
+    """What the request asks of one training; delta is 1 / (10 x patients) unless it says less."""
+    if target is None:
+        return None
+    most = 1 / (10 * train_patients)
+    if target.delta is not None and target.delta > most:
+        raise InvalidRequest(
+            f"delta {target.delta:g} is no guarantee for {train_patients} patients: at most {most:.2g}"
+        )
+    return DP(epsilon=target.epsilon, delta=target.delta or most, clip=target.clip)
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """The collection's budget as this training sees it."""
+
+    cohort: ValidatedCohort
+    request: TrainRequest
+    config: TrainConfig
+    patients: NDArray[np.object_]
+    zones: Zones
+
+    @property
+    def collection(self) -> str:
+        return self.cohort.cohort.collection_snapshot.partition("@")[0]
+
+    def reserve(self, run: str, noise: Noise) -> None:
+        """Enter the run before it draws noise; `PrivacyRefused` when the total does not allow it."""
+        target, privacy = self.request.privacy, self.config.privacy
+        if target is None or privacy is None:
+            return
+        budget.reserve(
+            self.collection,
+            run=run,
+            model=model_handle(self.cohort, self.config),
+            noise=noise,
+            patients=self.patients,
+            delta=privacy.delta,
+            total_epsilon=target.total_epsilon or target.epsilon,
+            zones=self.zones,
+        )
+
+    def budget(self) -> PrivacyBudget | None:
+        """What the finished model states."""
+        privacy = self.config.privacy
+        if privacy is None:
+            return None
+        noise = solve(self.config, len(set(self.patients)))
+        spent = budget.spent(self.collection, delta=privacy.delta, zones=self.zones)
+        return PrivacyBudget(
+            epsilon=round(Ledger([noise.steps]).epsilon(privacy.delta), 4),
+            delta=privacy.delta,
+            accountant="PRV",
+            unit=privacy.unit,
+            sigma=noise.sigma,
+            rate=noise.rate,
+            steps=noise.count,
+            spent_epsilon=round(spent.epsilon, 4),
+            trainings=spent.trainings,
+        )
 
 
 def model_handle(cohort: ValidatedCohort, config: TrainConfig) -> str:

@@ -4,7 +4,7 @@ from medgan.records.archive import ArchiveRef, ScanReport, StudyKey
 from medgan.records.base import Handle, Name, Record, Sha256, canonical_json, sha256_hex
 from medgan.records.cohort import CohortRecipe, CohortSnapshot, ValidatedCohort
 from medgan.records.collection import CollectionSnapshot, IngestReport
-from medgan.records.model import PrivacyBudget, TrainedModel, TrainRequest
+from medgan.records.model import PrivacyBudget, PrivacyTarget, TrainedModel, TrainRequest
 from medgan.records.night import IngestOutcome, Night, NightReport, SynthesisOutcome, TrainOutcome
 from medgan.records.release import (
     Envelope,
@@ -57,6 +57,7 @@ __all__ = [
     "NightReport",
     "PrivacyBudget",
     "PrivacyReport",
+    "PrivacyTarget",
     "QualityReport",
     "QuarantineReason",
     "QuarantineRecord",

@@ -7,6 +7,21 @@ from pydantic import Field
 from medgan.records.base import Handle, Record, Sha256
 
 
+class PrivacyTarget(Record):
+    """Differential privacy with the patient as the unit: what one training may spend, and all of them together."""
+
+    epsilon: float = Field(default=8.0, gt=0, le=100, description="What this training spends of each patient's budget.")
+    delta: float | None = Field(
+        default=None, gt=0, lt=0.01, description="1 / (10 x patients of the train split) if empty."
+    )
+    clip: float = Field(default=1.0, gt=0, description="Largest norm of one patient's gradient.")
+    total_epsilon: float | None = Field(
+        default=None,
+        gt=0,
+        description="What all trainings on the collection together may spend; as much as one spends if empty.",
+    )
+
+
 class TrainRequest(Record):
     """What to train. The recipe is a function of `medgan.gan.recipes`; the rest overrides it."""
 
@@ -15,15 +30,25 @@ class TrainRequest(Record):
     total_kimg: float | None = Field(
         default=None, gt=0, description="Thousands of real images shown; the recipe's own if empty."
     )
+    privacy: PrivacyTarget | None = Field(
+        default=None, description="Train under differential privacy; without it the generator carries no guarantee."
+    )
 
 
 class PrivacyBudget(Record):
-    """A differential-privacy guarantee, with the accountant that derived it."""
+    """A differential-privacy guarantee, with the accountant that derived it and what it was derived from."""
 
-    epsilon: float = Field(gt=0)
+    epsilon: float = Field(gt=0, description="Of this training alone.")
     delta: float = Field(gt=0, lt=1)
     accountant: str
     unit: str = "patient"
+    sigma: float | None = Field(default=None, gt=0, description="Noise in parts of the clipping norm.")
+    rate: float | None = Field(default=None, gt=0, le=1, description="Chance of a patient to be drawn in a step.")
+    steps: int | None = Field(default=None, ge=1)
+    spent_epsilon: float | None = Field(
+        default=None, gt=0, description="Of the patient who spent most, over all trainings on the collection so far."
+    )
+    trainings: int | None = Field(default=None, ge=1, description="Trainings on the collection so far.")
 
 
 class TrainedModel(Record):

@@ -162,6 +162,7 @@ def test_the_record_is_canonical(case, cleared):
         (None, False),
         ({"epsilon": 2.5, "delta": 1e-5}, True),
         ({"epsilon": 4.0, "delta": 1e-5}, False),
+        ({"epsilon": 2.5, "delta": 1e-5, "spent_epsilon": 3.4, "trainings": 2}, False),
         ({"epsilon": 2.5, "delta": 0.01}, False),
         ({"epsilon": 2.5, "delta": 1e-5, "unit": "image"}, False),
     ],
