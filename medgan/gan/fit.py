@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,9 +26,11 @@ from medgan.gan.arithmetic import fixed
 from medgan.gan.config import TrainConfig
 from medgan.gan.images import TrainingSet, indices, to_stored
 from medgan.gan.parallel import ALONE, World
-from medgan.gan.private import Game, Noise, forget
 from medgan.gan.sample import CONFIG, FORMAT, WEIGHTS
 from medgan.gan.step import Players, Score, play
+
+if TYPE_CHECKING:
+    from medgan.gan.private import Game, Noise
 
 STATE, CURVE, GRIDS = "state.safetensors", "train.jsonl", "grids"
 _GRID_SIDE = 8
@@ -112,7 +114,10 @@ def fit(
             }
             text = json.dumps(described, sort_keys=True, indent=1, allow_nan=False)
             checkpoint.write_atomically(folder / CONFIG, text.encode())
-            forget(folder)
+            if config.privacy is not None:
+                from medgan.gan.private import forget
+
+                forget(folder)
         world.wait()
     return run.seconds
 
@@ -163,6 +168,8 @@ class Run:
                 self.save()
         self.world.wait()
         if self.config.privacy is not None and self.private and self.players.step < self.config.total_steps:
+            from medgan.gan.private import Game  # scipy and cryptography, which no other training needs
+
             self.game = Game(self.config, self.images, self.private.patients, self.folder, name=self.identity)
             self.private.reserve(self.game.secret.fingerprint, self.game.noise)
 
