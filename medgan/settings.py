@@ -46,5 +46,13 @@ class Zones:
 
     @property
     def registry(self) -> Path:
-        """Root of the published registry (`index.json`, `<dataset>/<version>/`)."""
+        """Root of the published registry (`index.json`, `<dataset>/<version>/`).
+
+        Where `registry_address` is an object store: staging, and a receipt (the manifest) of each version.
+        """
         return self.published / "registry"
+
+    @property
+    def registry_address(self) -> str:
+        """Where versions are published: `MEDGAN_REGISTRY_ROOT` (a folder or `s3://bucket/prefix`), else `registry`."""
+        return os.environ.get("MEDGAN_REGISTRY_ROOT") or str(self.registry)

@@ -64,7 +64,7 @@ def diff(first: str, second: str, *, registry: str | None = None, trust: Path | 
         raise InvalidRequest("two versions of one data set are compared: name it twice")
     link = pulls.connect(registry, trust=trust)
     old, new = (info(spec, registry=link.source.address) for spec in (first, second))
-    return compare(old, new, _reports(link.source, old), _reports(link.source, new))
+    return compare(old, new, reports(link.source, old), reports(link.source, new))
 
 
 def compare(old: Manifest, new: Manifest, old_numbers: dict[str, float], new_numbers: dict[str, float]) -> Difference:
@@ -93,7 +93,7 @@ def compare(old: Manifest, new: Manifest, old_numbers: dict[str, float], new_num
     )
 
 
-def _reports(source: registries.Source, manifest: Manifest) -> dict[str, float]:
+def reports(source: registries.Source, manifest: Manifest) -> dict[str, float]:
     """Headline numbers of a version's two reports, each checked against the manifest."""
     where = f"{manifest.name}/{manifest.version}/"
     digests = {file.path: file.sha256 for file in manifest.files}

@@ -171,8 +171,13 @@ class Loader:
             self.reader.chunk_into(int(pool.chunks[place]), buffer_MCHW[place])
 
     def _pools(self) -> list[_Pool]:
-        chunks, size = self._chunks(), max(1, self.plan.pool_rows // self.reader.layout.chunk_rows)
+        chunks, size = self._chunks(), max(1, self._pool_rows // self.reader.layout.chunk_rows)
         return [self._pool(at // size, chunks[at : at + size]) for at in range(0, len(chunks), size)]
+
+    @property
+    def _pool_rows(self) -> int:
+        """Rows decoded together: a pool to shuffle in; a few batches that stay in the cache where none is shuffled."""
+        return self.plan.pool_rows if self.plan.order == "pooled" else min(self.plan.pool_rows, 4 * self.plan.batch)
 
     def _pool(self, number: int, chunks: npt.NDArray[np.int64]) -> _Pool:
         rows = (chunks[:, None] * self.reader.layout.chunk_rows + np.arange(self.reader.layout.chunk_rows)).reshape(-1)

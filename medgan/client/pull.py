@@ -73,7 +73,7 @@ def pull(
             )
             refuse_other(folder, manifest, version)
         else:
-            _fetch(link.source, entry.name, version, keys=keys, folder=folder, on_progress=on_progress)
+            fetch(link.source, entry.name, version, keys=keys, folder=folder, on_progress=on_progress)
     return folder
 
 
@@ -109,15 +109,16 @@ def keys_due(keys: tuple[str, ...], version: IndexVersion) -> tuple[str, ...]:
     return keys
 
 
-def _fetch(
+def fetch(
     source: Source,
     name: str,
     version: IndexVersion,
     *,
     keys: tuple[str, ...],
     folder: Path,
-    on_progress: Progress | None,
+    on_progress: Progress | None = None,
 ) -> None:
+    """Bring every file of a version to `folder`, verified against its signed manifest; visible only when whole."""
     staging = folder.parent / f".{folder.name}-{version.manifest_sha256[:16]}.partial"
     where = f"{name}/{version.version}"
     body = registries.read_all(source, f"{where}/{verify.MANIFEST}")

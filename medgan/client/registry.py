@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, urlsplit
 
+from medgan.client import objects
 from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable
 
 BLOCK_BYTES = 1 << 20
@@ -29,16 +29,18 @@ class Source(Protocol):
 
 
 def open_source(address: str) -> Source:
-    """A source for a folder, or a `file://`, `http(s)://`, `s3://` or `gs://` address."""
+    """A source for a folder, or a `file://`, `http(s)://`, `s3://`, `gs://` or `az://` address."""
     scheme = urlsplit(address).scheme
     if scheme in {"http", "https"}:
         return HttpSource(address)
-    if scheme in {"s3", "gs", "memory"}:
-        return ObjectSource(address)
+    if scheme in objects.SCHEMES:
+        return objects.ObjectSource(address)
     if scheme == "file":
         return FolderSource(Path(urlsplit(address).path))
     if "://" in address or not address:
-        raise InvalidRequest("a registry is a folder, or an address with file://, http://, https://, s3:// or gs://")
+        raise InvalidRequest(
+            "a registry is a folder, or an address with file://, http://, https://, s3://, gs:// or az://"
+        )
     return FolderSource(Path(address).expanduser())
 
 
@@ -102,28 +104,6 @@ class HttpSource:
                 while block := answer.read(BLOCK_BYTES):
                     yield block
         except (OSError, HTTPException):
-            raise _missing(path) from None
-
-
-class ObjectSource:
-    """A registry in an object store, through fsspec's implementation of its scheme (s3fs, gcsfs, memory)."""
-
-    def __init__(self, address: str) -> None:
-        """Read below `s3://bucket/prefix`."""
-        self.address = address.rstrip("/")
-        try:
-            self._files, self._root = import_module("fsspec.core").url_to_fs(self.address)
-        except ImportError:
-            raise InvalidRequest("a registry in an object store needs fsspec and its part: pip install s3fs") from None
-
-    def blocks(self, path: str, *, offset: int = 0) -> Iterator[bytes]:
-        """See `Source`."""
-        try:
-            with self._files.open(f"{self._root}/{path}", "rb", cache_type="readahead", block_size=8 << 20) as file:
-                file.seek(offset)
-                while block := file.read(BLOCK_BYTES):
-                    yield block
-        except OSError:
             raise _missing(path) from None
 
 

@@ -68,8 +68,17 @@ def open_images(path: Path) -> ShardReader | None:
 def read_layout(path: Path) -> Layout | None:
     """The layout in `path/zarr.json` when it is the one this module reads, else None."""
     try:
-        meta = json.loads((path / "zarr.json").read_bytes())
-    except (OSError, ValueError):
+        body = (path / "zarr.json").read_bytes()
+    except OSError:
+        body = b""
+    return parse_layout(body)
+
+
+def parse_layout(body: bytes) -> Layout | None:
+    """The layout in the text of a `zarr.json` when it is one this module reads, else None."""
+    try:
+        meta = json.loads(body)
+    except ValueError:
         raise IntegrityError("the array's description cannot be read: pull the version again") from None
     try:
         return _parse(meta)

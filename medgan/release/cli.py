@@ -1,4 +1,4 @@
-"""`medgan approve|withdraw`: what people decide about a version after the machine published it."""
+"""`medgan approve|withdraw|renew`: what people decide about a registry after the machine published."""
 
 from __future__ import annotations
 
@@ -41,3 +41,13 @@ def withdraw(
 
     gone = retract.withdraw(spec, reason, zones=Zones.under(workspace), erase=erase)
     typer.echo(f"{spec}: {gone.status}")
+
+
+@app.command()
+def renew(workspace: WorkspaceOption) -> None:
+    """Sign the registry's index again: clients stop believing it 30 days after the last publication or renewal."""
+    from medgan.release import retract
+    from medgan.settings import Zones
+
+    table = retract.renew(zones=Zones.under(workspace))
+    typer.echo(f"index {table.counter}: valid until {table.expires}")

@@ -16,6 +16,9 @@ from medgan.release.evidence import pixel_digest
 CHUNK_IMAGES = 16
 SHARD_IMAGES = 1024
 ARRAY = "images"
+LEVEL = 5
+"""Of blosc (zstd's 9): decodes 6-14% faster than 3 and is as small, for 0.1 ms more an image when published."""
+
 BLOCK_BYTES = 1 << 19
 """Inner block of blosc: at 128 px 19 instead of 24 us an image to decode, and 4% fewer bytes, than its own choice."""
 
@@ -35,7 +38,7 @@ def write(path: Path, images_NHW: npt.NDArray[np.uint16], attributes: dict[str, 
         chunks=(CHUNK_IMAGES, height, width),
         shards=(SHARD_IMAGES, height, width),
         compressors=[
-            BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=2, blocksize=BLOCK_BYTES),
+            BloscCodec(cname="zstd", clevel=LEVEL, shuffle="shuffle", typesize=2, blocksize=BLOCK_BYTES),
             Crc32cCodec(),
         ],
         fill_value=0,

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from medgan.client import disk, trust
+from medgan.client import trust
 from medgan.client.index import ENVELOPE, FILE, moment
 from medgan.errors import IntegrityError
 from medgan.records import Index, IndexDataset, IndexVersion, ReleaseStatus
 from medgan.release import sign, version
+from medgan.release.stores import Held, Store
 
 VALID_DAYS = 30
 """How long an index is believed after the night that wrote it; a nightly registry renews it 30 times over."""
 
 
-def read(registry: Path, key: Ed25519PrivateKey) -> Index | None:
-    """The index of a registry, or None when nothing was published; `IntegrityError` unless `key` signed it."""
-    try:
-        envelope = (registry / ENVELOPE).read_bytes()
-    except FileNotFoundError:
-        return None
+def read(store: Store, key: Ed25519PrivateKey) -> tuple[Index | None, Held | None]:
+    """The index of a registry with the envelope it came in, or Nones when nothing was published.
+
+    `IntegrityError` unless `key` signed it.
+    """
+    held = store.read(ENVELOPE)
+    if held is None:
+        return None, None
     pem = sign.public_pem(key).decode()
-    body = trust.open_envelope(envelope, kind=trust.INDEX_TYPE, keys=(pem,), what="this registry's index")
+    body = trust.open_envelope(held.body, kind=trust.INDEX_TYPE, keys=(pem,), what="this registry's index")
     try:
-        return Index.model_validate_json(body)
+        return Index.model_validate_json(body), held
     except ValidationError:
         raise IntegrityError("this registry's index is malformed: restore it from a copy") from None
 
@@ -48,20 +50,28 @@ def with_dataset(index: Index | None, entry: IndexDataset, *, created: str) -> I
     """The index with `entry` in place of the one of that name, statuses and channels set, counter one higher."""
     entry = _settled(entry)
     others = tuple(held for held in (index.datasets if index else ()) if held.name != entry.name)
+    return _dated(index, tuple(sorted((*others, entry), key=lambda held: held.name)), created=created)
+
+
+def renewed(index: Index, *, created: str) -> Index:
+    """The same index, valid anew from `created`, counter one higher."""
+    return _dated(index, index.datasets, created=created)
+
+
+def _dated(index: Index | None, datasets: tuple[IndexDataset, ...], *, created: str) -> Index:
     written = max(moment(created), moment(index.created)) if index else moment(created)
     return Index(
         counter=index.counter + 1 if index else 1,
         created=stamp(written),
         expires=stamp(written + timedelta(days=VALID_DAYS)),
-        datasets=tuple(sorted((*others, entry), key=lambda held: held.name)),
+        datasets=datasets,
     )
 
 
-def write(registry: Path, index: Index, key: Ed25519PrivateKey) -> None:
-    """Write `index.json` for people, then the signed envelope that clients believe: that rename publishes."""
+def files(index: Index, key: Ed25519PrivateKey) -> dict[str, bytes]:
+    """`index.json` for people, and the signed envelope that clients believe."""
     body = index.canonical()
-    disk.write_file(registry / FILE, body)
-    disk.write_file(registry / ENVELOPE, sign.dump(sign.seal(trust.INDEX_TYPE, body, key)))
+    return {FILE: body, ENVELOPE: sign.dump(sign.seal(trust.INDEX_TYPE, body, key))}
 
 
 def stamp(when: datetime) -> str:

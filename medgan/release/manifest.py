@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from medgan.client import diff
@@ -23,15 +23,13 @@ def write_version(
     *,
     number: str,
     previous: Manifest | None,
-    before: Path | None = None,
+    before: Mapping[str, float] | None = None,
 ) -> Manifest:
     """Write all files of a version but manifest and signature; gives the manifest that lists them.
 
-    `before` is the folder of `previous`, whose shards are shared where they are the same bytes.
+    `before` are the quality and privacy numbers of `previous`.
     """
     pixel_sha256 = images.write(staging / IMAGES, evidence.images, evidence.attributes)
-    if previous is not None and before is not None:
-        _share_shards(staging, pixel_sha256, previous, before)
     (staging / "labels.parquet").write_bytes(evidence.labels_bytes)
     (staging / "reports").mkdir()
     for name, body in evidence.reports.items():
@@ -46,13 +44,12 @@ def write_version(
     catalogue.write_version(staging, facts, evidence, data_files)
     if previous is not None:
         draft = _manifest(evidence, request, facts, list_files(staging, pixel_sha256), previous)
-        _write_difference(staging / "reports", draft, previous, before)
+        _write_difference(staging / "reports", draft, previous, dict(before or {}))
     return _manifest(evidence, request, facts, list_files(staging, pixel_sha256), previous)
 
 
-def _write_difference(reports: Path, made: Manifest, previous: Manifest, before: Path | None) -> None:
-    """`diff-from-<previous>.json`: what changed, as `medgan diff` computes it; numbers only where `before` stands."""
-    old = _numbers(before / "reports") if before is not None else {}
+def _write_difference(reports: Path, made: Manifest, previous: Manifest, old: dict[str, float]) -> None:
+    """`diff-from-<previous>.json`: what changed, as `medgan diff` computes it."""
     found = diff.compare(previous, made, old, _numbers(reports))
     body = found.model_dump(mode="json", exclude={"bytes"})  # the size would have to count this very file
     (reports / f"diff-from-{previous.version}.json").write_bytes(canonical_json(body))
@@ -84,16 +81,6 @@ def _manifest(
         previous=previous.version if previous else None,
         previous_manifest_sha256=previous.digest if previous else None,
     )
-
-
-def _share_shards(staging: Path, pixel_sha256: dict[str, str], previous: Manifest, before: Path) -> None:
-    """Replace shards that the version before has byte for byte by hard links to its files."""
-    held = {file.path: file.sha256 for file in previous.files if file.pixel_sha256}
-    for path in (f"{IMAGES}/{inside}" for inside in pixel_sha256):
-        standing = before / path
-        if path in held and digest_file(staging / path)[1] == held[path] == digest_file(standing)[1]:
-            (staging / path).unlink()
-            os.link(standing, staging / path)
 
 
 def list_files(folder: Path, pixel_sha256: dict[str, str]) -> tuple[ManifestFile, ...]:

@@ -1,4 +1,4 @@
-"""After publication: withdraw a version, or add the approver's signature to one that waits for it.
+"""After publication: withdraw a version, add the approver's signature to one that waits for it, renew the index.
 
 A version's files never change. What changes is what the signed index says of it, and the set of
 signatures over its unchanged statement.
@@ -6,21 +6,20 @@ signatures over its unchanged statement.
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from medgan.client import disk, verify
+from medgan.client import pull, verify
 from medgan.client.index import parse_spec
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import Envelope, Index, IndexDataset, IndexVersion, ReleaseStatus
-from medgan.release import catalogue, index, sign
+from medgan.release import index, publish, sign
+from medgan.release.stores import FolderStore, Held, Store, open_store
 from medgan.settings import Zones
 
-LOCK = ".lock"
-_BUSY = "a publication is under way in this registry: wait for it, then run again"
 _LONGEST_REASON = 500
 
 
@@ -32,14 +31,16 @@ def withdraw(spec: str, reason: str, *, zones: Zones, erase: bool = False, now: 
     reason = " ".join(reason.split())
     if not 1 <= len(reason) <= _LONGEST_REASON:
         raise InvalidRequest(f"a withdrawal needs a reason of 1 to {_LONGEST_REASON} characters: readers will see it")
-    key = sign.load_key(zones.signing_key)
-    with disk.locked(zones.registry / LOCK, busy=_BUSY), disk.explained():
-        table, entry, found = _find(spec, index.read(zones.registry, key))
+    key, store = sign.load_key(zones.signing_key), open_store(zones)
+    with store.turn():
+        table, held = index.read(store, key)
+        table, entry, found = _find(spec, table)
         gone = found.model_copy(update={"status": ReleaseStatus.WITHDRAWN, "reason": found.reason or reason})
         if gone != found:
-            _rewrite(zones, table, entry, gone, now=now)
+            table = _rewrite(store, zones, table, held, entry, gone, now=now)
         if erase:
-            shutil.rmtree(zones.registry / entry.name / gone.version, ignore_errors=True)
+            store.erase(entry.name, gone.version)
+            publish.mend(store, table, key)  # the catalogue links to it no longer
     return gone
 
 
@@ -53,20 +54,47 @@ def approve(spec: str, *, key: Path, zones: Zones, now: datetime | None = None) 
     keys = tuple(sign.public_pem(one).decode() for one in (pipeline, approver))
     if keys[0] == keys[1]:
         raise InvalidRequest("the approver must sign with a key of their own, not the pipeline's")
-    with disk.locked(zones.registry / LOCK, busy=_BUSY), disk.explained():
-        table, entry, found = _find(spec, index.read(zones.registry, pipeline))
+    store = open_store(zones)
+    with store.turn():
+        table, held = index.read(store, pipeline)
+        table, entry, found = _find(spec, table)
         if found.status is ReleaseStatus.WITHDRAWN:
             raise InvalidRequest("a withdrawn version cannot be approved: publish the next one")
-        folder = zones.registry / entry.name / found.version
-        disk.sweep(folder)
-        verify.verify_folder(folder, keys=keys[:1], name=entry.name, version=found.version)
-        envelope = sign.add_signature(_envelope(folder / verify.ENVELOPE), approver)
-        disk.write_file(folder / verify.ENVELOPE, sign.dump(envelope))
-        verify.verify_folder(folder, keys=keys, name=entry.name, version=found.version)
+        _verify(store, entry, found, keys=keys[:1])
+        path = f"{entry.name}/{found.version}/{verify.ENVELOPE}"
+        before = store.read(path)
+        if before is None:
+            raise IntegrityError("the signature file of this version is missing: restore it from a copy")
+        store.replace(path, sign.dump(sign.add_signature(_envelope(before), approver)), before)
+        _verify(store, entry, found, keys=keys)
         approved = found.model_copy(update={"status": ReleaseStatus.ACTIVE, "signatures": 2})
         if found.status is ReleaseStatus.PENDING or found.signatures != approved.signatures:
-            _rewrite(zones, table, entry, approved, now=now)
+            _rewrite(store, zones, table, held, entry, approved, now=now)
     return approved
+
+
+def renew(*, zones: Zones, now: datetime | None = None) -> Index:
+    """Sign the registry's index again, valid from `now` (UTC, default the clock): for a registry that rests.
+
+    Clients refuse an index that is older than its expiry, because a newer one may be held back from them.
+    """
+    key, store = sign.load_key(zones.signing_key), open_store(zones)
+    with store.turn():
+        table, held = index.read(store, key)
+        if table is None:
+            raise InvalidRequest("nothing is published here yet: there is no index to renew")
+        table = index.renewed(table, created=index.stamp(now or datetime.now(UTC)))
+        publish.write_index(store, table, held, key)
+    return table
+
+
+def _verify(store: Store, entry: IndexDataset, found: IndexVersion, *, keys: tuple[str, ...]) -> None:
+    """Every byte of a published version as a client would check it; from an object store a copy is pulled for it."""
+    if isinstance(store, FolderStore):
+        verify.verify_folder(store.root / entry.name / found.version, keys=keys, name=entry.name, version=found.version)
+        return
+    with tempfile.TemporaryDirectory(prefix="medgan-approve-") as name:
+        pull.fetch(store.source, entry.name, found, keys=keys, folder=Path(name) / "version")
 
 
 def _find(spec: str, table: Index | None) -> tuple[Index, IndexDataset, IndexVersion]:
@@ -78,17 +106,26 @@ def _find(spec: str, table: Index | None) -> tuple[Index, IndexDataset, IndexVer
     return table, entry, found
 
 
-def _rewrite(zones: Zones, table: Index, entry: IndexDataset, changed: IndexVersion, *, now: datetime | None) -> None:
-    """The index with one version's entry changed, written as a publication writes it: envelope last."""
-    versions = tuple(changed if held.version == changed.version else held for held in entry.versions)
+def _rewrite(
+    store: Store,
+    zones: Zones,
+    table: Index,
+    held: Held | None,
+    entry: IndexDataset,
+    changed: IndexVersion,
+    *,
+    now: datetime | None,
+) -> Index:
+    """The index with one version's entry changed, written as a publication writes it."""
+    versions = tuple(changed if known.version == changed.version else known for known in entry.versions)
     moved = entry.model_copy(update={"versions": versions})
     table = index.with_dataset(table, moved, created=index.stamp(now or datetime.now(UTC)))
-    catalogue.write_registry(zones.registry, table)
-    index.write(zones.registry, table, sign.load_key(zones.signing_key))
+    publish.write_index(store, table, held, sign.load_key(zones.signing_key))
+    return table
 
 
-def _envelope(path: Path) -> Envelope:
+def _envelope(held: Held) -> Envelope:
     try:
-        return Envelope.model_validate_json(path.read_bytes())
+        return Envelope.model_validate_json(held.body)
     except ValidationError:
         raise IntegrityError("the signature file of this version is malformed: restore it from a copy") from None

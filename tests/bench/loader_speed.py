@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from medgan.client import loader, shards
-from medgan.release.images import BLOCK_BYTES
+from medgan.release.images import BLOCK_BYTES, LEVEL
 from tests.builders.release import SAMPLES
 
 SIZE, BATCH, REPEATS = 128, 64, 3
@@ -58,7 +58,7 @@ def build(folder: Path, count: int, bits: int, noise: float) -> None:
     folder.mkdir(parents=True)
     codecs = {
         "zstd": [
-            BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=2, blocksize=BLOCK_BYTES),
+            BloscCodec(cname="zstd", clevel=LEVEL, shuffle="shuffle", typesize=2, blocksize=BLOCK_BYTES),
             Crc32cCodec(),
         ],
         "lz4": [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=2), Crc32cCodec()],

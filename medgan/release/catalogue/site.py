@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from medgan.client import disk
 from medgan.records import Index, ManifestFile
 from medgan.release import facts as fact_module
 from medgan.release.catalogue import preview
@@ -70,15 +70,13 @@ def write_version(staging: Path, facts: Facts, evidence: Evidence, files: tuple[
     (staging / "index.html").write_text(page)
 
 
-def write_registry(registry: Path, index: Index) -> None:
-    """Write the registry's `index.html` and the small script that tells version pages their current status."""
-    standing = {
-        entry.name: {held.version for held in entry.versions if (registry / entry.name / held.version).is_dir()}
-        for entry in index.datasets
-    }
+def registry_pages(index: Index, standing: Mapping[str, Collection[str]]) -> dict[str, bytes]:
+    """The registry's `index.html` and the small script that tells version pages their current status.
+
+    `standing` are the versions of each data set whose files are still there.
+    """
     page = _environment().get_template("registry.html.j2").render(index=index, standing=standing)
-    disk.write_file(registry / "index.html", page.encode())
-    disk.write_file(registry / STATUS_SCRIPT, _status_script(index))
+    return {"index.html": page.encode(), STATUS_SCRIPT: _status_script(index)}
 
 
 def size(count: int) -> str:

@@ -18,7 +18,7 @@ from medgan.client import verify
 from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable, UnusableKey
 from medgan.records import canonical_json, sha256_hex
 from medgan.release import index as indexes
-from medgan.release import publish, sign
+from medgan.release import publish, sign, stores
 from tests.builders import release as build
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -31,8 +31,10 @@ def pull(published, spec="chest-demo", **options):
 def resign(published, change):
     """Rewrite the index with the pipeline's own key, as a publisher would, after `change` of its JSON."""
     key = sign.load_key(published.zones.signing_key)
-    index = indexes.read(published.zones.registry, key)
-    indexes.write(published.zones.registry, type(index).model_validate(change(index.model_dump(mode="json"))), key)
+    store = stores.FolderStore(published.zones.registry)
+    index, held = indexes.read(store, key)
+    changed = type(index).model_validate(change(index.model_dump(mode="json")))
+    store.write_index(indexes.files(changed, key), held)
 
 
 def test_pulled_version_holds_the_published_images_and_labels(published):

@@ -12,7 +12,7 @@ import zarr
 from medgan.client import disk
 from medgan.errors import Conflict, IntegrityError, PrivacyRefused, UnusableKey
 from medgan.records import Manifest, Verdict, canonical_json
-from medgan.release import publish, sign
+from medgan.release import publish, sign, stores
 from tests.builders import release as build
 
 
@@ -157,7 +157,7 @@ def test_forged_pointer_to_another_policy_is_refused(zones):
 def test_second_publisher_at_once_gets_a_conflict(published):
     other = build.synthetic_cohort(published.zones, start=1500)
     before = tree(published.zones.registry)
-    with disk.locked(published.zones.registry / publish.LOCK, busy="held"), pytest.raises(Conflict):
+    with disk.locked(published.zones.registry / stores.LOCK, busy="held"), pytest.raises(Conflict):
         publish.publish(other.cleared, build.request(night=2), zones=published.zones)
     assert tree(published.zones.registry) == before
 
