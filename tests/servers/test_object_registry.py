@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import sys
 from datetime import UTC, datetime
 from urllib.request import Request, urlopen
 
+import boto3
 import numpy as np
 import pytest
 
@@ -24,7 +26,6 @@ from tests.builders.published import published, template
 __all__ = ["published", "template"]
 pytestmark = pytest.mark.server
 pytest.importorskip("obstore")
-pytest.importorskip("moto")
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 BUCKET = "released"
 
@@ -47,6 +48,7 @@ def bucket(server, published, monkeypatch):
     """An empty bucket that the environment points to; gives the registry's address."""
     for name, value in {
         "AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     ask("POST", f"{server}/moto-api/reset")
@@ -130,6 +132,9 @@ def test_missing_bucket_is_one_clear_sentence_without_its_address(bucket, publis
 )
 def test_catalogue_works_from_the_bucket_itself(bucket, published, server):
     publish.publish(published.built.cleared, build.request(), zones=published.zones)
+    everyone = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{BUCKET}/*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [everyone]})
+    boto3.client("s3", endpoint_url=server).put_bucket_policy(Bucket=BUCKET, Policy=policy)
     with browsers.Browser() as tab:
         tab.open(f"{server}/{BUCKET}/registry/index.html")
         tab.run("document.querySelector('.set h2 a').click()")
