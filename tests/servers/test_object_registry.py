@@ -132,7 +132,12 @@ def test_missing_bucket_is_one_clear_sentence_without_its_address(bucket, publis
 )
 def test_catalogue_works_from_the_bucket_itself(bucket, published, server):
     publish.publish(published.built.cleared, build.request(), zones=published.zones)
-    everyone = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{BUCKET}/*"}
+    everyone = {
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": ["s3:GetObject", "s3:HeadObject"],
+        "Resource": f"arn:aws:s3:::{BUCKET}/*",
+    }
     policy = json.dumps({"Version": "2012-10-17", "Statement": [everyone]})
     boto3.client("s3", endpoint_url=server).put_bucket_policy(Bucket=BUCKET, Policy=policy)
     with browsers.Browser() as tab:
@@ -141,6 +146,7 @@ def test_catalogue_works_from_the_bucket_itself(bucket, published, server):
         tab.until("document.readyState === 'complete' && document.querySelectorAll('.tile').length === 128")
         assert tab.run("document.querySelector('#status').textContent") == "active"
         tab.run("document.querySelector('.tile').click()")
-        tab.until("document.querySelector('#source').textContent.includes('Stored pixels')")
+        tab.until("document.querySelector('#source').textContent !== ''")
+        assert tab.run("document.querySelector('#source').textContent") == "Stored pixels, read live and checked"
         assert tab.problems == []
         assert all(address.startswith((server, "data:", "about:")) for address in tab.requests)
