@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
+_WORKER_SECONDS = 30
 
 
 def available_cores() -> int:
@@ -63,6 +64,42 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
         Client(cluster) as client,  # type: ignore[no-untyped-call]
     ):
         yield client
+
+
+def wait_for_workers(client: Client) -> None:
+    """Return once there is a worker; `StoreUnavailable` after half a minute without."""
+    try:
+        client.wait_for_workers(1, timeout=_WORKER_SECONDS)
+    except TimeoutError:
+        message = (
+            f"the Dask scheduler has no worker, {_WORKER_SECONDS} s after it was asked: start some, then run again"
+        )
+        raise StoreUnavailable(message) from None
+
+
+def workers_with(client: Client, resources: Mapping[str, float]) -> list[str]:
+    """Addresses of the workers that declare all of `resources`.
+
+    Raises:
+        InvalidRequest: there is none. Dask itself would wait for ever, and say nothing.
+    """
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    able = [
+        address
+        for address, worker in workers.items()
+        if all(worker["resources"].get(name, 0) >= amount for name, amount in resources.items())
+    ]
+    if not able:
+        asked = ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
+        declared = sorted(
+            {f"{name}={amount:g}" for worker in workers.values() for name, amount in worker["resources"].items()}
+        )
+        message = (
+            f"none of the {len(workers)} workers declares {asked} (they declare {', '.join(declared) or 'nothing'}): "
+            "start workers with --resources, or ask for less"
+        )
+        raise InvalidRequest(message)
+    return able
 
 
 def _only_warnings(library: str) -> None:

@@ -31,7 +31,7 @@ from medgan.records.report import (
 )
 from medgan.records.restoration import RestorationReport, RestorerModel, RestorerRequest
 from medgan.records.study import QuarantineReason, QuarantineRecord
-from medgan.records.synthetic import CohortSpec, SyntheticCohort
+from medgan.records.synthetic import CohortSpec, Fidelity, SyntheticCohort, Target
 
 __all__ = [
     "ArchiveRef",
@@ -42,6 +42,7 @@ __all__ = [
     "CollectionSnapshot",
     "Envelope",
     "EnvelopeSignature",
+    "Fidelity",
     "GateTest",
     "Handle",
     "Index",
@@ -76,6 +77,7 @@ __all__ = [
     "SynthesisOutcome",
     "SyntheticCohort",
     "SyntheticCohortRef",
+    "Target",
     "TrainOutcome",
     "TrainRequest",
     "TrainedModel",

@@ -1,39 +1,61 @@
 """A model and a specification to a synthetic cohort: the same bytes on any number of workers.
 
-Row i is drawn from the latent of id i under the spec's seed, so neither block size, order, retry nor resume changes
-a byte. A run that was killed leaves `.<handle>.partial` behind; the next one keeps the shards that are whole.
+Row i is drawn from the latent of sample id i under the spec's seed, so neither block size, order, retry nor resume
+changes a byte. A run that was killed leaves `.<handle>.partial` behind; the next one keeps the shards that are whole.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import warnings
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import zarr
-from zarr.errors import ZarrUserWarning
 
 from medgan import cluster
 from medgan.cohort import read
-from medgan.cohort.synthetic import IMAGES, LABELS, RECORD, SHARD_IMAGES, folder, open_images, pixel_digest, record
+from medgan.cohort.synthetic import CHUNK_IMAGES, IMAGES, SHARD_IMAGES, folder, open_images, record
 from medgan.collection import durable
 from medgan.collection import table as tables
+from medgan.errors import InvalidRequest, StoreUnavailable
+from medgan.gan import sample
 from medgan.records import CohortSpec, SyntheticCohort, TrainedModel, canonical_json, sha256_hex
 from medgan.settings import Zones
-from medgan.synthesis import attributes, blocks
+from medgan.synthesis import blocks, conditions, draws, fidelity, finish, rows
 
-FORMAT = 1
-"""Raised whenever the same model and specification would give other bytes."""
+if TYPE_CHECKING:
+    from distributed import Client
+
 _IN_FLIGHT_PER_WORKER = 3
+_ASKED = "asked.parquet"
 
 OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Where and how blocks are drawn; nothing here changes a byte.
+
+    `workers` of the embedded cluster (one a core if None), or a Dask `scheduler` address; `resources` each block needs
+    (`{"GPU": 1}`); `block_images` a block and shard, a multiple of 16; `on_progress(done, total)` counts images.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+    resources: Mapping[str, float] | None = None
+    block_images: int = SHARD_IMAGES
+    on_progress: OnProgress | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a block that is no whole number of chunks."""
+        if self.block_images < CHUNK_IMAGES or self.block_images % CHUNK_IMAGES:
+            raise InvalidRequest(f"a block holds a multiple of {CHUNK_IMAGES} images, not {self.block_images}")
 
 
 def generate(
@@ -44,33 +66,47 @@ def generate(
     workers: int | None = None,
     scheduler: str | None = None,
     on_progress: OnProgress | None = None,
+    run: Run | None = None,
 ) -> SyntheticCohort:
     """Make the cohort, finish a half-made one, or return the finished one of this very model and spec.
 
+    `run` says more of where and how than `workers`, `scheduler` and `on_progress` do, and replaces them.
+
     Raises:
-        InvalidRequest: a class the model does not know, shares that do not sum to 1, or an unknown model.
+        InvalidRequest: something is asked for that is unknown, unsupported or impossible (nothing was written), an
+            unknown model, or a resource that no worker has.
         Conflict: another process is making this cohort now.
-        StoreUnavailable: the scheduler or the disk does not answer.
+        StoreUnavailable: the scheduler, its workers or the disk do not answer.
     """
+    run = run or Run(workers=workers, scheduler=scheduler, on_progress=on_progress)
     handle = cohort_handle(model, spec)
     finished = record(handle, zones=zones)
     if finished is not None:
         return finished
-    table = _attribute_table(model, spec, zones=zones)
+    decided = rows.decide(model, spec, zones=zones)
+    sampler = blocks.generator(model, zones, spec.precision)
+    class_index = class_index_of(decided.table, model)
+    recognise = fidelity.held_to_it(model, spec, sampler, class_index, zones=zones) if spec.redraw_attempts else None
     home = folder(handle, zones=zones)
-    with _sole_writer(home) as staging:
-        target = staging / IMAGES
-        sampler = blocks.generator(model, zones)
-        if not (target / "images" / "zarr.json").is_file():
-            blocks.create_images(target, spec.images, model.size_px, sampler.attrs)
-        _draw(_missing(model, spec, table, target, zones), spec.images, workers, scheduler, on_progress)
-        return _finish(staging, home, table, model, spec)
+    with sole_writer(home) as staging:
+        target = _begin(staging, decided.table, model, sampler, run, zones)
+        todo = [
+            block
+            for block in _blocks(target, model, spec, decided.table, class_index, recognise, zones)
+            if _is_missing(block)
+        ]
+        draw(todo, spec.images, run)
+        table, seen = _as_drawn(target, decided.table, spec)
+        facts: dict[str, Any] = {"attribute_privacy": decided.privacy, "redrawn": draws.again(table["id"].to_numpy())}
+        if seen is not None:
+            facts["fidelity"] = fidelity.measured(model, seen, class_index, zones=zones)
+        return finish.finish(staging, home, table, model, spec, **facts)
 
 
 def cohort_handle(model: TrainedModel, spec: CohortSpec) -> str:
     """`sy-` and 32 hex digits over what decides the bytes: weights, configuration, cohort, spec, format."""
     content = {
-        "format": FORMAT,
+        "format": blocks.FORMAT,
         "generator": model.generator_sha256,
         "config": model.config_sha256,
         "cohort": model.cohort,
@@ -79,117 +115,126 @@ def cohort_handle(model: TrainedModel, spec: CohortSpec) -> str:
     return "sy-" + sha256_hex(canonical_json(content))[:32]
 
 
-def _attribute_table(model: TrainedModel, spec: CohortSpec, *, zones: Zones) -> pd.DataFrame:
-    """The cohort's rows, decided before any image is drawn."""
-    real = read.load(model.cohort, zones=zones).split("train")[2]
-    shares = spec.class_shares or {
-        str(name): float(share) for name, share in real["class"].value_counts(normalize=True).items()
-    }
-    counts = attributes.class_counts(spec.images, model.classes, shares)
-    return attributes.attribute_table(spec.images, counts, attributes.joint_table(real), seed=spec.seed)
-
-
-def _missing(
-    model: TrainedModel, spec: CohortSpec, table: pd.DataFrame, target: Path, zones: Zones
-) -> list[blocks.Block]:
-    """The blocks whose shard is not there yet, or not whole."""
+def class_index_of(table: pd.DataFrame, model: TrainedModel) -> npt.NDArray[np.int64]:
+    """(N,) int64: index of each row's class in the model's classes."""
     index_of = {name: index for index, name in enumerate(model.classes)}
-    class_index = np.array([index_of[name] for name in table["class"]], dtype=np.int64)
+    return np.array([index_of[name] for name in table["class"]], dtype=np.int64)
+
+
+def _begin(
+    staging: Path, table: pd.DataFrame, model: TrainedModel, sampler: sample.Sampler, run: Run, zones: Zones
+) -> Path:
+    """The array to write to. Shards drawn for another table (another release of a library decided it) are dropped."""
+    target, asked = staging / IMAGES, tables.to_parquet(table)
+    if not (staging / _ASKED).is_file() or (staging / _ASKED).read_bytes() != asked:
+        for leftover in staging.iterdir():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        durable.write_bytes(staging / _ASKED, asked)
+    if not (target / "images" / "zarr.json").is_file():
+        modalities = read.load(model.cohort, zones=zones).snapshot.recipe.modalities
+        attrs = sampler.attrs | ({"modality": modalities[0]} if len(modalities) == 1 else {})
+        blocks.create_images(target, len(table), model.size_px, attrs, block_images=run.block_images)
+    return target
+
+
+def _blocks(
+    target: Path,
+    model: TrainedModel,
+    spec: CohortSpec,
+    table: pd.DataFrame,
+    class_index: npt.NDArray[np.int64],
+    recognise: npt.NDArray[np.bool_] | None,
+    zones: Zones,
+) -> Iterator[blocks.Block]:
+    """Every block of the cohort, in row order, as large as the array's shards."""
+    size = (open_images(target).shards or (SHARD_IMAGES,))[0]
+    given = conditions.of(table, blocks.generator(model, zones, spec.precision), seed=spec.seed)
     ids = table["id"].to_numpy(dtype=np.int64)
-    missing = []
-    for start in range(0, spec.images, SHARD_IMAGES):
-        stop = min(start + SHARD_IMAGES, spec.images)
-        if not blocks.is_whole(target, start, stop):
-            blocks.shard_path(target, start).unlink(missing_ok=True)
-            rows = slice(start, stop)
-            missing.append(
-                blocks.Block(
-                    target=target,
-                    model=model,
-                    zones=zones,
-                    seed=spec.seed,
-                    start=start,
-                    ids=ids[rows],
-                    class_index=class_index[rows],
-                )
-            )
-    return missing
+    for start in range(0, len(table), size):
+        part = slice(start, min(start + size, len(table)))
+        yield blocks.Block(
+            target=target,
+            model=model,
+            zones=zones,
+            seed=spec.seed,
+            precision=spec.precision,
+            start=start,
+            ids=ids[part],
+            class_index=class_index[part],
+            conditions={name: values[part] for name, values in given.items()},
+            attempts=spec.redraw_attempts,
+            recognise=None if recognise is None else recognise[part],
+        )
 
 
-def _draw(
-    todo: list[blocks.Block], total: int, workers: int | None, scheduler: str | None, on_progress: OnProgress | None
-) -> None:
+def _is_missing(block: blocks.Block) -> bool:
+    """Whether a block has to be drawn; what is left of a broken shard is removed."""
+    if blocks.is_whole(block.target, block.start, block.start + len(block), drawn=block.recognise is not None):
+        return False
+    blocks.shard_path(block.target, block.start).unlink(missing_ok=True)
+    return True
+
+
+def draw(todo: list[blocks.Block], total: int, run: Run) -> None:
     """Run the blocks on Dask, a few a worker in flight, so that memory stays flat however many there are."""
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
-    done = total - sum(len(block.ids) for block in todo)
-    if on_progress is not None:
-        on_progress(done, total)
+    done = total - sum(len(block) for block in todo)
+    if run.on_progress is not None:
+        run.on_progress(done, total)
     if not todo:
         return
-    count = None if workers is None else min(workers, len(todo))
+    count = None if run.workers is None else min(run.workers, len(todo))
     waiting = iter(todo)
-    with cluster.open_client(workers=count, scheduler=scheduler) as client:
-        slots = _IN_FLIGHT_PER_WORKER * max(1, len(client.scheduler_info()["workers"]))
-        running = as_completed(  # type: ignore[no-untyped-call]
-            [client.submit(blocks.write, block, pure=False) for block in islice(waiting, slots)]
-        )
+    with cluster.open_client(workers=count, scheduler=run.scheduler) as client:
+        slots = _IN_FLIGHT_PER_WORKER * _checked_workers(client, todo[0], run)
+
+        def submitted(some: Iterable[blocks.Block]) -> list[Any]:
+            needs = dict(run.resources) if run.resources else None
+            return [client.submit(blocks.write, block, pure=False, resources=needs) for block in some]
+
+        running = as_completed(submitted(islice(waiting, slots)))  # type: ignore[no-untyped-call]
         for finished in running:
-            done += finished.result()
-            for block in islice(waiting, 1):
-                running.add(client.submit(blocks.write, block, pure=False))  # type: ignore[no-untyped-call]
-            if on_progress is not None:
-                on_progress(done, total)
+            try:
+                done += finished.result()
+            except KilledWorker:
+                raise StoreUnavailable(
+                    "one block ended several workers, most likely for want of memory: give workers more memory or take "
+                    "smaller blocks, then run again; what is drawn is kept"
+                ) from None
+            for future in submitted(islice(waiting, 1)):
+                running.add(future)  # type: ignore[no-untyped-call]
+            if run.on_progress is not None:
+                run.on_progress(done, total)
 
 
-def _finish(staging: Path, home: Path, table: pd.DataFrame, model: TrainedModel, spec: CohortSpec) -> SyntheticCohort:
-    """Labels, consolidated metadata and record; then one rename makes the cohort visible."""
-    labels = tables.to_parquet(table)
-    (staging / LABELS).write_bytes(labels)
-    with warnings.catch_warnings():
-        # "not part of the Zarr v3 specification": readers that do not know it ignore it
-        warnings.simplefilter("ignore", ZarrUserWarning)
-        zarr.consolidate_metadata(staging / IMAGES, zarr_format=3)
-    made = SyntheticCohort(
-        synthetic=home.name,
-        model=model.model,
-        cohort=model.cohort,
-        spec=spec,
-        images=spec.images,
-        class_counts={name: int((table["class"] == name).sum()) for name in model.classes},
-        size_px=model.size_px,
-        pixel_sha256=pixel_digest(_shards(staging / IMAGES, spec.images)),
-        labels_sha256=hashlib.sha256(labels).hexdigest(),
-    )
-    (staging / RECORD).write_bytes(made.canonical())
-    _publish(staging, home)
-    return made
+def _checked_workers(client: Client, block: blocks.Block, run: Run) -> int:
+    """How many workers can take a block; refused at once where none can: Dask would wait for ever in silence."""
+    cluster.wait_for_workers(client)
+    able = cluster.workers_with(client, run.resources or {})
+    seen = client.run(blocks.sees, block.target, block.model, block.zones, workers=able)
+    if any(version != blocks.FORMAT for version, _ in seen.values()):
+        raise InvalidRequest("some of the scheduler's workers run another version of medgan: install the same on all")
+    if not all(there for _, there in seen.values()):
+        raise InvalidRequest(
+            "some of the scheduler's workers do not see the zones where this process sees them: mount them at one path"
+        )
+    return len(able)
 
 
-def _shards(path: Path, images: int) -> Iterator[npt.NDArray[np.uint16]]:
-    """The stored images, one shard at a time, in row order."""
-    array = open_images(path)
-    for start in range(0, images, SHARD_IMAGES):
-        yield np.asarray(array[start : start + SHARD_IMAGES], dtype=np.uint16)
+def _as_drawn(target: Path, table: pd.DataFrame, spec: CohortSpec) -> tuple[pd.DataFrame, npt.NDArray[np.bool_] | None]:
+    """The table with the sample ids that were drawn in the end, and (N,) whether each row's class was recognised."""
+    if not spec.redraw_attempts:
+        return table, None
+    size = (open_images(target).shards or (SHARD_IMAGES,))[0]
+    parts = [draws.unpack(blocks.drawn_path(target, start).read_bytes()) for start in range(0, len(table), size)]
+    return table.assign(id=np.concatenate([ids for ids, _ in parts])), np.concatenate([seen for _, seen in parts])
 
 
 @contextmanager
-def _sole_writer(home: Path) -> Iterator[Path]:
+def sole_writer(home: Path) -> Iterator[Path]:
     """Yield the staging folder of `home`, kept between runs; one process at a time may hold it."""
     staging = home.with_name(f".{home.name}{durable.PARTIAL}")
     with durable.locked(home.parent / ".locks" / home.name, wait=False):
         staging.mkdir(parents=True, exist_ok=True)
         yield staging
-
-
-def _publish(staging: Path, home: Path) -> None:
-    """Drop what killed writers left, make everything durable, and rename the whole folder into place."""
-    for leftover in staging.rglob(f"*{durable.PARTIAL}"):
-        leftover.unlink()
-    for path, _, names in os.walk(staging, topdown=False):
-        for name in names:
-            with (Path(path) / name).open("rb") as file:
-                os.fsync(file.fileno())
-        durable.fsync_folder(Path(path))
-    staging.rename(home)
-    durable.fsync_folder(home.parent)

@@ -18,7 +18,9 @@ from medgan.gan import sample
 from medgan.settings import Zones
 
 
-def _copies(sampler: sample.Sampler, ids: np.ndarray, class_index: np.ndarray, *, seed: int) -> np.ndarray:
+def _copies(
+    sampler: sample.Sampler, ids: np.ndarray, class_index: np.ndarray, *, seed: int, conditions=None
+) -> np.ndarray:
     """(N,) ids and classes to (N, H, W) uint16: real training images of those classes."""
     zones = Zones.under(sampler.folder.parents[2])
     (cohort,) = (path.name for path in Path(zones.pseudonymised / "cohorts").glob("co-*"))

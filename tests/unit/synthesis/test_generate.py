@@ -13,9 +13,11 @@ import zarr
 
 from medgan.cohort import synthetic
 from medgan.errors import IntegrityError, InvalidRequest
-from medgan.records import CohortSpec
-from medgan.synthesis import blocks, plan
-from medgan.synthesis.generate import cohort_handle, generate
+from medgan.quality import classifier
+from medgan.records import CohortSpec, Target
+from medgan.synthesis import blocks, draws, plan, rows
+from medgan.synthesis.generate import Run, class_index_of, cohort_handle, generate
+from medgan.synthesis.redraw import redraw
 
 
 def elsewhere(zones, path):
@@ -37,6 +39,22 @@ def test_one_worker_and_two_give_the_same_bytes(trained, tmp_path):
     assert len([name for name in one if "/c/" in name]) == 3
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_three_block_sizes_give_the_same_images_and_labels(trained, tmp_path, scheduler, precision):
+    model, zones = trained
+    spec = CohortSpec(images=96, seed=5, precision=precision, redraw_attempts=2)
+    made = [
+        generate(model, spec, zones=elsewhere(zones, tmp_path / str(n)), run=Run(scheduler=scheduler, block_images=n))
+        for n in (16, 48, 1024)
+    ]
+    assert made[0] == made[1] == made[2]
+
+
+def test_a_block_of_no_whole_chunks_is_refused():
+    with pytest.raises(InvalidRequest, match="multiple of 16"):
+        Run(block_images=100)
+
+
 def test_a_finished_cohort_is_returned_not_made_again(trained, tmp_path, scheduler):
     model, zones = trained
     zones = elsewhere(zones, tmp_path)
@@ -55,8 +73,8 @@ def test_a_resumed_run_redraws_only_what_is_missing_or_broken(trained, tmp_path,
     home = synthetic.folder(made.synthetic, zones=half)
     staging = home.with_name(f".{home.name}.partial")
     shutil.copytree(synthetic.folder(made.synthetic, zones=whole), staging)
-    for name in ("synthetic.json", "labels.parquet"):
-        (staging / name).unlink()
+    (staging / "synthetic.json").unlink()
+    (staging / "labels.parquet").rename(staging / "asked.parquet")
     kept, broken, missing = (blocks.shard_path(staging / "images.zarr", start) for start in (0, 1024, 2048))
     broken.write_bytes(broken.read_bytes()[:-100])
     missing.unlink()
@@ -146,11 +164,142 @@ def test_the_handle_names_model_and_specification(trained):
     assert len(handles) == 4
 
 
-def test_the_plan_tells_the_cost(trained):
+def test_the_plan_tells_cost_and_content(trained):
     model, zones = trained
-    cost = plan.plan(model, CohortSpec(images=1_000_000), zones=zones, workers=2)
+    wanted = (Target(of=("sex",), shares={"F": 0.6}),)
+    cost = plan.plan(model, CohortSpec(images=1_000_000, targets=wanted), zones=zones, workers=2)
     assert cost.blocks == 977
     assert cost.raw_bytes == 2 * 32 * 32 * 1_000_000
     assert cost.block_bytes == 2 * 1024**2
+    assert 0 < cost.stored_bytes <= 1.1 * cost.raw_bytes
     assert cost.seconds > 0
+    assert cost.marginals["sex"]["F"] == 600_000
     assert "1,000,000 images in 977 blocks" in str(cost)
+    assert any("F 600,000" in line for line in cost.lines())
+
+
+def test_a_table_decided_otherwise_leaves_no_old_shard_behind(trained, tmp_path, scheduler, monkeypatch):
+    model, zones = trained
+    zones = elsewhere(zones, tmp_path)
+    spec = CohortSpec(images=64, seed=3)
+    home = synthetic.folder(cohort_handle(model, spec), zones=zones)
+    decided = rows.decide(model, spec, zones=zones)
+    turned = dataclasses.replace(
+        decided, table=decided.table.assign(**{"class": decided.table["class"][::-1].to_numpy()})
+    )
+
+    def stop(done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "decide", lambda *_, **__: turned)
+        with pytest.raises(KeyboardInterrupt):
+            generate(model, spec, zones=zones, run=Run(scheduler=scheduler, block_images=16, on_progress=stop))
+    assert not home.exists()
+    made = generate(model, spec, zones=zones, scheduler=scheduler)
+    assert made == generate(model, spec, zones=elsewhere(zones, tmp_path / "calm"), scheduler=scheduler)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(trained, tmp_path, scheduler):
+    model, zones = trained
+    zones = elsewhere(zones, tmp_path)
+    spec = CohortSpec(images=160, seed=4, redraw_attempts=1)
+    seen = []
+
+    def stop(done, total):
+        if done >= 80:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, spec, zones=zones, run=Run(scheduler=scheduler, block_images=16, on_progress=stop))
+    run = Run(scheduler=scheduler, block_images=16, on_progress=lambda *done: seen.append(done))
+    made = generate(model, spec, zones=zones, run=run)
+    assert seen[0][0] >= 80
+    assert made == generate(model, spec, zones=elsewhere(zones, tmp_path / "calm"), scheduler=scheduler)
+    left = {path.name for path in synthetic.folder(made.synthetic, zones=zones).iterdir()}
+    assert left == {"images.zarr", "labels.parquet", "synthetic.json"}
+
+
+def test_rows_are_drawn_again_and_nothing_else_changes(trained, tmp_path, scheduler):
+    model, zones = trained
+    zones = elsewhere(zones, tmp_path)
+    run = Run(scheduler=scheduler, block_images=16)
+    first = generate(model, CohortSpec(images=96), zones=zones, run=run)
+    second = redraw(first, [3, 40, 41], 1, zones=zones, run=run)
+    assert second.synthetic != first.synthetic
+    assert (second.redrawn, second.redrawn_from) == (3, first.synthetic)
+    before, after = (synthetic.load(made, zones=zones) for made in (first, second))
+    changed = np.flatnonzero((before.images != after.images).any((1, 2)))
+    assert changed.tolist() == [3, 40, 41]
+    assert after.labels.drop(columns="id").equals(before.labels.drop(columns="id"))
+    assert after.labels["id"].nunique() == 96
+    assert redraw(first, [41, 3, 40, 3], 1, zones=zones, run=run) == second
+    other = elsewhere(zones, tmp_path / "other")
+    assert generate(model, CohortSpec(images=96), zones=other, workers=1) == first
+    assert redraw(first, [3, 40, 41], 1, zones=other, run=Run(workers=1)) == second
+    third = redraw(second, [3], 2, zones=zones, run=run)
+    assert (third.redrawn, third.redrawn_from) == (3, second.synthetic)
+    assert not np.array_equal(synthetic.load(third, zones=zones).images[3], after.images[3])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "attempt"), [([], 1), ([96], 1), ([-1], 1), ([0], 0), ([0], draws.MOST_ATTEMPTS + 1)]
+)
+def test_what_cannot_be_drawn_again_is_refused(trained, tmp_path, scheduler, chosen, attempt):
+    model, zones = trained
+    made = generate(model, CohortSpec(images=96), zones=elsewhere(zones, tmp_path), scheduler=scheduler)
+    with pytest.raises(InvalidRequest):
+        redraw(made, chosen, attempt, zones=elsewhere(zones, tmp_path))
+
+
+def test_the_record_tells_how_often_the_classifier_sees_the_class_asked_for(trained, tmp_path, scheduler):
+    model, zones = trained
+    zones = elsewhere(zones, tmp_path)
+    made = generate(model, CohortSpec(images=256, redraw_attempts=2, seed=1), zones=zones, scheduler=scheduler)
+    assert made.redrawn > 0  # the generator was trained for a moment: its images show no class
+    loaded = synthetic.load(made, zones=zones)
+    assert (loaded.labels["id"] >= draws.STRIDE).sum() == made.redrawn
+    assert loaded.labels["id"].nunique() == 256
+    judge = classifier.of_model(model, zones)
+    seen = judge.sees(loaded.images, loaded.attrs, loaded.labels["id"].to_numpy())
+    assert made.fidelity is not None
+    assert made.fidelity.synthetic == pytest.approx(np.mean(seen == class_index_of(loaded.labels, model)), abs=1e-6)
+    assert made.fidelity.real > 0.8
+
+
+def test_a_resource_that_no_worker_has_is_refused_at_once(trained, tmp_path, scheduler):
+    model, zones = trained
+    with pytest.raises(InvalidRequest, match="none of the 2 workers declares GPU=1"):
+        generate(
+            model,
+            CohortSpec(images=16),
+            zones=elsewhere(zones, tmp_path),
+            run=Run(scheduler=scheduler, resources={"GPU": 1}),
+        )
+
+
+def test_a_site_that_has_too_few_patients_and_an_unknown_cohort_are_not_followed(trained, tmp_path):
+    model, zones = trained
+    for like in ("site:north", "co-" + "0" * 32):
+        with pytest.raises(InvalidRequest):
+            generate(model, CohortSpec(images=16, like=like), zones=elsewhere(zones, tmp_path), workers=1)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_private_table_says_what_it_cost_and_is_drawn_once(trained, tmp_path, scheduler):
+    model, zones = trained
+    made = [
+        generate(
+            model,
+            CohortSpec(images=64, attribute_epsilon=4.0),
+            zones=elsewhere(zones, tmp_path / name),
+            scheduler=scheduler,
+        )
+        for name in "ab"
+    ]
+    assert made[0] == made[1]
+    assert made[0].attribute_privacy is not None
+    assert made[0].attribute_privacy.epsilon == 4.0
+    secret = zones.pseudonymised / "models" / model.model / "attribute-noise.key"
+    assert secret.stat().st_mode & 0o077 == 0

@@ -1,0 +1,79 @@
+"""The end of a cohort: labels, consolidated metadata and record; then one rename makes it visible."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import zarr
+from zarr.errors import ZarrUserWarning
+
+from medgan.cohort.synthetic import IMAGES, LABELS, RECORD, open_images, pixel_digest
+from medgan.collection import durable
+from medgan.collection import table as tables
+from medgan.records import CohortSpec, SyntheticCohort, TrainedModel
+from medgan.synthesis import blocks
+
+_KEPT = {IMAGES, LABELS, RECORD}
+_READ_IMAGES = 1024
+
+
+def finish(
+    staging: Path, home: Path, table: pd.DataFrame, model: TrainedModel, spec: CohortSpec, **facts: Any
+) -> SyntheticCohort:
+    """Write what describes the images in `staging` and publish the folder as `home`; `facts` go into the record."""
+    labels = tables.to_parquet(table)
+    (staging / LABELS).write_bytes(labels)
+    with warnings.catch_warnings():
+        # "not part of the Zarr v3 specification": readers that do not know it ignore it
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(staging / IMAGES, zarr_format=3)
+    counts = table["class"].value_counts()
+    made = SyntheticCohort(
+        synthetic=home.name,
+        model=model.model,
+        cohort=model.cohort,
+        spec=spec,
+        images=len(table),
+        class_counts={name: int(counts.get(name, 0)) for name in model.classes},
+        size_px=model.size_px,
+        pixel_sha256=pixel_digest(_shards(staging / IMAGES, len(table))),
+        labels_sha256=hashlib.sha256(labels).hexdigest(),
+        **facts,
+    )
+    (staging / RECORD).write_bytes(made.canonical())
+    _publish(staging, home)
+    return made
+
+
+def _shards(path: Path, images: int) -> Iterator[npt.NDArray[np.uint16]]:
+    """The stored images, one shard at a time, in row order."""
+    array = open_images(path)
+    step = array.shards[0] if array.shards else _READ_IMAGES
+    for start in range(0, images, step):
+        yield np.asarray(array[start : start + step], dtype=np.uint16)
+
+
+def _publish(staging: Path, home: Path) -> None:
+    """Drop what killed writers and this run left, make everything durable, and rename the whole folder into place."""
+    shutil.rmtree(staging / blocks.DRAWN, ignore_errors=True)
+    for entry in staging.iterdir():
+        if entry.name not in _KEPT:
+            entry.unlink()
+    for leftover in staging.rglob(f"*{durable.PARTIAL}"):
+        leftover.unlink()
+    for path, _, names in os.walk(staging, topdown=False):
+        for name in names:
+            with (Path(path) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        durable.fsync_folder(Path(path))
+    staging.rename(home)
+    durable.fsync_folder(home.parent)
