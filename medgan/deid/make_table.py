@@ -10,6 +10,9 @@
   takes the basic action under every option.
 - `allowed.csv`: attributes outside that table which may survive, from the data dictionary that pydicom ships
   (PS3.6), with the rule that a value must pass.
+- `safe_private.csv`: the private attributes of PS3.15 Table E.3.10-1 by creator, group and element (`SAFE_PRIVATE`),
+  with VR, multiplicity and meaning from the private dictionary that pydicom ships; what that does not know has the
+  VR that Siemens's and NeuroQuant's conformance statements give (`SAFE_PRIVATE_VR`), or none.
 - `vocabulary.txt`: words that kept text may consist of, from the same dictionary and pydicom's code dictionaries.
 
 The packages are read as data (`ast.literal_eval`, `json`), never imported.
@@ -28,6 +31,7 @@ from typing import Any
 
 from pydicom import datadict
 from pydicom._dicom_dict import DicomDictionary
+from pydicom._private_dict import private_dictionaries
 from pydicom._uid_dict import UID_dictionary
 from pydicom.sr import _concepts_dict
 
@@ -98,6 +102,56 @@ NEVER = {
     *("LossyImageCompressionRatioHistory", "StorageMediaFileSetID", "TopicTitle", "TopicSubject", "TopicAuthor"),
     *("TopicKeywords", "ReasonForRequestedProcedureCodeSequence", "PatientsSexNeutered", "QueryRetrieveLevel"),
     *("InstanceAvailability", "FailedSOPInstanceUIDList", "RetrieveURI", "StudyStatusID", "StudyPriorityID"),
+}
+# PS3.15 Table E.3.10-1: creator, group, low bytes of the elements (hexadecimal, ranges inclusive).
+SAFE_PRIVATE = (
+    ("SIEMENS MR HEADER", 0x0019, "0C-0E 27"),
+    ("GEMS_ACQU_01", 0x0019, "23 24 27 9E"),
+    ("Philips ST80i", 0x0025, "01"),
+    ("GEMS_SERS_01", 0x0025, "07"),
+    ("GEMS_PARM_01", 0x0043, "27 39 6F"),
+    ("GEMS_HELIOS_01", 0x0045, "01 02"),
+    ("NQHeader", 0x0099, "01 02 04 05 10 20 21"),
+    ("ELSCINT1", 0x00E1, "21 50"),
+    ("SIEMENS Ultrasound SC2000", 0x0119, "00-13 21"),
+    ("SIEMENS Ultrasound SC2000", 0x0129, "00 02-12 20-22 29 30"),
+    ("SIEMENS Ultrasound SC2000", 0x0139, "01"),
+    ("SIEMENS Ultrasound SC2000", 0x0149, "01-03"),
+    ("NQLeft", 0x0199, "01-16"),
+    ("ELSCINT1", 0x01E1, "26"),
+    ("ELSCINT1", 0x01F1, "01 07 26 27"),
+    ("NQRight", 0x0299, "01-16"),
+    ("GEIIS PACS", 0x0903, "10-12"),
+    (
+        "Philips Imaging DD 001",
+        0x2001,
+        "01-0C 0E-1F 21-51 53-5A 5D-6B 6D-6F 71-77 79-8C 90-94 9A 9B 9D 9F A1-A5 C0-C3 C5-C7 CA CB D0-DF E9 F1-F7 F9 "
+        "FB-FD FF",
+    ),
+    ("Philips Imaging DD 002", 0x2001, "01-40 50 52 53 57 58 5A 5C-5F 63-68 6B 71-75"),
+    (
+        "Philips Imaging DD 097",
+        0x2001,
+        "01-08 0A 0B 0D-0F 12 17-1F 21-28 2A-32 36-3E 40-42 44-47 49-4C A1-A6 A8-AB",
+    ),
+    ("Philips Imaging DD 129", 0x2001, "00-09"),
+    ("Philips MR Imaging DD 001", 0x2005, "0D 0E"),
+    ("Philips PET Private Group", 0x7053, "00 09"),
+    ("HOLOGIC, Inc.", 0x7E01, "01 02 10-12"),
+    ("SIEMENS SYNGO ULTRA-SOUND TOYON DATA STREAMING", 0x7FD1, "01 09-11"),
+    ("SIEMENS Ultrasound SC2000", 0x7FD1, "01 09-11"),
+)
+# Low bytes run in hexadecimal but vendors number SC2000's and GEIIS's elements as decimals: 0A-0F do not exist there.
+DECIMAL_CREATORS = ("SIEMENS Ultrasound SC2000", "SIEMENS SYNGO ULTRA-SOUND TOYON DATA STREAMING")
+SAFE_PRIVATE_VR = {
+    ("NQHeader", 0x0099): "01 UI 04 SS 05 LT 10 FL 20 SH 21 FL",
+    ("NQLeft", 0x0199): "* FL",
+    ("NQRight", 0x0299): "* FL",
+    ("SIEMENS Ultrasound SC2000", 0x0119): "00 LO 01 OB 02 SQ 03 SQ 04 OB 05 UL 06 UL 07 UL 08 UL 09 SS 10 SH 13 IS 21 SH",
+    ("SIEMENS Ultrasound SC2000", 0x0129): "00 SQ 02 UI 06 SQ 07 UI 08 OB 09 SQ 10 OB 11 SQ 12 UI 20 SQ 21 OB 22 OB 29 OB "
+    "30 CS",
+    ("SIEMENS Ultrasound SC2000", 0x0139): "01 SL",
+    ("SIEMENS Ultrasound SC2000", 0x0149): "* FD",
 }
 # PatientIdentityRemoved and its kin are written by us, never copied.
 WRITTEN = {0x00120062, 0x00120063, 0x00120064, 0x00280303}
@@ -187,6 +241,34 @@ def write_allowed(table: dict[str, str]) -> None:
                 writer.writerow([f"{tag:08x}", keyword, vr, vm, rule])
 
 
+def safe_elements(creator: str, text: str) -> list[int]:
+    """Low bytes that a line of `SAFE_PRIVATE` names."""
+    found = []
+    for part in text.split():
+        first, _, last = part.partition("-")
+        found += range(int(first, 16), int(last or first, 16) + 1)
+    decimal = creator in DECIMAL_CREATORS
+    return [one for one in found if not (decimal and one & 0xF > 9)]  # noqa: PLR2004 - a decimal digit
+
+
+def write_safe_private() -> None:
+    """Write `safe_private.csv`; a multiplicity that nobody states is written as 0, for any."""
+    with (HERE / "safe_private.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["creator", "group", "element", "vr", "values", "meaning"])
+        for creator, group, text in SAFE_PRIVATE:
+            told = SAFE_PRIVATE_VR.get((creator, group), "").split()
+            own = dict(zip(told[::2], told[1::2], strict=True))
+            known = private_dictionaries.get(creator, {})
+            for element in safe_elements(creator, text):
+                entry = known.get(f"{group:04x}xx{element:02x}".upper().replace("XX", "xx")) or ("", "0", "")
+                vr = own.get(f"{element:02X}") or own.get("*") or entry[0].split(" or ")[0]
+                last = entry[1].rsplit("-", maxsplit=1)[-1]
+                meaning = entry[2] if entry[2] != "Unknown" else ""
+                values = last if last.isdigit() else "0"
+                writer.writerow([creator, f"{group:04x}", f"{element:02x}", vr, values, meaning])
+
+
 def defined_terms(wheel: Path) -> set[str]:
     """Words of the upper-case terms that the standard's attribute descriptions name, lower case."""
     terms: set[str] = set()
@@ -225,6 +307,7 @@ def main() -> None:
     parser.add_argument("--options", type=Path, required=True)
     given = parser.parse_args()
     write_allowed(write_table(given.basic, given.options))
+    write_safe_private()
     write_vocabulary(given.options)
 
 
