@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,11 +19,11 @@ import pandas as pd
 
 from medgan import cluster, keys
 from medgan.archive import intake, quarantine
-from medgan.collection import durable, layout, merge, read, stage, staging, store, write
+from medgan.collection import durable, faces, layout, merge, read, stage, staging, store, write
 from medgan.collection import labels as label_tables
 from medgan.collection.accounting import Accounting
 from medgan.collection.staging import Batch
-from medgan.deid import audit
+from medgan.deid import audit, deface
 from medgan.deid import labels as deid_labels
 from medgan.deid import profile as profiles
 from medgan.errors import StoreUnavailable
@@ -81,6 +81,11 @@ def ingest(
         withdrawn = read.withdrawn(writer.group)
         accounting = _opening(found, table, withdrawn, zones)
         digests = {"profile": expression.digest, "key": keyring.mac("staging").hex()}
+        if deface.OPTION in expression.options:
+            heads = [study.instances for study in found.studies if _pends(study, accounting.pending)]
+            cuts = faces.cuts(heads, zones=zones, key_handle=key_handle, workers=workers, scheduler=scheduler)
+            context = replace(context, cuts=cuts)
+            digests["cuts"] = deface.digest(cuts)
         plan = _plan(found, accounting.pending, context.folder, digests)
         _stage_all(plan, partial(stage.run, context=context), workers=workers, scheduler=scheduler, report=on_progress)
         merged = merge.settle(plan.batches, plan.folder, table, accounting, withdrawn=withdrawn.patients)
@@ -122,6 +127,11 @@ def _opening(found: intake.Intake, table: pd.DataFrame, withdrawn: read.Withdraw
             accounting.quarantined[sha256] = refused.reason.value
     accounting.withdrawn = present & withdrawn.sources
     return accounting
+
+
+def _pends(study: Any, pending: set[str]) -> bool:
+    """Whether an instance of a study is still to be stored; its other ones may be needed to find its face."""
+    return any(locator.sha256 in pending for locator in study.instances)
 
 
 def _plan(found: intake.Intake, pending: set[str], folder: Path, context: dict[str, str]) -> _Plan:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from medgan.archive import instance, pixels, quarantine, series
 from medgan.collection import attributes, durable
 from medgan.collection.packs import Frame
 from medgan.collection.staging import Batch, Stage
-from medgan.deid import apply, profile, review
+from medgan.deid import apply, deface, profile, review
 from medgan.errors import BadInstance, MedganError
 from medgan.keys import Keyring
 from medgan.records import QuarantineReason, QuarantineRecord
@@ -26,6 +27,7 @@ class StageContext:
     key_handle: str
     profile: str
     folder: Path
+    cuts: Mapping[str, deface.Shear] = field(default_factory=dict)
 
 
 def run(batch: Batch, context: StageContext) -> str:
@@ -45,7 +47,7 @@ def run(batch: Batch, context: StageContext) -> str:
         stage = Stage(folder)
         for study, locator in zip(batch.studies, batch.locators, strict=True):
             try:
-                _add(stage, locator, expression, keyring, context.zones)
+                _add(stage, locator, expression, keyring, context)
             except BadInstance as refusal:
                 stage.refused[locator.sha256] = _refuse(locator.sha256, refusal.reason, "ingest", study, context.zones)
             except MedganError:
@@ -58,13 +60,14 @@ def run(batch: Batch, context: StageContext) -> str:
     return batch.name
 
 
-def _add(stage: Stage, locator: Any, expression: profile.Profile, keyring: Keyring, zones: Zones) -> None:
+def _add(stage: Stage, locator: Any, expression: profile.Profile, keyring: Keyring, context: StageContext) -> None:
+    zones = context.zones
     data = instance.read(locator, zones=zones, keyring=keyring)
     reviewed = review.is_released(zones, locator.sha256)
     try:
-        clean = apply.deidentify(data, profile=expression, keyring=keyring, reviewed=reviewed)
+        clean = apply.deidentify(data, profile=expression, keyring=keyring, reviewed=reviewed, cuts=context.cuts)
     except BadInstance as refusal:
-        if refusal.reason == QuarantineReason.BURNED_IN:
+        if refusal.reason in review.RELEASABLE:
             review.keep_picture(zones, locator.sha256, data, keyring)
         raise
     decoded = pixels.decode(clean.dataset)

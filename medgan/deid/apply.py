@@ -33,7 +33,11 @@ from medgan.errors import BadInstance
 from medgan.keys import Keyring
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydicom import Dataset
+
+    from medgan.deid.deface import Shear
 
 VERSION = "0.1"
 IMPLEMENTATION_UID = b"2.25.251407911738012927165107293812646107253"
@@ -255,12 +259,18 @@ def _listed(profile: Profile) -> dict[int, bool]:
     }
 
 
-def deidentify(data: bytes, *, profile: Profile, keyring: Keyring, reviewed: bool = False) -> DeidentifiedInstance:
+def deidentify(
+    data: bytes, *, profile: Profile, keyring: Keyring, reviewed: bool = False, cuts: Mapping[str, Shear] | None = None
+) -> DeidentifiedInstance:
     """De-identify one instance: `data` is a Part 10 file or a bare dataset, the result a Part 10 file.
+
+    `cuts` has, for the option clean-recognizable-visual-features, where the face of each series (by pseudonymous
+    key) is cut away, see `deface.plan`; an instance that holds a whole volume finds its own.
 
     Raises `BadInstance`: NOT_DICOM, TRUNCATED, BAD_LENGTH, TOO_DEEP, TOO_MANY_ELEMENTS, BOMB, CORRUPT_HEADER,
     BAD_UID, NO_PATIENT, NO_PIXELS for waveforms, RESIDUE when an original value is still in the bytes, and with the
-    option clean-pixel-data BURNED_IN when text in the image cannot be excluded, unless it was `reviewed`.
+    option clean-pixel-data BURNED_IN when text in the image cannot be excluded, or with
+    clean-recognizable-visual-features FACE where a face cannot be cut away, unless it was `reviewed`.
     """
     source = take_apart(data)
     if source.big_endian:
@@ -277,10 +287,13 @@ def deidentify(data: bytes, *, profile: Profile, keyring: Keyring, reviewed: boo
     _refuse_residue(work, pieces, meta)
     if "clean-pixel-data" in profile.options:
         result = _clean_pixels(result, reviewed=reviewed)
+    series_key = pseudonym.series_key(keyring, uids[1])
+    if "clean-recognizable-visual-features" in profile.options and not reviewed:
+        result = _clean_face(result, data, (cuts or {}).get(series_key))
     return DeidentifiedInstance(
         data=result,
         instance_key=pseudonym.instance_key(keyring, uids[0]),
-        series_key=pseudonym.series_key(keyring, uids[1]),
+        series_key=series_key,
         study_key=pseudonym.study_key(keyring, uids[2]),
         patient_key=work.patient.key,
         source_sha256=hashlib.sha256(data).hexdigest(),
@@ -297,6 +310,14 @@ def _clean_pixels(data: bytes, *, reviewed: bool) -> bytes:
     from medgan.deid import burned_in
 
     return burned_in.clean(data, dcmread(io.BytesIO(data)), reviewed=reviewed)
+
+
+def _clean_face(result: bytes, data: bytes, cut: Shear | None) -> bytes:
+    """`result` without the face of a head."""
+    from medgan.archive import instance
+    from medgan.deid import deface
+
+    return deface.clean(result, instance.parse(data), cut)
 
 
 def _refuse_residue(work: Work, pieces: dict[int, bytes], meta: bytes) -> None:

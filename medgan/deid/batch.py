@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from medgan import keys
 from medgan.archive import container, sources
 from medgan.archive.storage import write_atomically
-from medgan.deid import apply, audit, profile
+from medgan.deid import apply, audit, deface, profile, pseudonym
 from medgan.errors import BadInstance, IntegrityError, InvalidRequest
 from medgan.records import QuarantineReason, QuarantineRecord
 
@@ -51,6 +51,7 @@ class _Job:
     profile: str
     site: str
     key_handle: str
+    cuts: dict[str, deface.Shear] = field(default_factory=dict)
 
 
 def deidentify_tree(
@@ -69,14 +70,20 @@ def deidentify_tree(
     leaves a record in `quarantine/`, and the run goes on.
     """
     sources.preflight(source)
-    keys.load(key_handle)
+    keyring = keys.load(key_handle)
     chosen = profile.load(profile_name, site)
     _check_apart(source, destination)
-    job = _Job(destination=destination, profile=chosen.name, site=site, key_handle=key_handle)
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="medgan-deid-") as spool:
         leaves = [leaf for leaf in container.leaves(source, spool=Path(spool)) if not _is_index(leaf)]
+        job = _Job(
+            destination=destination,
+            profile=chosen.name,
+            site=site,
+            key_handle=key_handle,
+            cuts=_cuts(leaves, keyring) if deface.OPTION in chosen.options else {},
+        )
         with audit.Log(destination / AUDIT) as log:
             for done, outcome in enumerate(_outcomes(leaves, job, workers), start=1):
                 _settle(outcome, destination)
@@ -102,6 +109,12 @@ def _check_apart(source: Path, destination: Path) -> None:
     from_path, to_path = source.resolve(), destination.resolve()
     if from_path == to_path or from_path in to_path.parents or to_path in from_path.parents:
         raise InvalidRequest("source and destination lie inside each other: give a destination of its own")
+
+
+def _cuts(leaves: list[Leaf], keyring: keys.Keyring) -> dict[str, deface.Shear]:
+    """Where faces are cut away, by series: a first pass over the files, because a volume lies in many."""
+    loaders = [partial(container.read_extent, leaf.extent) for leaf in leaves if leaf.extent is not None]
+    return deface.by_key(deface.plan(loaders), partial(pseudonym.series_key, keyring))
 
 
 def _is_index(leaf: Leaf) -> bool:
@@ -139,7 +152,9 @@ def _one(leaf: Leaf, job: _Job) -> dict[str, Any]:
             raise BadInstance(str(leaf.refusal))  # noqa: TRY301 - one place turns refusals into lines
         data = container.read_extent(leaf.extent)
         digest.update(data)
-        clean = apply.deidentify(data, profile=profile.load(job.profile, job.site), keyring=_keyring(job.key_handle))
+        clean = apply.deidentify(
+            data, profile=profile.load(job.profile, job.site), keyring=_keyring(job.key_handle), cuts=job.cuts
+        )
     except BadInstance as refusal:
         return {"source_sha256": digest.hexdigest(), "refused": QuarantineReason(refusal.reason).value}
     write_atomically(job.destination / PARTS / clean.source_sha256, clean.data)

@@ -188,14 +188,20 @@ def known_regions(dataset: Dataset, shape: tuple[int, ...]) -> list[Box]:
 
 def blank(dataset: Dataset, decoded: Decoded, boxes: list[Box]) -> bytes:
     """The instance with `boxes` of every frame at the background; all other values stay as they were decoded."""
-    from pydicom.uid import ExplicitVRLittleEndian
-
     if "ModalityLUTSequence" in dataset:
         raise BadInstance("BURNED_IN", "text stands in an image whose values pass a table: it cannot be blanked alone")
     values = np.array(decoded.frames)
     background = values.max() if decoded.photometric == "MONOCHROME1" else values.min()
     for top, bottom, left, right in boxes:
         values[:, top:bottom, left:right] = background
+    dataset.BurnedInAnnotation = "NO"
+    return rewrite(dataset, decoded, values)
+
+
+def rewrite(dataset: Dataset, decoded: Decoded, values: NDArray[Any]) -> bytes:
+    """The instance with `values`, shaped and typed as `decoded.frames`, as native pixel data."""
+    from pydicom.uid import ExplicitVRLittleEndian
+
     bits = 8 * values.dtype.itemsize
     dataset.PixelData = (
         values.astype(values.dtype.newbyteorder("<")).tobytes().ljust(values.nbytes + values.nbytes % 2, b"\0")
@@ -210,7 +216,6 @@ def blank(dataset: Dataset, decoded: Decoded, boxes: list[Box]) -> bytes:
     dataset.PixelRepresentation = int(decoded.signed)
     for keyword in [e.keyword for e in dataset if "PaletteColorLookupTable" in e.keyword or "OffsetTable" in e.keyword]:
         delattr(dataset, keyword)
-    dataset.BurnedInAnnotation = "NO"
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     out = io.BytesIO()
     with warnings.catch_warnings():

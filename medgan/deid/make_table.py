@@ -125,8 +125,10 @@ SAFE_PRIVATE = (
     (
         "Philips Imaging DD 001",
         0x2001,
-        "01-0C 0E-1F 21-51 53-5A 5D-6B 6D-6F 71-77 79-8C 90-94 9A 9B 9D 9F A1-A5 C0-C3 C5-C7 CA CB D0-DF E9 F1-F7 F9 "
-        "FB-FD FF",
+        (
+            "01-0C 0E-1F 21-51 53-5A 5D-6B 6D-6F 71-77 79-8C 90-94 9A 9B 9D 9F A1-A5 C0-C3 C5-C7 CA CB "
+            "D0-DF E9 F1-F7 F9 FB-FD FF"
+        ),
     ),
     ("Philips Imaging DD 002", 0x2001, "01-40 50 52 53 57 58 5A 5C-5F 63-68 6B 71-75"),
     (
@@ -147,9 +149,14 @@ SAFE_PRIVATE_VR = {
     ("NQHeader", 0x0099): "01 UI 04 SS 05 LT 10 FL 20 SH 21 FL",
     ("NQLeft", 0x0199): "* FL",
     ("NQRight", 0x0299): "* FL",
-    ("SIEMENS Ultrasound SC2000", 0x0119): "00 LO 01 OB 02 SQ 03 SQ 04 OB 05 UL 06 UL 07 UL 08 UL 09 SS 10 SH 13 IS 21 SH",
-    ("SIEMENS Ultrasound SC2000", 0x0129): "00 SQ 02 UI 06 SQ 07 UI 08 OB 09 SQ 10 OB 11 SQ 12 UI 20 SQ 21 OB 22 OB 29 OB "
-    "30 CS",
+    (
+        "SIEMENS Ultrasound SC2000",
+        0x0119,
+    ): "00 LO 01 OB 02 SQ 03 SQ 04 OB 05 UL 06 UL 07 UL 08 UL 09 SS 10 SH 13 IS 21 SH",
+    (
+        "SIEMENS Ultrasound SC2000",
+        0x0129,
+    ): "00 SQ 02 UI 06 SQ 07 UI 08 OB 09 SQ 10 OB 11 SQ 12 UI 20 SQ 21 OB 22 OB 29 OB 30 CS",
     ("SIEMENS Ultrasound SC2000", 0x0139): "01 SL",
     ("SIEMENS Ultrasound SC2000", 0x0149): "* FD",
 }
@@ -243,7 +250,7 @@ def write_allowed(table: dict[str, str]) -> None:
 
 def safe_elements(creator: str, text: str) -> list[int]:
     """Low bytes that a line of `SAFE_PRIVATE` names."""
-    found = []
+    found: list[int] = []
     for part in text.split():
         first, _, last = part.partition("-")
         found += range(int(first, 16), int(last or first, 16) + 1)

@@ -2,8 +2,8 @@
 
 `safe_private.csv` holds the whole table (479 attributes of 20 creators). A vendor's promise is not taken for the
 value: it passes the rule of its VR as a standard attribute does (numbers, codes, technical words, UIDs replaced,
-items cleaned), and what no rule can judge (OB, OW, UN, dates) goes. A private block is known only by its creator's name in the same dataset
-(PS3.5 7.8.1), so the creator's element stays with what is kept of its block.
+items cleaned), and what no rule can judge (OB, OW, UN, dates) goes. A private block is known only by its creator's
+name in the same dataset (PS3.5 7.8.1), so the creator's element stays with what is kept of its block.
 """
 
 from __future__ import annotations

@@ -97,10 +97,6 @@ def load(expression: str = "basic", site: str = "") -> Profile:
     unknown = len(set(names) - set(METHODS))
     if unknown or "basic" not in names:
         raise InvalidRequest(f"a profile is basic, with options joined by +, of: {', '.join(METHODS)}")
-    if "clean-recognizable-visual-features" in options:
-        raise InvalidRequest(
-            "faces are not removed yet: deface volumes before they come here, and leave the option out"
-        )
     if {"full-dates", "modified-dates"} <= set(options):
         raise InvalidRequest("full-dates and modified-dates exclude each other")
     name = "+".join(("basic", *options))

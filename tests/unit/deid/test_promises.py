@@ -183,7 +183,6 @@ def test_an_instance_without_a_patient_is_refused(keyring, basic):
         "basic+dates",
         "modified-dates",
         "basic+full-dates+modified-dates",
-        "basic+clean-recognizable-visual-features",
     ],
 )
 def test_an_unknown_profile_is_refused(expression):
