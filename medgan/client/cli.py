@@ -100,7 +100,9 @@ def verify(
 def export(
     spec: SpecArgument,
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
-    form: Annotated[str, typer.Option("--form", help="png (with a table, as Hugging Face reads it) or nifti.")] = "png",
+    form: Annotated[
+        str, typer.Option("--form", "--as", help="png (with a table, as Hugging Face reads it), nifti or dicom.")
+    ] = "png",
     split: Annotated[str | None, typer.Option("--split", help="One split only.")] = None,
     registry: RegistryOption = None,
     trust: TrustOption = None,

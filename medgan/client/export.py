@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import importlib
 import json
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,21 @@ _NIFTI_UINT16 = 512
 _NIFTI_HEADER_BYTES = 348
 _NIFTI_DATA_AT = 352
 _MILLIMETRES = 2
+
+
+def form_named(form: str) -> Callable[[Dataset, Path], Path]:
+    """The exporter of a form; `InvalidRequest` for an unknown one, or one that this installation cannot write."""
+    forms = {"png": export_png, "nifti": export_nifti}
+    if form in forms:
+        return forms[form]
+    if form != "dicom":
+        raise InvalidRequest(f"images are exported as {', '.join(forms)} or dicom")
+    try:
+        # By name: the client is installed alone, and pydicom comes with the platform.
+        writer: Callable[[Dataset, Path], Path] = importlib.import_module("medgan.release.dicom").export_dicom
+    except ImportError:
+        raise InvalidRequest("DICOM is written by the platform: pip install 'medgan[platform]'") from None
+    return writer
 
 
 def png(image_HW: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> bytes:
@@ -48,7 +65,7 @@ def export_png(dataset: Dataset, folder: Path) -> Path:
 
     `datasets.load_dataset("imagefolder", data_dir=folder)` reads it, labels included.
     """
-    _fresh(folder)
+    fresh(folder)
     with disk.explained(), (folder / "metadata.csv").open("w", newline="") as table:
         writer = csv.writer(table)
         writer.writerow(["file_name", *dataset.labels.columns])
@@ -58,7 +75,7 @@ def export_png(dataset: Dataset, folder: Path) -> Path:
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(png(image))
             writer.writerow([name, *dataset.labels.iloc[index].tolist()])
-    _readme(dataset, folder)
+    readme(dataset, folder)
     return folder
 
 
@@ -67,14 +84,14 @@ def export_nifti(dataset: Dataset, folder: Path) -> Path:
 
     Image i is slice i along the third axis, which is no direction in space: its spacing is 1.
     """
-    _fresh(folder)
+    fresh(folder)
     images = dataset.images
     count, height, width = images.shape
     with disk.explained(), gzip.GzipFile(folder / "images.nii.gz", "wb", mtime=0) as file:
         file.write(nifti_header((width, height, count), dataset.attrs))
         file.write(np.ascontiguousarray(images, dtype="<u2").tobytes())
     dataset.labels.to_csv(folder / "labels.csv", index=False)
-    _readme(dataset, folder)
+    readme(dataset, folder)
     return folder
 
 
@@ -108,14 +125,16 @@ def montage(dataset: Dataset, *, rows: int = 4, columns: int = 8) -> npt.NDArray
     return tiles.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
 
 
-def _fresh(folder: Path) -> None:
+def fresh(folder: Path) -> None:
+    """Make the folder to export to; `InvalidRequest` when something lies in it."""
     if folder.exists() and any(folder.iterdir()):
         raise InvalidRequest("the folder to export to is not empty: name a new one")
     with disk.explained():
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def _readme(dataset: Dataset, folder: Path) -> None:
+def readme(dataset: Dataset, folder: Path) -> None:
+    """Write `README.json`: what the images are and how their values are read."""
     manifest = dataset.manifest
     said = {
         "synthetic": True,

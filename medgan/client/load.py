@@ -156,13 +156,10 @@ class Dataset:
         return export.montage(self, rows=rows, columns=columns)
 
     def export(self, folder: Path | str, form: str = "png") -> Path:
-        """Write the split into a new folder as `png` (16 bits, with a table as `imagefolder` wants) or `nifti`."""
+        """Write the split into a new folder as `png` (16 bits, a table as `imagefolder` wants), `nifti` or `dicom`."""
         from medgan.client import export
 
-        forms = {"png": export.export_png, "nifti": export.export_nifti}
-        if form not in forms:
-            raise InvalidRequest(f"images are exported as {' or '.join(forms)}")
-        return forms[form](self, Path(folder))
+        return export.form_named(form)(self, Path(folder))
 
     def classes_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Class index (B,) of rows of the version's array, as a loader's batches name them."""
