@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 app = typer.Typer(help="List, pull, verify and compare published synthetic data sets.", no_args_is_help=True)
@@ -65,11 +64,10 @@ def pull(
     offline: Annotated[bool, typer.Option("--offline", help="Ask nobody: verify what is in the cache.")] = False,
 ) -> None:
     """Pull NAME or NAME@VERSION, verify every byte, and print where it lies."""
+    from medgan.client import progress
     from medgan.client import pull as pulls
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(spec)
+    with progress.shown(spec) as on_progress:
         folder = pulls.pull(
             spec,
             registry=registry,
@@ -77,7 +75,7 @@ def pull(
             destination=to,
             allow_withdrawn=allow_withdrawn,
             offline=offline,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            on_progress=on_progress,
         )
     typer.echo(folder)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from medgan.client import progress, verify
 from medgan.client import pull as pulls
-from medgan.client import verify
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import Manifest
 
@@ -36,18 +36,31 @@ def load(
     cache: Path | None = None,
     allow_withdrawn: bool = False,
     offline: bool = False,
+    lazy: bool = False,
     now: datetime | None = None,
 ) -> Dataset:
-    """Pull (or find) and verify `NAME[@VERSION]` and open it; `split` keeps the rows of one split."""
-    folder = pulls.pull(
-        spec,
-        registry=registry,
-        trust=trust,
-        cache=cache,
-        allow_withdrawn=allow_withdrawn,
-        offline=offline,
-        now=now,
-    )
+    """Pull (or find) and verify `NAME[@VERSION]` and open it; `split` keeps the rows of one split.
+
+    `lazy` pulls nothing but the labels: each shard is fetched, verified and cached when it is first touched.
+    A pull shows its progress where standard error is a terminal.
+    """
+    if lazy and not offline:
+        from medgan.client import remote
+
+        return remote.open_remote(
+            spec, split, registry=registry, trust=trust, cache=cache, allow_withdrawn=allow_withdrawn, now=now
+        )
+    with progress.shown(spec) as on_progress:
+        folder = pulls.pull(
+            spec,
+            registry=registry,
+            trust=trust,
+            cache=cache,
+            allow_withdrawn=allow_withdrawn,
+            offline=offline,
+            now=now,
+            on_progress=on_progress,
+        )
     return open_folder(folder, split)
 
 

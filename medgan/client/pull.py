@@ -17,7 +17,7 @@ from medgan.client import trust as trusts
 from medgan.client.registry import Source
 from medgan.client.trust import Trust
 from medgan.client.verify import Progress
-from medgan.errors import IntegrityError, InvalidRequest
+from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable
 from medgan.records import Index, IndexVersion, Manifest, ManifestFile, sha256_hex
 
 FETCHES_AT_ONCE = 4
@@ -65,15 +65,16 @@ def pull(
     entry, version = indexes.choose(link.index, spec, allow_withdrawn=allow_withdrawn)
     keys = keys_due(link.trust.keys, version)
     folder = (destination or (cache or trusts.default_cache()) / entry.name / version.version).expanduser().absolute()
-    lock = folder.parent / f".{folder.name}.lock"
-    with disk.locked(lock, busy="this version is being pulled by another process: wait for it"):
-        if folder.exists():
-            manifest = verify.verify_folder(
-                folder, keys=keys, name=entry.name, version=version.version, on_progress=on_progress
-            )
-            refuse_other(folder, manifest, version)
-        else:
-            fetch(link.source, entry.name, version, keys=keys, folder=folder, on_progress=on_progress)
+    if not folder.exists():
+        lock = folder.parent / f".{folder.name}.lock"
+        with disk.locked(lock, busy="this version is being pulled by another process: wait for it"):
+            if not folder.exists():
+                fetch(link.source, entry.name, version, keys=keys, folder=folder, on_progress=on_progress)
+                return folder
+    manifest = verify.verify_folder(
+        folder, keys=keys, name=entry.name, version=version.version, on_progress=on_progress
+    )
+    refuse_other(folder, manifest, version)
     return folder
 
 
@@ -121,17 +122,15 @@ def fetch(
     """Bring every file of a version to `folder`, verified against its signed manifest; visible only when whole."""
     staging = folder.parent / f".{folder.name}-{version.manifest_sha256[:16]}.partial"
     where = f"{name}/{version.version}"
-    body = registries.read_all(source, f"{where}/{verify.MANIFEST}")
-    if sha256_hex(body) != version.manifest_sha256:
-        raise IntegrityError(f"{name}@{version.version}: the manifest is not the one that the signed index names")
-    envelope = registries.read_all(source, f"{where}/{verify.ENVELOPE}")
-    manifest = verify.read_manifest(body, envelope, keys=keys, name=name, version=version.version)
+    manifest, body, envelope = signed_manifest(source, name, version, keys=keys)
+    done, total = 0, sum(file.size for file in manifest.files)
     with disk.explained():
         staging.mkdir(parents=True, exist_ok=True)
-    done, total = 0, sum(file.size for file in manifest.files)
+        _adopt(staging, lazy_folder(folder.parent, version), manifest)
+        _refuse_full(staging, total)
     with ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="medgan-pull") as threads:
         fetches = {
-            threads.submit(_fetch_file, source, f"{where}/{file.path}", file, staging / file.path): file.size
+            threads.submit(fetch_file, source, f"{where}/{file.path}", file, staging / file.path): file.size
             for file in manifest.files
         }
         try:
@@ -152,17 +151,54 @@ def fetch(
         disk.fsync_folder(folder.parent)
 
 
-def _fetch_file(source: Source, path: str, file: ManifestFile, target: Path) -> None:
-    """One file into the staging folder; a whole one is kept, a broken-off one is continued."""
+def signed_manifest(
+    source: Source, name: str, version: IndexVersion, *, keys: tuple[str, ...]
+) -> tuple[Manifest, bytes, bytes]:
+    """The manifest that the index names and all `keys` signed, with its bytes and those of its envelope."""
+    where = f"{name}/{version.version}"
+    body = registries.read_all(source, f"{where}/{verify.MANIFEST}")
+    if sha256_hex(body) != version.manifest_sha256:
+        raise IntegrityError(f"{name}@{version.version}: the manifest is not the one that the signed index names")
+    envelope = registries.read_all(source, f"{where}/{verify.ENVELOPE}")
+    return verify.read_manifest(body, envelope, keys=keys, name=name, version=version.version), body, envelope
+
+
+def lazy_folder(home: Path, version: IndexVersion) -> Path:
+    """Where a version lies of which only what was touched is here."""
+    return home / f".{version.version}-{version.manifest_sha256[:16]}.lazy"
+
+
+def _adopt(staging: Path, lazy: Path, manifest: Manifest) -> None:
+    """Take over what lazy reading brought; like all that lies in the staging folder it is verified before it counts."""
+    for file in manifest.files:
+        found, target = lazy / file.path, staging / file.path
+        if found.is_file() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(found, target)
+
+
+def _refuse_full(staging: Path, total: int) -> None:
+    """`InvalidRequest` when the disk cannot hold what is still missing of `total` bytes."""
+    held = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+    free = shutil.disk_usage(staging).free
+    if total - held > free:
+        raise InvalidRequest(
+            f"{(total - held) / 1e9:.1f} GB are still to come and {free / 1e9:.1f} GB are free: make room, or name "
+            "another folder with --to"
+        )
+
+
+def fetch_file(source: Source, path: str, file: ManifestFile, target: Path, *, partial: Path | None = None) -> None:
+    """One file to `target`, verified; a whole one is kept, a broken-off one (`partial`) is continued."""
     if target.exists() and verify.digest_file(target) == (file.size, file.sha256):
         return
-    partial = target.with_name(target.name + ".part")
+    partial = partial or target.with_name(target.name + ".part")
     with disk.explained():
         target.unlink(missing_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         hasher, held = _resume(partial, file.size)
     if held < file.size or file.size == 0:
-        with disk.explained(), partial.open("ab", buffering=0) as sink:
+        with disk.explained(), partial.open("ab") as sink:  # buffered: a raw write may be short, on a full disk it is
             for block in source.blocks(path, offset=held) if file.size else ():
                 held += len(block)
                 if held > file.size:
@@ -175,6 +211,8 @@ def _fetch_file(source: Source, path: str, file: ManifestFile, target: Path) -> 
             f"{path.rsplit('/', 1)[-1]} did not arrive as it was signed: pull again; if it stays so, ask the publisher"
         )
     with disk.explained():
+        if partial.stat().st_size != file.size:
+            raise StoreUnavailable("the disk did not keep all of a file: make room, then pull again")
         partial.replace(target)
 
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urlsplit
 
 from medgan.client import objects
 from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable
 
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
 BLOCK_BYTES = 1 << 20
+TRIES = 4
+"""How often a web server is asked without a byte of progress before it is given up."""
+
+_PAUSE_SECONDS = 0.1
+_SLOWEST_BYTES_A_SECOND = 1024
+_ASK_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 TIMEOUT_SECONDS = 30
 _SMALL_FILE_BYTES = 64 << 20
 _LONGEST_PATH = 1024
@@ -72,9 +84,12 @@ class FolderSource:
         self.address = str(self.root)
 
     def blocks(self, path: str, *, offset: int = 0) -> Iterator[bytes]:
-        """See `Source`."""
+        """See `Source`; what is no regular file (a pipe would hold us for ever) is not there."""
         try:
-            with (self.root / path).open("rb") as file:
+            descriptor = os.open(self.root / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            with os.fdopen(descriptor, "rb", buffering=0) as file:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise _missing(path)
                 file.seek(offset)
                 while block := file.read(BLOCK_BYTES):
                     yield block
@@ -83,28 +98,67 @@ class FolderSource:
 
 
 class HttpSource:
-    """A registry behind a web server."""
+    """A registry behind a web server. A broken line is taken up again where it broke; a stalled one is given up."""
 
     def __init__(self, address: str) -> None:
         """Read below `address`; nothing is opened yet."""
         self.address = address.rstrip("/")
 
     def blocks(self, path: str, *, offset: int = 0) -> Iterator[bytes]:
-        """See `Source`; a resumed read asks for a range and copes with a server that ignores it."""
+        """See `Source`."""
+        failures = 0
+        while True:
+            try:
+                for block in self._answer(path, offset):
+                    offset += len(block)
+                    failures = 0
+                    yield block
+            except _BrokenLine:
+                failures += 1
+                if failures == TRIES:
+                    raise _missing(path) from None
+                time.sleep(_PAUSE_SECONDS * 2**failures)
+            else:
+                return
+
+    def _answer(self, path: str, offset: int) -> Iterator[bytes]:
+        """One request; copes with a server that ignores ranges. `_BrokenLine` where asking again may help."""
         from http.client import HTTPException
+        from urllib.error import HTTPError
         from urllib.request import Request, urlopen
 
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         request = Request(f"{self.address}/{quote(path)}", headers=headers)  # noqa: S310 - open_source checked the scheme
         try:
             with urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - likewise
-                skip = 0 if answer.status == 206 else offset  # noqa: PLR2004 - HTTP: partial content
-                while skip and (block := answer.read(min(skip, BLOCK_BYTES))):
-                    skip -= len(block)
-                while block := answer.read(BLOCK_BYTES):
-                    yield block
-        except (OSError, HTTPException):
+                yield from _received(answer, skip=0 if answer.status == 206 else offset)  # noqa: PLR2004 - partial content
+        except HTTPError as error:
+            error.close()
+            if error.code in _ASK_AGAIN:
+                raise _BrokenLine from None
             raise _missing(path) from None
+        except (OSError, HTTPException):
+            raise _BrokenLine from None
+
+
+def _received(answer: HTTPResponse, *, skip: int) -> Iterator[bytes]:
+    """The body of an answer but its first `skip` bytes; `_BrokenLine` when it ends early or all but stands still."""
+    promised = answer.length
+    got, mark, since = 0, 0, time.monotonic()
+    while block := answer.read1(BLOCK_BYTES):
+        got += len(block)
+        if got > skip:
+            yield block[max(0, skip - got + len(block)) :]
+        if time.monotonic() - since > TIMEOUT_SECONDS:
+            if got - mark < _SLOWEST_BYTES_A_SECOND * TIMEOUT_SECONDS:
+                raise _BrokenLine
+            mark, since = got, time.monotonic()
+    if promised is not None and got < promised:
+        raise _BrokenLine
+
+
+class _BrokenLine(Exception):
+    """The server did not answer, or broke off."""
 
 
 def _missing(path: str) -> StoreUnavailable:

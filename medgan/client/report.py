@@ -6,11 +6,10 @@ from pathlib import Path
 
 from medgan.client import index as indexes
 from medgan.client import pull as pulls
-from medgan.client import registry as registries
 from medgan.client import trust as trusts
 from medgan.client import verify
-from medgan.errors import IntegrityError, InvalidRequest
-from medgan.records import IndexDataset, Manifest, sha256_hex
+from medgan.errors import InvalidRequest
+from medgan.records import IndexDataset, Manifest
 
 
 def versions(*, registry: str | None = None, trust: Path | str | None = None) -> tuple[IndexDataset, ...]:
@@ -23,13 +22,8 @@ def info(spec: str, *, registry: str | None = None, trust: Path | str | None = N
     """The signed manifest of `NAME[@VERSION]`, read without pulling the images; withdrawn ones too."""
     link = pulls.connect(registry, trust=trust)
     entry, version = indexes.choose(link.index, spec, allow_withdrawn=True)
-    where = f"{entry.name}/{version.version}"
-    body = registries.read_all(link.source, f"{where}/{verify.MANIFEST}")
-    if sha256_hex(body) != version.manifest_sha256:
-        raise IntegrityError(f"{entry.name}@{version.version}: the manifest is not the one that the signed index names")
-    envelope = registries.read_all(link.source, f"{where}/{verify.ENVELOPE}")
     keys = pulls.keys_due(link.trust.keys, version)
-    return verify.read_manifest(body, envelope, keys=keys, name=entry.name, version=version.version)
+    return pulls.signed_manifest(link.source, entry.name, version, keys=keys)[0]
 
 
 def verify_pulled(

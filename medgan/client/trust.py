@@ -80,9 +80,11 @@ def recall(registry: str, *, pin: Path | None = None) -> Trust:
 
 
 def remember(trust: Trust) -> None:
-    """Write the pin and the counter; the counter never goes down."""
+    """Write the pin and the counter where they are new; the counter never goes down."""
     known = _read(trust.registry)
     counter = max(trust.counter, known.counter if known else 0)
+    if known is not None and (known.keys, known.counter) == (trust.keys, counter):
+        return
     body = {"registry": trust.registry, "keys": list(trust.keys), "counter": counter}
     disk.write_file(_file(trust.registry), canonical_json(body))
 

@@ -101,6 +101,8 @@ def digest_file(path: Path) -> tuple[int, str]:
 
 def _bytes(path: Path) -> bytes:
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise IntegrityError(f"{path.name} is a link or device: the version is not believed")
         return path.read_bytes()
     except OSError:
         raise IntegrityError(f"the version lacks its {path.name}: it is not believed; pull it again") from None
