@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from medgan.archive.storage import write_atomically
@@ -20,6 +21,15 @@ def record(zones: Zones, refused: QuarantineRecord) -> None:
     content = refused.canonical()
     if not path.exists() or path.read_bytes() != content:
         write_atomically(path, content)
+
+
+def recorded(zones: Zones) -> set[str]:
+    """Digests of all files that have a record."""
+    suffix = ".json"
+    try:
+        return {entry.name.removesuffix(suffix) for entry in os.scandir(folder(zones)) if entry.name.endswith(suffix)}
+    except FileNotFoundError:
+        return set()
 
 
 def load(zones: Zones, sha256: str) -> QuarantineRecord | None:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from medgan import cluster, keys
 from medgan.archive import intake, quarantine
-from medgan.collection import durable, faces, layout, merge, read, stage, staging, store, write
+from medgan.collection import durable, faces, judgement, layout, merge, read, stage, staging, store, write
 from medgan.collection import labels as label_tables
 from medgan.collection.accounting import Accounting
 from medgan.collection.staging import Batch
@@ -72,14 +72,17 @@ def ingest(
     expression = profiles.load(profile)
     found = intake.load(scan.scan_id, zones=zones, keyring=keyring)
     labels = deid_labels.pseudonymise(found.labels, keyring=keyring, columns=label_columns)
+    judged_by = judgement.rules(expression.digest)
     context = stage.StageContext(
-        zones=zones, key_handle=key_handle, profile=profile, folder=layout.staging(collection, zones=zones)
-    )
+        zones=zones, key_handle=key_handle, profile=profile, folder=layout.staging(collection, zones=zones),
+        judged_by=judged_by,
+    )  # fmt: skip
     with store.writer(collection, zones=zones) as writer:
         table = read.table_of(writer.group)
         resumed = context.folder.exists()  # a run that ends well leaves none
         withdrawn = read.withdrawn(writer.group)
         accounting = _opening(found, table, withdrawn, zones)
+        accounting.quarantined |= judgement.remembered(found, accounting.pending, judged_by, zones=zones)
         digests = {"profile": expression.digest, "key": keyring.mac("staging").hex()}
         if deface.OPTION in expression.options:
             heads = [study.instances for study in found.studies if _pends(study, accounting.pending)]

@@ -28,6 +28,7 @@ class StageContext:
     profile: str
     folder: Path
     cuts: Mapping[str, deface.Shear] = field(default_factory=dict)
+    judged_by: str | None = None
 
 
 def run(batch: Batch, context: StageContext) -> str:
@@ -45,25 +46,28 @@ def run(batch: Batch, context: StageContext) -> str:
     expression = profile.load(context.profile)
     with durable.new_folder(target) as folder:
         stage = Stage(folder)
+        decided = review.decisions(context.zones)
         for study, locator in zip(batch.studies, batch.locators, strict=True):
             try:
-                _add(stage, locator, expression, keyring, context)
+                reviewed = decided.get(locator.sha256) == review.RELEASE
+                _add(stage, locator, expression, keyring, context, reviewed=reviewed)
             except BadInstance as refusal:
-                stage.refused[locator.sha256] = _refuse(locator.sha256, refusal.reason, "ingest", study, context.zones)
+                stage.refused[locator.sha256] = _refuse(locator.sha256, refusal.reason, "ingest", study, context)
             except MedganError:
                 raise
             except Exception as error:  # noqa: BLE001 - its text may quote the file; its class says what to look for
                 where = f"ingest:{type(error).__name__}"
                 reason = QuarantineReason.CORRUPT_HEADER
-                stage.refused[locator.sha256] = _refuse(locator.sha256, reason, where, study, context.zones)
+                stage.refused[locator.sha256] = _refuse(locator.sha256, reason, where, study, context)
         stage.close()
     return batch.name
 
 
-def _add(stage: Stage, locator: Any, expression: profile.Profile, keyring: Keyring, context: StageContext) -> None:
+def _add(
+    stage: Stage, locator: Any, expression: profile.Profile, keyring: Keyring, context: StageContext, *, reviewed: bool
+) -> None:
     zones = context.zones
     data = instance.read(locator, zones=zones, keyring=keyring)
-    reviewed = review.is_released(zones, locator.sha256)
     try:
         clean = apply.deidentify(data, profile=expression, keyring=keyring, reviewed=reviewed, cuts=context.cuts)
     except BadInstance as refusal:
@@ -97,7 +101,9 @@ def _places(data: bytes, dataset: Any, frames: Frame) -> tuple[Frame, tuple[seri
     return frames, series.geometry(dataset)
 
 
-def _refuse(sha256: str, reason: str, stage: str, study: str, zones: Zones) -> str:
-    refused = QuarantineRecord(sha256=sha256, reason=QuarantineReason(reason), stage=stage, study=study)
-    quarantine.record(zones, refused)
+def _refuse(sha256: str, reason: str, stage: str, study: str, context: StageContext) -> str:
+    refused = QuarantineRecord(
+        sha256=sha256, reason=QuarantineReason(reason), stage=stage, study=study, judged_by=context.judged_by
+    )
+    quarantine.record(context.zones, refused)
     return refused.reason.value

@@ -1,7 +1,7 @@
 """The Icechunk repository of a collection: the only module that knows Icechunk.
 
-On a local file system concurrent commits are not safe, so there is one committer a collection: `writer` holds a
-lock file (flock) from opening to commit, and a second one gets `Conflict`. A commit carries its accounting in its
+On a local file system concurrent commits are not safe, so there is one committer a collection: `writer` holds its
+lock from opening to commit, and a second one gets `Conflict`. A commit carries its accounting in its
 metadata, so the record of a snapshot is read without touching the table.
 """
 
@@ -18,8 +18,9 @@ from typing import Any
 import icechunk
 import zarr
 
-from medgan.collection import durable, layout
-from medgan.errors import InvalidRequest, StoreUnavailable
+from medgan.collection import durable, layout, location
+from medgan.collection.committer import Check, committer
+from medgan.errors import Conflict, InvalidRequest, StoreUnavailable
 from medgan.records import CollectionSnapshot, sha256_hex
 from medgan.settings import Zones
 
@@ -44,8 +45,9 @@ class Commit:
 class Writer:
     """The one committer, inside `writer(...)`: `group` is the root to write to, `commit` makes it visible."""
 
-    def __init__(self, collection: str, repository: icechunk.Repository) -> None:
-        """Open a writable session on the head of `repository`."""
+    def __init__(self, collection: str, repository: icechunk.Repository, still_mine: Check) -> None:
+        """Open a writable session on the head of `repository`; `still_mine` is asked before a commit."""
+        self._still_mine = still_mine
         self._opened = datetime.now(UTC)
         self._collection = collection
         self._repository = repository
@@ -55,6 +57,7 @@ class Writer:
 
     def commit(self, message: str, *, counts: dict[str, int], table_sha256: str) -> CollectionSnapshot:
         """Commit what was written to `group`; `message` holds counts only."""
+        self._still_mine()
         metadata = {"counts": counts, "table_sha256": table_sha256}
         with _explained():
             snapshot_id = self._session.commit(message, metadata=metadata)
@@ -75,8 +78,8 @@ def writer(collection: str, *, zones: Zones) -> Iterator[Writer]:
     Raises:
         Conflict: another process is writing to this collection.
     """
-    with durable.locked(layout.lock(collection, zones=zones), wait=False):
-        yield Writer(collection, _open_or_create(layout.repository(collection, zones=zones)))
+    with committer(collection, zones=zones) as still_mine:
+        yield Writer(collection, _open_or_create(collection, zones), still_mine)
 
 
 def head(collection: str, *, zones: Zones) -> CollectionSnapshot:
@@ -126,7 +129,7 @@ def log(collection: str, *, zones: Zones) -> list[Commit]:
 
 def tag(snapshot: CollectionSnapshot, name: str, *, zones: Zones) -> None:
     """Name a snapshot for ever; a name is never moved or reused."""
-    with durable.locked(layout.lock(snapshot.collection, zones=zones)):
+    with committer(snapshot.collection, zones=zones, wait=True):
         try:
             _open(snapshot.collection, zones).create_tag(name, snapshot.snapshot_id)
         except icechunk.IcechunkError:
@@ -140,7 +143,7 @@ def forget_history(collection: str, *, older_than: datetime, zones: Zones) -> in
     Tags of expired snapshots go with them. Returns the number of snapshots expired. Takes the committer's lock:
     garbage collection never runs beside a writer.
     """
-    with durable.locked(layout.lock(collection, zones=zones), wait=False), _explained():
+    with committer(collection, zones=zones), _explained():
         repository = _open(collection, zones)
         before = len(list(repository.ancestry(branch=BRANCH)))
         repository.expire_snapshots(older_than, delete_expired_tags=True)
@@ -149,27 +152,44 @@ def forget_history(collection: str, *, older_than: datetime, zones: Zones) -> in
 
 
 def _open(collection: str, zones: Zones) -> icechunk.Repository:
-    path = layout.repository(collection, zones=zones)
-    storage = _storage(path)
-    if not path.is_dir() or not icechunk.Repository.exists(storage):
-        raise InvalidRequest(f"there is no collection {collection}: ingest an archive into it first")
+    path, remote = layout.repository(collection, zones=zones), location.bucket()
     with _explained():
-        return icechunk.Repository.open(storage, config=_config())
+        if (remote is None and not path.is_dir()) or not icechunk.Repository.exists(_storage(path, remote)):
+            raise InvalidRequest(f"there is no collection {collection}: ingest an archive into it first")
+        return icechunk.Repository.open(_storage(path, remote), config=_config())
 
 
-def _open_or_create(path: Path) -> icechunk.Repository:
+def _open_or_create(collection: str, zones: Zones) -> icechunk.Repository:
+    """The repository for a writer; the store is probed first."""
+    path, remote = layout.repository(collection, zones=zones), location.bucket()
+    if remote is not None:
+        location.probe_bucket(remote)
+        with _explained():
+            return icechunk.Repository.open_or_create(_storage(path, remote), config=_config())
     with durable.explained_disk():
         path.parent.mkdir(parents=True, exist_ok=True)
-    storage = _storage(path)
+        location.probe_folder(path.parent)
     with _explained():
-        if path.is_dir() and icechunk.Repository.exists(storage):
-            return icechunk.Repository.open(storage, config=_config())
+        if path.is_dir() and icechunk.Repository.exists(_storage(path, None)):
+            return icechunk.Repository.open(_storage(path, None), config=_config())
         shutil.rmtree(path, ignore_errors=True)  # killed while it was created: nothing in it was ever committed
-        return icechunk.Repository.create(_storage(path), config=_config())
+        return icechunk.Repository.create(_storage(path, None), config=_config())
 
 
-def _storage(path: Path) -> icechunk.Storage:
-    return icechunk.local_filesystem_storage(str(path))
+def _storage(path: Path, remote: location.Bucket | None) -> icechunk.Storage:
+    if remote is None:
+        return icechunk.local_filesystem_storage(str(path))
+    return icechunk.s3_storage(
+        bucket=remote.name,
+        prefix=f"{remote.prefix}/{path.name}".lstrip("/"),
+        region=remote.region or None,
+        endpoint_url=remote.endpoint or None,
+        allow_http=remote.endpoint.startswith("http:"),
+        force_path_style=bool(remote.endpoint),
+        access_key_id=remote.user or None,
+        secret_access_key=remote.password or None,
+        from_env=not remote.user,
+    )
 
 
 def _config() -> icechunk.RepositoryConfig:
@@ -192,6 +212,8 @@ def _explained() -> Iterator[None]:
     """Turn an Icechunk error into `StoreUnavailable`: its own text may hold a path."""
     try:
         yield
+    except icechunk.ConflictError:
+        raise Conflict("another process committed to the collection meanwhile: nothing was lost, run again") from None
     except icechunk.IcechunkError:
         message = "the collection's repository could not be read or written: check the disk, then run again"
         raise StoreUnavailable(message) from None

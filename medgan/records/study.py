@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pydantic import Field
+
 from medgan.records.base import Handle, Record, Sha256
 
 
@@ -41,3 +43,6 @@ class QuarantineRecord(Record):
     reason: QuarantineReason
     stage: str
     study: Handle | None = None
+    judged_by: Sha256 | None = Field(
+        default=None, description="Digest of the rules that refused it: with others it is tried again."
+    )

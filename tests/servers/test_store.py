@@ -1,16 +1,22 @@
-"""An archive in an object store: S3 as moto serves it on loopback."""
+"""An archive and a collection in an object store: S3 as moto serves it on loopback."""
 
 from __future__ import annotations
 
+import http.server
 import io
 import sys
+import threading
+import urllib.request
 
 import boto3
 import pytest
 from PIL import Image
 
+from medgan import keys
 from medgan.archive import fetch, intake, phantom, place, scan, sources
-from medgan.errors import InvalidRequest, StoreUnavailable
+from medgan.collection import ingest, layout, location, read
+from medgan.collection import store as collections
+from medgan.errors import Conflict, InvalidRequest, StoreUnavailable
 from medgan.keys import Keyring
 from medgan.settings import Zones
 from tests.builders import servers
@@ -98,3 +104,82 @@ def test_a_store_that_is_not_there_or_does_not_know_us_says_so_without_its_addre
     monkeypatch.setenv(place.HOSTS_VARIABLE, "elsewhere.example")
     with pytest.raises(InvalidRequest):
         fetch.fetch(ref, zones=zones, keyring=KEYRING)
+
+
+# ------------------------------------------------------------------------------------ a collection in a store
+
+
+@pytest.fixture
+def in_store(store, endpoint, monkeypatch) -> None:
+    collect_in(endpoint, monkeypatch)
+
+
+def collect_in(endpoint: str, monkeypatch) -> None:
+    monkeypatch.setenv(location.VARIABLE, f"s3://{BUCKET}/collections?endpoint={endpoint}&region=us-east-1")
+    monkeypatch.setenv(f"{location.VARIABLE}_USER", "key")
+    monkeypatch.setenv(f"{location.VARIABLE}_PASSWORD", SECRET)
+
+
+def test_a_collection_lives_in_a_store_and_a_second_night_adds_nothing(in_store, store, zones, tmp_path):
+    keys.create(zones.keys / "pseudonym.key")
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for number, one in enumerate(phantom.phantom_study(patient=1, instances=3)):
+        (archive / f"{number}.dcm").write_bytes(one)
+    keyring = keys.load(zones.pseudonym_key)
+    ref = sources.register(archive, zones=zones, keyring=keyring)
+    nights = []
+    for _ in range(2):
+        found = scan.scan(ref, zones=zones, keyring=keyring)
+        nights.append(ingest.ingest(found, zones=zones, key_handle=zones.pseudonym_key, collection="main", workers=1))
+    assert [(night.stored, night.known) for night in nights] == [(3, 0), (0, 3)]
+    table = read.table(nights[1].snapshot, zones=zones)
+    assert len(list(read.frames(nights[1].snapshot, table, zones=zones))) == 3
+    assert not layout.repository("main", zones=zones).exists()
+    stored = [one["Key"] for one in store.list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert all(key.startswith("collections/main/") for key in stored)
+
+
+def test_two_writers_without_a_common_lock_conflict_and_lose_nothing(in_store, tmp_path):
+    one, two = Zones.under(tmp_path / "one"), Zones.under(tmp_path / "two")
+    with collections.writer("main", zones=one) as first, collections.writer("main", zones=two) as second:
+        first.group.attrs["a"], second.group.attrs["b"] = 1, 2
+        empty = {"counts": dict.fromkeys(("instances", "series", "studies", "patients"), 0), "table_sha256": "0" * 64}
+        first.commit("first", **empty)
+        with pytest.raises(Conflict):
+            second.commit("second", **empty)
+    assert [commit.message for commit in collections.log("main", zones=one)] == ["first"]
+
+
+class Careless(http.server.BaseHTTPRequestHandler):
+    """A store that takes every PUT: it forgets the conditions on the way to the real one."""
+
+    upstream = ""
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        kept = {name: value for name, value in self.headers.items() if not name.lower().startswith("if-")}
+        request = urllib.request.Request(self.upstream + self.path, body, kept, method="PUT")  # noqa: S310 - loopback
+        answer = urllib.request.urlopen(request)  # noqa: S310 - likewise
+        self.send_response(answer.status)
+        for name in ("ETag", "Content-Type"):
+            self.send_header(name, answer.headers.get(name, ""))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_DELETE(self) -> None:
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+def test_a_store_that_ignores_conditions_is_refused_before_anything_is_written(store, endpoint, zones, monkeypatch):
+    Careless.upstream = endpoint
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Careless) as careless:
+        threading.Thread(target=careless.serve_forever, daemon=True).start()
+        collect_in(f"http://127.0.0.1:{careless.server_address[1]}", monkeypatch)
+        with pytest.raises(InvalidRequest, match="conditional"), collections.writer("main", zones=zones):
+            pass
+        careless.shutdown()

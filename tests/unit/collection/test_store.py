@@ -3,7 +3,7 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from medgan.collection import layout, read, store, write
+from medgan.collection import layout, location, read, store, write
 from medgan.errors import Conflict, IntegrityError, InvalidRequest
 from medgan.settings import Zones
 from tests.builders.cohort import commit, radiographs, xray_rows
@@ -111,3 +111,11 @@ def test_a_name_that_would_leave_the_store_is_refused(tmp_path, name):
 def test_a_collection_that_is_not_there_is_said_so(tmp_path):
     with pytest.raises(InvalidRequest, match="no collection"):
         store.head("main", zones=Zones.under(tmp_path))
+
+
+def test_a_file_system_that_grants_one_lock_twice_is_refused_before_anything_is_written(zones, monkeypatch):
+    location.probe_folder.cache_clear()
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+    with pytest.raises(InvalidRequest, match="conditional"), store.writer("main", zones=zones):
+        pass
+    assert not layout.repository("main", zones=zones).exists()

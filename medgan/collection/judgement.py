@@ -1,0 +1,67 @@
+"""By whose rules an instance was refused: with the same rules the same bytes are refused again, so they are not tried.
+
+The digest covers every file of the rooms that judge and the libraries that parse and decode, so that a new version of
+any of them, or another profile, gives what was refused another chance. Nobody has to remember to raise a number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from medgan.archive import quarantine
+from medgan.archive.intake import Intake
+from medgan.deid import review
+from medgan.records import QuarantineReason
+from medgan.settings import Zones
+
+_ROOMS: Final = ("archive", "deid", "collection")
+_LIBRARIES: Final = ("pydicom", "imagecodecs", "numpy", "rapidocr", "onnxruntime")
+PASSING: Final = frozenset({QuarantineReason.TIMEOUT, QuarantineReason.CHANGED_WHILE_READ, QuarantineReason.CONFLICT})
+"""Reasons that may be gone tomorrow: a busy machine, a file in the making, an instance that was erased since."""
+
+
+def rules(profile_digest: str) -> str:
+    """Digest of everything that decides whether an instance is refused."""
+    return hashlib.sha256(f"{profile_digest}:{_code()}".encode()).hexdigest()
+
+
+def remembered(found: Intake, pending: Collection[str], judged_by: str, *, zones: Zones) -> dict[str, str]:
+    """Reasons of those pending that were refused at ingest by these rules, and not released by a reviewer.
+
+    A face is judged by its whole study: where the study has something new, its refusals are tried again.
+    """
+    refused: dict[str, str] = {}
+    records = quarantine.recorded(zones)
+    released = {sha256 for sha256, decision in review.decisions(zones).items() if decision == review.RELEASE}
+    for sha256 in set(pending) & records - released:
+        record = quarantine.load(zones, sha256)
+        if record is not None and record.judged_by == judged_by and record.reason not in PASSING:
+            refused[sha256] = record.reason.value
+    new = set(pending) - refused.keys()
+    for study in found.studies:
+        instances = {locator.sha256 for locator in study.instances}
+        if instances & new:
+            for sha256 in instances & refused.keys():
+                if refused[sha256] == QuarantineReason.FACE:
+                    del refused[sha256]
+    return refused
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    digest = hashlib.sha256()
+    root = Path(__file__).resolve().parents[1]
+    for room in _ROOMS:
+        for path in sorted(one for one in (root / room).rglob("*") if one.suffix in {".py", ".csv", ".txt", ".toml"}):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    for library in _LIBRARIES:
+        try:
+            digest.update(f"{library}={metadata.version(library)}".encode())
+        except metadata.PackageNotFoundError:
+            continue
+    return digest.hexdigest()
