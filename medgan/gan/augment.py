@@ -1,7 +1,8 @@
 """Augmentation inside the discriminator's path: what is anatomically true, differentiable twice, deterministic.
 
-Shift, zoom and flip are separable, so an image becomes R x C^T with one small interpolation matrix an axis: matrix
-products have the second derivatives that R1 needs, which grid sampling on CPU has not. Laterality is kept unless
+Shift, zoom and flip are separable, so an image becomes R x C^T with one small interpolation matrix an axis (and one
+more across the slices of a volume): matrix products have the second derivatives that R1 needs, which grid sampling on
+CPU has not. Laterality is kept unless
 `augment_flip` is set, and nothing moves by more than a tenth (a radiograph's heart stays on its side).
 """
 
@@ -32,18 +33,27 @@ class Warp:
         self.columns_NWW = torch.from_numpy(_axis(config, count, size, rng, flip=config.augment_flip))
         self.gain_N = _sometimes(rng, p, count, 1 + config.augment_gain * rng.uniform(-1, 1, count), 1.0)
         self.bias_N = _sometimes(rng, p, count, config.augment_bias * rng.uniform(-1, 1, count), 0.0)
+        self.slices_NDD = None
+        if config.dims == 3:  # noqa: PLR2004 - volumes
+            self.slices_NDD = torch.from_numpy(_axis(config, count, size, rng, flip=False))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Warp:
         """The warp with each of its tensors changed: moved to a device, cut to a share."""
         other = copy(self)
         for name, tensor in vars(self).items():
-            setattr(other, name, change(tensor))
+            setattr(other, name, None if tensor is None else change(tensor))
         return other
 
     def __call__(self, x_NCHW: Tensor) -> Tensor:
-        """Warp (N, 1, H, W) and scale its intensities."""
-        moved = self.rows_NHH @ x_NCHW[:, 0] @ self.columns_NWW.mT
-        return (moved * self.gain_N[:, None, None] + self.bias_N[:, None, None]).unsqueeze(1)
+        """Warp (N, 1, H, W) or (N, 1, D, H, W) and scale its intensities."""
+        if self.slices_NDD is None:
+            moved = self.rows_NHH @ x_NCHW[:, 0] @ self.columns_NWW.mT
+        else:
+            flat_NDQ = self.slices_NDD @ x_NCHW[:, 0].flatten(2)
+            moved = flat_NDQ.view_as(x_NCHW[:, 0])
+            moved = self.rows_NHH[:, None] @ moved @ self.columns_NWW.mT[:, None]
+        each = (-1, *[1] * (moved.ndim - 1))
+        return (moved * self.gain_N.view(each) + self.bias_N.view(each)).unsqueeze(1)
 
 
 def _sometimes(rng: np.random.Generator, p: float, count: int, changed: NDArray[np.float64], same: float) -> Tensor:

@@ -42,7 +42,7 @@ def measure(config: TrainConfig, *, seconds: float, peak_gflops: float) -> Speed
     """Play rounds for about `seconds` after a warm-up and a count of operations, then generate for as long."""
     rng = np.random.default_rng(0)
     images = TrainingSet(
-        pixels=rng.integers(0, 65536, (4 * config.batch, config.size_px, config.size_px), dtype=np.uint16),
+        pixels=rng.integers(0, 65536, (4 * config.batch, *[config.size_px] * config.dims), dtype=np.uint16),
         class_index=np.arange(4 * config.batch) % 2,
         classes=("a", "b"),
         lo=0.0,

@@ -22,6 +22,7 @@ Backbone = Literal["dcgan", "residual", "dense"]
 Norm = Literal["none", "batch"]
 Resample = Literal["smooth", "strided"]
 _BASE_PX = 4
+_MOST_VOXELS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ class TrainConfig:
     size_px: int
     total_kimg: float
     seed: int = 0
+    dims: Literal[2, 3] = 2  # 3: volumes of size_px voxels a side
     # networks
     backbone: Backbone = "dcgan"
     widths: tuple[int, ...] = (96, 48, 24)
@@ -64,6 +66,7 @@ class TrainConfig:
     norm_g: Norm = "none"
     norm_d: Norm = "none"
     resample_g: Resample = "smooth"
+    finish_g: Resample | None = None  # the last upsampling, where it is another than `resample_g`
     resample_d: Resample = "strided"
     spectral_norm: bool = False
     unconditional_drop: float = 0.1
@@ -75,6 +78,8 @@ class TrainConfig:
     penalty_every: int = 4
     clip: float = 0.0
     critic_steps: int = 1
+    spectrum_weight: float = 0.0  # pull of the generator's mean spectrum to the training set's
+    match_spectrum: bool = False  # one filter after training that takes off what is left
     # optimiser
     optimiser: Literal["adam", "rmsprop"] = "adam"
     learning_rate: float = 1e-3
@@ -82,6 +87,7 @@ class TrainConfig:
     beta1: float = 0.5
     beta2: float = 0.99
     batch: int = 32
+    accumulate: int = 1  # parts in which a batch is played where memory is short; the weights are the same
     ema_half_life_kimg: float = 20.0
     # augmentation inside the discriminator's path
     augment_p: float = 0.3
@@ -110,6 +116,15 @@ class TrainConfig:
         self._require(residual, "the residual backbone needs a width for every resolution, the image's included")
         self._require(self.total_kimg > 0, "total_kimg must be positive")
         self._require(0 <= self.augment_p < 1, "augment_p must lie in [0, 1): at 1 augmentations leak into images")
+        self._require(self.dims in (2, 3), f"images have 2 or 3 dimensions, not {self.dims}")
+        whole = self.dims == 2 or self.size_px <= _MOST_VOXELS  # noqa: PLR2004 - flat images
+        self._require(whole, f"volumes are trained whole up to {_MOST_VOXELS} voxels a side, not {self.size_px}")
+        self._require(not dense or self.dims == 2, "the dense generator makes flat images only")  # noqa: PLR2004
+        parts = self.accumulate >= 1 and self.batch % self.accumulate == 0
+        self._require(parts, f"a batch of {self.batch} has no {self.accumulate} equal parts")
+        apart = self.accumulate == 1 or "batch" not in {self.norm_g, self.norm_d}
+        self._require(apart, "batch norm looks at the whole batch: accumulate with norm_g and norm_d `none` only")
+        self._require(self.spectrum_weight >= 0, "spectrum_weight must not be negative")
         self._require(self.threads >= 1, "at least one thread is needed")
         self._require(min(self.penalty_every, self.critic_steps) >= 1, "penalty_every and critic_steps start at 1")
         if self.privacy is not None:
@@ -127,6 +142,8 @@ class TrainConfig:
         self._require(exact, "privacy needs precision fp32 on a CPU")
         unaided = not self.conditions and self.augment_p == 0 and self.critic_steps == 1 and self.clip == 0
         self._require(unaided, "privacy goes without conditions beside the class, augmentation and clipped weights")
+        unseen = not self.spectrum_weight and not self.match_spectrum and self.accumulate == 1
+        self._require(unseen, "privacy goes without spectrum_weight, match_spectrum (real spectra bear no noise) and parts")
 
     @staticmethod
     def _require(condition: bool, message: str) -> None:

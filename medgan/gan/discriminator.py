@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from medgan.gan.config import TrainConfig
-from medgan.gan.layers import Condition, Residual, activate, down, he_
+from medgan.gan.layers import Condition, Residual, activate, batch_norm, down, he_, same
 
 
 class Discriminator(nn.Module):
@@ -22,18 +22,22 @@ class Discriminator(nn.Module):
         full = 4 * 2 ** (len(widths) - 1) == config.size_px
         residual = config.backbone == "residual"
         depth = config.blocks * len(widths)
-        self.enter: nn.Module = nn.Conv2d(1, widths[0], 3, padding=1) if full else down(config.resample_d, 1, widths[0])
+        dims = config.dims
+        self.enter: nn.Module = same(1, widths[0], dims) if full else down(config.resample_d, 1, widths[0], dims)
         stages: list[nn.Module] = []
         for index, width in enumerate(widths):
             layers: list[nn.Module] = []
             if index:
-                layers.append(down(config.resample_d, widths[index - 1], width))
-                layers += [nn.BatchNorm2d(width)] if config.norm_d == "batch" else []
-            layers += [Residual(width, depth=depth) for _ in range(config.blocks)] if residual else [nn.LeakyReLU(0.2)]
+                layers.append(down(config.resample_d, widths[index - 1], width, dims))
+                layers += [batch_norm(width, dims)] if config.norm_d == "batch" else []
+            if residual:
+                layers += [Residual(width, depth=depth, dims=dims) for _ in range(config.blocks)]
+            else:
+                layers.append(nn.LeakyReLU(0.2))
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
         top = widths[-1]
-        self.gather = nn.Linear(16 * top, top)
+        self.gather = nn.Linear(4**dims * top, top)
         self.judge = nn.Linear(top, 1)
         self.embedding = Condition(classes, features, top)
         self.scale = 1 / sqrt(top)
@@ -57,7 +61,7 @@ class Discriminator(nn.Module):
 def _spectral(network: nn.Module) -> None:
     """Spectral normalisation of every convolution and dense layer."""
     for module in list(network.modules()):
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
             spectral_norm(module)
 
 

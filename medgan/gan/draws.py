@@ -51,8 +51,8 @@ class Draws:
         )
 
     def shares(self) -> Tensor:
-        """Uniform mixing weights (n, 1, 1, 1)."""
-        return self._share(self.rng.random((self.config.batch, 1, 1, 1), dtype=np.float32))
+        """Uniform mixing weights (n, 1, 1, 1), or one axis more for volumes."""
+        return self._share(self.rng.random((self.config.batch, 1, *[1] * self.config.dims), dtype=np.float32))
 
     def _share(self, rows: NDArray[Any]) -> Tensor:
         return self.world.share(torch.from_numpy(rows)).to(self.config.device)

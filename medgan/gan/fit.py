@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from medgan.errors import InvalidRequest, TrainingDiverged
-from medgan.gan import checkpoint, conditions, grid
+from medgan.gan import checkpoint, conditions, grid, spectrum
 from medgan.gan.arithmetic import fixed
 from medgan.gan.config import TrainConfig
 from medgan.gan.images import TrainingSet, indices, to_stored
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 STATE, CURVE, GRIDS = "state.safetensors", "train.jsonl", "grids"
 _GRID_SIDE = 8
+_POLISHED_BY = {2: 2048, 3: 256}
+"""Images, or volumes, that the last filter is set by; never more than the run has seen."""
 _WATCH_FROM_KIMG, _LEAST_SPREAD = 20.0, 0.2
 """A generator whose images differ less than a fifth as much as real ones has collapsed; younger ones are let be."""
 
@@ -104,6 +106,8 @@ def fit(
         while run.players.step < config.total_steps:
             run.play_until_tick()
         if world.leads:
+            if config.match_spectrum:
+                _polish(config, run.players, images)
             checkpoint.save_network(folder / WEIGHTS, run.players.average)
             described = {
                 "config": asdict(config),
@@ -123,6 +127,8 @@ def fit(
 
 
 def _check(images: TrainingSet, config: TrainConfig, world: World) -> None:
+    if images.dims != config.dims:
+        raise InvalidRequest(f"the recipe makes images of {config.dims} dimensions and these have {images.dims}")
     if images.pixels.shape[1] != config.size_px:
         raise InvalidRequest(f"the recipe trains at {config.size_px} px but images have {images.pixels.shape[1]}")
     if config.batch % world.size:
@@ -210,7 +216,8 @@ class Run:
         """Write grid, curve and state of a tick, and call back."""
         kimg = self.players.step * self.config.batch / 1000
         path = self.folder / GRIDS / f"{int(kimg):06d}.png"
-        grey_NHW = grid.to_grey(made_NHW, self.images.lo, self.images.hi)
+        flat_NHW = made_NHW if self.config.dims == 2 else made_NHW[:, self.config.size_px // 2]  # noqa: PLR2004
+        grey_NHW = grid.to_grey(flat_NHW, self.images.lo, self.images.hi)
         checkpoint.write_atomically(path, grid.png(grid.tile(grey_NHW, _GRID_SIDE)))
         tick = Tick(
             step=self.players.step,
@@ -285,6 +292,19 @@ def preview(config: TrainConfig, players: Players, images: TrainingSet) -> NDArr
     with torch.inference_mode():
         made = players.average(z, c)[:, 0].cpu().numpy()
     return to_stored(made, images.lo, images.hi)
+
+
+def _polish(config: TrainConfig, players: Players, images: TrainingSet) -> None:
+    """Set the average's filter by images drawn under the training set's own conditions."""
+    rng = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 62) + 1]))
+    count = min(_POLISHED_BY[config.dims], config.total_steps * config.batch)
+    rows = indices(0, count, len(images.class_index), config.seed)
+    z_NZ = torch.from_numpy(rng.standard_normal((count, config.latent_dim), dtype=np.float32))
+    c = torch.from_numpy(conditions.joined(images.class_index[rows], images.features[rows]))
+    with torch.inference_mode():
+        parts = zip(torch.split(z_NZ, 64), torch.split(c, 64), strict=True)
+        made = torch.cat([players.average(z.to(config.device), c.to(config.device)) for z, c in parts])
+        spectrum.calibrate(cast("spectrum.Polish", players.average.polish), made, images.ring_power)
 
 
 def relative_spread(made_NHW: NDArray[np.uint16], images: TrainingSet | None) -> float:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from medgan.gan.config import TrainConfig
-from medgan.gan.layers import Condition, Residual, SmoothUp, he_, up
+from medgan.gan.layers import Condition, Residual, SmoothUp, batch_norm, he_, same, up
+from medgan.gan.spectrum import Polish
 
 _DCGAN_STD = 0.02  # Radford et al. 2016, section 4
 
@@ -26,9 +27,10 @@ class Generator(nn.Module):
         super().__init__()
         widths = config.widths
         self.embedding = Condition(classes, features, config.embedding_dim)
-        self.start = nn.Linear(config.latent_dim + config.embedding_dim, widths[0] * 16)
+        dims = config.dims
+        self.base = (widths[0], *[4] * dims)
+        self.start = nn.Linear(config.latent_dim + config.embedding_dim, widths[0] * 4**dims)
         he_(self.start)
-        self.width = widths[0]
         self.size_px = config.size_px
         residual = config.backbone == "residual"
         depth = config.blocks * len(widths)
@@ -36,29 +38,30 @@ class Generator(nn.Module):
         for index, width in enumerate(widths):
             layers: list[nn.Module] = []
             if index:
-                layers.append(up(config.resample_g, widths[index - 1], width))
+                layers.append(up(config.resample_g, widths[index - 1], width, dims))
             if residual:
-                layers += [Residual(width, depth=depth) for _ in range(config.blocks)]
+                layers += [Residual(width, depth=depth, dims=dims) for _ in range(config.blocks)]
             else:
-                layers += [nn.BatchNorm2d(width)] if config.norm_g == "batch" else []
+                layers += [batch_norm(width, dims)] if config.norm_g == "batch" else []
                 layers.append(nn.LeakyReLU(0.2))
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
         full = 4 * 2 ** (len(widths) - 1) == config.size_px
-        self.finish: nn.Module = (
-            nn.Conv2d(widths[-1], 1, 3, padding=1) if full else up(config.resample_g, widths[-1], 1)
-        )
+        last = config.finish_g or config.resample_g
+        self.finish: nn.Module = same(widths[-1], 1, dims) if full else up(last, widths[-1], 1, dims)
         self.bounded = not residual
         if config.norm_g == "batch":
             self.apply(_dcgan_)
+        self.polish = Polish(dims) if config.match_spectrum else None
 
     def forward(self, z_NZ: Tensor, c: Tensor) -> Tensor:
         """Images (N, 1, size, size), float32."""
-        x = self.start(torch.cat([z_NZ, self.embedding(c)], 1)).view(-1, self.width, 4, 4)
+        x = self.start(torch.cat([z_NZ, self.embedding(c)], 1)).view(-1, *self.base)
         for stage in self.stages:
             x = stage(x)
         x = self.finish(x)
-        return torch.tanh(x) if self.bounded else x
+        x = torch.tanh(x) if self.bounded else x
+        return x if self.polish is None or self.training else self.polish(x)
 
 
 class Dense(nn.Module):
@@ -84,9 +87,10 @@ class Dense(nn.Module):
 
 
 def _dcgan_(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | SmoothUp):
+    kinds = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear | SmoothUp
+    if isinstance(module, kinds):
         nn.init.normal_(module.weight, std=_DCGAN_STD)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
         nn.init.normal_(module.weight, 1.0, _DCGAN_STD)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgan.errors import InvalidRequest
-from medgan.gan import conditions
+from medgan.gan import conditions, spectrum
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingSet:
-    """pixels: integers, array or memory map. class_index: int64. lo, hi: stored values that become -1 and 1.
+    """pixels: integers (N, S, S) or (N, S, S, S), array or memory map. class_index: int64.
 
-    fields: conditions beside the class; features: what networks read of them, (N, F) float32 by `conditions.encode`.
+    lo, hi: stored values that become -1 and 1. fields: conditions beside the class; features: what networks read of
+    them, (N, F) float32 by `conditions.encode`.
     """
 
     pixels: NDArray[Any]
@@ -36,8 +37,8 @@ class TrainingSet:
     def __post_init__(self) -> None:
         """Refuse a set whose parts do not fit together."""
         shape = self.pixels.shape
-        if len(shape) != 3 or shape[1] != shape[2] or not shape[0]:  # noqa: PLR2004 - (N, H, W)
-            raise InvalidRequest("training images must be an array of shape (N, size, size) with N of at least 1")
+        if len(shape) not in (3, 4) or len(set(shape[1:])) != 1 or not shape[0]:
+            raise InvalidRequest("training images must be (N, size, size), volumes (N, size, size, size), N 1 or more")
         if len(self.class_index) != shape[0]:
             raise InvalidRequest(f"{shape[0]} images but {len(self.class_index)} class indices")
         if self.class_index.min() < 0 or self.class_index.max() >= len(self.classes):
@@ -48,6 +49,17 @@ class TrainingSet:
             object.__setattr__(self, "features", np.empty((shape[0], 0), np.float32))
         if self.features.shape != (shape[0], conditions.width(self.fields)):
             raise InvalidRequest(f"features of shape {self.features.shape} do not fit {shape[0]} images")
+
+    @property
+    def dims(self) -> int:
+        """2 for images, 3 for volumes."""
+        return self.pixels.ndim - 1
+
+    @cached_property
+    def ring_power(self) -> NDArray[np.float64]:
+        """Mean power (R,) by spatial frequency over up to 4,096 evenly spaced images (see `spectrum`)."""
+        rows = np.linspace(0, len(self.pixels) - 1, min(len(self.pixels), 4096)).round().astype(np.int64)
+        return spectrum.power_of(to_unit(self.pixels[rows], self.lo, self.hi))
 
     def batch(self, indices_N: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Images (N, 1, H, W) float32 in about [-1, 1] and their class indices."""

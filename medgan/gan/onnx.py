@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from medgan.errors import InvalidRequest
 from medgan.gan.generator import Generator
-from medgan.gan.layers import LEAK, Residual, SmoothUp, box_4x4
+from medgan.gan.layers import LEAK, Residual, SmoothUp, box
+from medgan.gan.spectrum import Polish
 
 _IR_VERSION, _OPSET = 8, 17
 _LOW_BITS = 0x7F
 _FLOAT, _INT64 = 1, 7
-_ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_INTS = 1, 2, 7
+_ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_TEXT, _ATTRIBUTE_INTS = 1, 2, 3, 7
 
 
 def export(generator: nn.Module) -> bytes:
@@ -37,15 +38,18 @@ def export(generator: nn.Module) -> bytes:
     joined = graph.node("Concat", ["z", embedded], axis=1)
     start = generator.start
     x = graph.node("Gemm", [joined, graph.tensor(start.weight), graph.tensor(start.bias)], transB=1)
-    x = graph.node("Reshape", [x, graph.constant(np.array([-1, generator.width, 4, 4], np.int64))])
+    x = graph.node("Reshape", [x, graph.constant(np.array([-1, *generator.base], np.int64))])
     for stage in generator.stages:
         for layer in stage.children():
             x = graph.layer(layer, x)
     x = graph.layer(generator.finish, x)
-    graph.node("Tanh" if generator.bounded else "Identity", [x], output="image")
+    x = graph.node("Tanh" if generator.bounded else "Identity", [x])
+    if generator.polish is not None:
+        x = graph.polish(generator.polish, x)
+    graph.node("Identity", [x], output="image")
     z_dim = start.in_features - generator.embedding.embedding_dim
     features = 0 if embedding.fields is None else embedding.fields.in_features
-    return graph.model(z_dim, features, generator.size_px)
+    return graph.model(z_dim, features, [generator.size_px] * (len(generator.base) - 1))
 
 
 class _Graph:
@@ -69,7 +73,7 @@ class _Graph:
         """Store a tensor and return its name."""
         return self.constant(values.detach().cpu().float().contiguous().numpy())
 
-    def node(self, kind: str, inputs: Sequence[str], *, output: str = "", **attributes: float | list[int]) -> str:
+    def node(self, kind: str, inputs: Sequence[str], *, output: str = "", **attributes: float | str | list[int]) -> str:
         """Add an operator and return the name of its output."""
         output = output or f"x{len(self.nodes)}"
         body = b"".join(_bytes_field(1, name.encode()) for name in inputs) + _bytes_field(2, output.encode())
@@ -83,18 +87,20 @@ class _Graph:
         match layer:
             case nn.LeakyReLU():
                 return self.node("LeakyRelu", [x], alpha=float(layer.negative_slope))
-            case nn.BatchNorm2d(running_mean=Tensor() as mean, running_var=Tensor() as variance):
+            case (
+                nn.BatchNorm2d(running_mean=Tensor() as mean, running_var=Tensor() as variance)
+                | nn.BatchNorm3d(running_mean=Tensor() as mean, running_var=Tensor() as variance)
+            ):
                 parts = [self.tensor(part) for part in (layer.weight, layer.bias, mean, variance)]
                 return self.node("BatchNormalization", [x, *parts], epsilon=float(layer.eps))
             case SmoothUp():
-                weights = [self.tensor(box_4x4(layer.weight)), self.tensor(layer.bias)]
-                return self.node("ConvTranspose", [x, *weights], strides=[2, 2], pads=[1] * 4)
-            case nn.ConvTranspose2d(bias=Tensor() as bias):
-                weights = [self.tensor(layer.weight), self.tensor(bias)]
-                return self.node("ConvTranspose", [x, *weights], strides=[2, 2], pads=[1] * 4)
-            case nn.Conv2d():
+                weights = [self.tensor(box(layer.weight)), self.tensor(layer.bias)]
+                return self.doubled(x, weights, layer.weight.ndim - 2)
+            case nn.ConvTranspose2d(bias=Tensor() as bias) | nn.ConvTranspose3d(bias=Tensor() as bias):
+                return self.doubled(x, [self.tensor(layer.weight), self.tensor(bias)], layer.weight.ndim - 2)
+            case nn.Conv2d() | nn.Conv3d():
                 weights = [self.tensor(part) for part in (layer.weight, layer.bias) if part is not None]
-                pads = [int(layer.padding[0])] * 4
+                pads = [int(layer.padding[0])] * (2 * (layer.weight.ndim - 2))
                 return self.node("Conv", [x, *weights], pads=pads, group=layer.groups)
             case Residual():
                 y = self.node("LeakyRelu", [self.layer(layer.widen, x)], alpha=LEAK)
@@ -103,14 +109,25 @@ class _Graph:
             case _:
                 raise InvalidRequest(f"a layer of kind {type(layer).__name__} has no ONNX form here")
 
-    def model(self, z_dim: int, features: int, size_px: int) -> bytes:
+    def doubled(self, x: str, weights: list[str], dims: int) -> str:
+        """A transposed convolution of 4 taps a side and stride 2."""
+        return self.node("ConvTranspose", [x, *weights], strides=[2] * dims, pads=[1] * (2 * dims))
+
+    def polish(self, polish: Polish, x: str) -> str:
+        """The filter after the ladder, edges continued outward."""
+        dims, reach = polish.kernel.ndim - 2, polish.kernel.shape[-1] // 2
+        pads = self.constant(np.array([0, 0, *[reach] * dims] * 2, np.int64))
+        wide = self.node("Pad", [x, pads], mode="edge")
+        return self.node("Conv", [wide, self.tensor(polish.kernel)], pads=[0] * (2 * dims), group=1)
+
+    def model(self, z_dim: int, features: int, sizes: list[int]) -> bytes:
         """The whole file."""
         graph = b"".join(_bytes_field(1, node) for node in self.nodes) + _bytes_field(2, b"generator")
         graph += b"".join(_bytes_field(5, weights) for weights in self.initializers)
         graph += _bytes_field(11, _value("z", _FLOAT, [None, z_dim])) + _bytes_field(11, _value("c", _INT64, [None]))
         if features:
             graph += _bytes_field(11, _value("features", _FLOAT, [None, features]))
-        graph += _bytes_field(12, _value("image", _FLOAT, [None, 1, size_px, size_px]))
+        graph += _bytes_field(12, _value("image", _FLOAT, [None, 1, *sizes]))
         opset = _bytes_field(1, b"") + _varint_field(2, _OPSET)
         return (
             _varint_field(1, _IR_VERSION) + _bytes_field(2, b"medgan") + _bytes_field(7, graph) + _bytes_field(8, opset)
@@ -124,9 +141,11 @@ def _value(name: str, kind: int, shape: Sequence[int | None]) -> bytes:
     return _bytes_field(1, name.encode()) + _bytes_field(2, _bytes_field(1, tensor))
 
 
-def _attribute(name: str, value: float | list[int]) -> bytes:
-    """AttributeProto of a float, an int, or a list of ints."""
+def _attribute(name: str, value: float | str | list[int]) -> bytes:
+    """AttributeProto of a float, an int, a text, or a list of ints."""
     head = _bytes_field(1, name.encode())
+    if isinstance(value, str):
+        return head + _bytes_field(4, value.encode()) + _varint_field(20, _ATTRIBUTE_TEXT)
     if isinstance(value, list):
         return head + b"".join(_varint_field(8, part) for part in value) + _varint_field(20, _ATTRIBUTE_INTS)
     if isinstance(value, int):

@@ -72,7 +72,7 @@ class Sampler:
         seed: int,
         conditions: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
     ) -> NDArray[np.uint16]:
-        """Stored images (N, H, W) uint16 for ids (N,) and class indices (N,).
+        """Stored images (N, H, W) uint16, volumes (N, D, H, W), for ids (N,) and class indices (N,).
 
         `conditions` has a list of N values for any of `fields`: text for a category ("" for any), a number for a
         quantity in its own unit (NaN for any). Fields that are left out are not conditioned on.
@@ -91,7 +91,7 @@ class Sampler:
             raise InvalidRequest(f"a class index lies outside the {len(self.classes)} classes")
         c = joined(class_index, encode(self.fields, conditions or {}, len(ids)))
         size = self.config.size_px
-        out = np.empty((len(ids), size, size), np.uint16)
+        out = np.empty((len(ids), *[size] * self.config.dims), np.uint16)
         lo, hi = self.attrs["intensity_range"]
         with fixed(1), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
             for rows in batches(ids):

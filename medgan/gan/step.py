@@ -6,14 +6,16 @@ Randomness comes from counters (seed, step, retreats), so a resumed or distribut
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import cos, isfinite, nan, pi
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from medgan.gan import ema
+from medgan.gan import ema, spectrum
+from medgan.gan.augment import Warp
 from medgan.gan.config import TrainConfig
 from medgan.gan.discriminator import build as build_discriminator
 from medgan.gan.draws import Draws
@@ -60,7 +62,8 @@ class Players:
     @classmethod
     def start(cls, config: TrainConfig, classes: int, features: int = 0) -> Players:
         """Fresh players whose weights follow from `config.seed`; `features` as `conditions.width` counts them."""
-        layout = torch.channels_last if config.precision == "bf16" else torch.contiguous_format
+        last = torch.channels_last if config.dims == 2 else torch.channels_last_3d  # noqa: PLR2004 - flat images
+        layout = last if config.precision == "bf16" else torch.contiguous_format
         generator, average = (build_generator(config, classes, features) for _ in range(2))
         discriminator = build_discriminator(config, classes, features)
         for network in (generator, average, discriminator):
@@ -96,12 +99,15 @@ def play(config: TrainConfig, players: Players, images: TrainingSet, world: Worl
     draws = Draws(config, players.step, players.retreats, world)
     for turn in range(config.critic_steps):
         real, c = draws.real(images, turn)
-        with _autocast(config):
-            fake = players.generator(draws.latents(), c).float()
+        z = draws.latents()
+        fake = _generate(config, players, z, c)
         loss_d, judged_real, judged_fake = _critic_move(config, players, Pair(real, fake.detach(), c), gamma, draws)
         if not isfinite(loss_d):
             return Score(loss_d, nan, judged_real, judged_fake)
-    loss_g = _generator_move(config, players, Pair(real, fake, c), draws)
+    pull_R = None
+    if config.spectrum_weight:
+        pull_R = config.spectrum_weight * spectrum.pull(fake.detach(), images.ring_power, world)
+    loss_g = _generator_move(config, players, Pair(real, fake, c), z, draws, pull_R)
     players.step += 1
     keep = ema.decay(config.batch, half_life_images=1000 * config.ema_half_life_kimg, seen=players.step * config.batch)
     ema.update(players.average, players.generator, keep)
@@ -115,6 +121,30 @@ class Pair(NamedTuple):
     fake: Tensor
     c: Tensor
 
+    def parts(self, count: int) -> Iterator[Pair]:
+        """The rows in `count` equal parts."""
+        return map(Pair, *(tensor.chunk(count) for tensor in self))
+
+
+def _parts(warp: Warp, count: int) -> Iterator[Warp]:
+    """A batch's warp as warps of `count` equal parts."""
+    for index in range(count):
+        yield warp.map(lambda tensor: tensor.chunk(count)[index])  # noqa: B023 - called at once
+
+
+def _generate(config: TrainConfig, players: Players, z: Tensor, c: Tensor) -> Tensor:
+    """Images of a batch, float32. In parts they carry no graph: the generator's move makes each part again."""
+    if config.accumulate == 1:
+        with _autocast(config):
+            return cast("Tensor", players.generator(z, c).float())
+    with _autocast(config), torch.no_grad():
+        made = [players.generator(*part).float() for part in zip(*_chunks(config, z, c), strict=True)]
+    return torch.cat(made)
+
+
+def _chunks(config: TrainConfig, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return (tensor.chunk(config.accumulate) for tensor in tensors)
+
 
 def _autocast(config: TrainConfig) -> torch.autocast:
     return torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16")
@@ -125,8 +155,34 @@ def _critic_move(
 ) -> tuple[float, float, float]:
     """Move the discriminator; (loss without penalty, mean logit on real, on fake)."""
     critic = players.discriminator.requires_grad_()
-    warp_real, warp_fake = draws.warp(), draws.warp()
+    count = config.accumulate
+    warps = zip(*(_parts(draws.warp(), count) for _ in range(2)), strict=True)
+    shares = draws.shares().chunk(count) if config.loss == "wgan-gp" else [None] * count
     penalised = gamma > 0 and players.step % config.penalty_every == 0 and config.loss != "wgan-gp"
+    players.optimiser_d.zero_grad(set_to_none=True)
+    seen = torch.zeros(4, dtype=torch.float64)
+    for part, both, share in zip(pair.parts(count), warps, shares, strict=True):
+        total, *told = _judge(config, critic, part, both, share, gamma if penalised else 0.0)
+        seen += torch.tensor([float(x.detach()) for x in (total, *told)], dtype=torch.float64) / count
+        if isfinite(float(seen[0])):
+            (total / count).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+    whole, value, judged_real, judged_fake = (draws.world.mean(float(x)) for x in seen)
+    if not isfinite(whole):
+        return whole, judged_real, judged_fake
+    _descend(players.optimiser_d, draws.world)
+    if config.clip:
+        with torch.no_grad():
+            for weight in critic.parameters():
+                weight.clamp_(-config.clip, config.clip)
+    return value, judged_real, judged_fake
+
+
+def _judge(
+    config: TrainConfig, critic: nn.Module, pair: Pair, warps: tuple[Warp, Warp], share: Tensor | None, gamma: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The critic's loss with its penalty and without, mean logit on real and on fake; `gamma` 0 for no R1 + R2."""
+    warp_real, warp_fake = warps
+    penalised = gamma > 0
     real, fake = (x.detach().requires_grad_(penalised) for x in (pair.real, pair.fake))
     with contextlib.nullcontext() if penalised else _autocast(config):  # the penalty is taken in float32
         if config.norm_d == "batch":  # statistics of real and fake images stay apart
@@ -139,41 +195,45 @@ def _critic_move(
     if penalised:  # lazily: every k-th step, k times as strong (Karras et al. 2020, section 3.1)
         r1_N, r2_N = squared_gradients(torch.cat([real_N, fake_N]), real, fake)
         total = loss + config.penalty_every * gamma / 2 * (r1_N.mean() + r2_N.mean())
-    elif config.loss == "wgan-gp":
-        share = draws.shares()
+    elif share is not None:
         between = (share * real + (1 - share) * fake).requires_grad_()
         total = loss + unit_gradient_penalty(critic(between, pair.c), between)
-    seen = (float(x.detach()) for x in (total, loss, real_N.mean(), fake_N.mean()))
-    whole, value, judged_real, judged_fake = (draws.world.mean(x) for x in seen)
-    if not isfinite(whole):
-        return whole, judged_real, judged_fake
-    _descend(players.optimiser_d, total, draws.world)
-    if config.clip:
-        with torch.no_grad():
-            for weight in critic.parameters():
-                weight.clamp_(-config.clip, config.clip)
-    return value, judged_real, judged_fake
+    return total, loss, real_N.mean(), fake_N.mean()
 
 
-def _generator_move(config: TrainConfig, players: Players, pair: Pair, draws: Draws) -> float:
-    """Move the generator against the discriminator as it now is; the loss."""
+def _generator_move(
+    config: TrainConfig, players: Players, pair: Pair, z: Tensor, draws: Draws, pull_R: Tensor | None
+) -> float:
+    """Move the generator against the discriminator as it now is; the loss without the spectrum's pull."""
     critic = players.discriminator.requires_grad_(requires_grad=False)
-    with _autocast(config):
-        real_N = torch.zeros(len(pair.real), device=config.device)
-        if config.loss == "r3":  # the other games do not look at real images in the generator's turn
-            with torch.no_grad():
-                real_N = critic(draws.warp()(pair.real), pair.c).float()
-        fake_N = critic(draws.warp()(pair.fake), pair.c).float()
-    loss = LOSSES[config.loss].generator(real_N, fake_N)
-    value = draws.world.mean(float(loss.detach()))
+    count = config.accumulate
+    warps_real = _parts(draws.warp(), count) if config.loss == "r3" else [None] * count
+    warps_fake = _parts(draws.warp(), count)
+    players.optimiser_g.zero_grad(set_to_none=True)
+    seen = 0.0
+    for part, z_part, warp_real, warp_fake in zip(
+        pair.parts(count), z.chunk(count), warps_real, warps_fake, strict=True
+    ):
+        with _autocast(config):
+            fake = part.fake if count == 1 else players.generator(z_part, part.c).float()
+            real_N = torch.zeros(len(part.real), device=config.device)
+            if warp_real is not None:  # the other games do not look at real images in the generator's turn
+                with torch.no_grad():
+                    real_N = critic(warp_real(part.real), part.c).float()
+            fake_N = critic(warp_fake(fake), part.c).float()
+        loss = LOSSES[config.loss].generator(real_N, fake_N)
+        seen += float(loss.detach()) / count
+        total = loss if pull_R is None else loss + (pull_R * spectrum.ring_power(fake)).sum()
+        if isfinite(seen):
+            (total / count).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+    value = draws.world.mean(seen)
     if isfinite(value):
-        _descend(players.optimiser_g, loss, draws.world)
+        _descend(players.optimiser_g, draws.world)
     return value
 
 
-def _descend(optimiser: Optimiser, loss: Tensor, world: World) -> None:
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+def _descend(optimiser: Optimiser, world: World) -> None:
+    """One step along the gradients that lie there, averaged over processes."""
     parameters = optimiser.param_groups[0]["params"]
     world.average_([parameter.grad for parameter in parameters if parameter.grad is not None])
     optimiser.step()

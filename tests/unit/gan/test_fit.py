@@ -197,12 +197,12 @@ from medgan.gan.fit import fit
 from medgan.gan.parallel import joined
 from tests.unit.gan.builders import small_config, small_set
 with joined(init_method=f"file://{sys.argv[2]}") as world:
-    fit(small_set(), small_config(augment_p=0.5, norm_g="none"), Path(sys.argv[1]), world=world)
+    fit(small_set(), small_config(augment_p=0.5, norm_g="none", spectrum_weight=1.0), Path(sys.argv[1]), world=world)
 """
 
 
 def test_two_processes_give_the_weights_of_one_with_the_same_global_batch(tmp_path):
-    fit(small_set(), small_config(augment_p=0.5, norm_g="none"), tmp_path / "one")
+    fit(small_set(), small_config(augment_p=0.5, norm_g="none", spectrum_weight=1.0), tmp_path / "one")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
@@ -219,6 +219,25 @@ def test_two_processes_give_the_weights_of_one_with_the_same_global_batch(tmp_pa
         moved = (one[name] - fresh[name]).norm()
         assert apart <= 1e-2 * moved + 1e-6, name  # Adam's first steps magnify the rounding of sums
     assert [line["step"] for line in curve(tmp_path / "two")] == [4, 8, 12]
+
+
+@pytest.mark.parametrize("loss", ["r3", "wgan-gp"])
+def test_a_batch_in_parts_gives_the_weights_of_the_whole_batch(tmp_path, loss):
+    config = small_config(augment_p=0.5, norm_g="none", loss=loss, spectrum_weight=1.0, total_kimg=0.064)
+    whole, parts = (fit_weights(replace(config, accumulate=n), tmp_path / str(n)) for n in (1, 4))
+    fresh = generator.build(config, 2).state_dict()
+    for name in whole:
+        apart, moved = (whole[name] - parts[name]).norm(), (whole[name] - fresh[name]).norm()
+        assert apart <= 1e-2 * moved + 1e-6, name  # Adam's first steps magnify the rounding of sums
+    with pytest.raises(InvalidRequest, match="equal parts"):
+        replace(config, accumulate=3)
+    with pytest.raises(InvalidRequest, match="batch norm"):
+        replace(config, accumulate=2, norm_g="batch")
+
+
+def fit_weights(config, folder) -> dict[str, torch.Tensor]:
+    fit(small_set(), config, folder)
+    return load_file(folder / "generator.safetensors")
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):

@@ -14,6 +14,7 @@ LADDERS = [
     {},
     {"widths": (32, 16, 8, 8)},
     {"resample_g": "strided", "norm_g": "batch"},
+    {"finish_g": "strided", "match_spectrum": True},
     {"backbone": "residual", "widths": (32, 16, 16, 8)},
 ]
 
@@ -25,7 +26,7 @@ def test_onnxruntime_makes_the_images_of_torch(changes):
     for parameter in network.parameters():  # so that no zero start hides a wrong layer
         parameter.data += 0.02 * torch.randn_like(parameter)
     for name, buffer in network.named_buffers():
-        if name.endswith("running_mean"):
+        if name.endswith(("running_mean", "kernel")):
             buffer.add_(0.1)
     z, c = torch.randn(5, small_config().latent_dim), torch.tensor([0, 1, 2, 1, 0])
     with torch.inference_mode():
@@ -35,6 +36,17 @@ def test_onnxruntime_makes_the_images_of_torch(changes):
     assert made.shape == (5, 1, 32, 32)
     assert np.abs(made - expected).max() < 1e-5
     assert expected.std() > 1e-3
+
+
+def test_fields_beside_the_class_are_a_third_input():
+    torch.manual_seed(1)
+    network = generator.build(small_config(), 2, 5).eval()
+    z, c, features = torch.randn(3, 64), torch.tensor([0, 1, 2]), torch.randn(3, 5)
+    with torch.inference_mode():
+        expected = network(z, torch.cat([c[:, None].float(), features], 1)).numpy()
+    session = onnxruntime.InferenceSession(export(network), providers=["CPUExecutionProvider"])
+    (made,) = session.run(["image"], {"z": z.numpy(), "c": c.numpy(), "features": features.numpy()})
+    assert np.abs(made - expected).max() < 1e-5
 
 
 def test_a_generator_without_a_ladder_is_refused():
