@@ -143,7 +143,9 @@ class TrainConfig:
         unaided = not self.conditions and self.augment_p == 0 and self.critic_steps == 1 and self.clip == 0
         self._require(unaided, "privacy goes without conditions beside the class, augmentation and clipped weights")
         unseen = not self.spectrum_weight and not self.match_spectrum and self.accumulate == 1
-        self._require(unseen, "privacy goes without spectrum_weight, match_spectrum (real spectra bear no noise) and parts")
+        self._require(
+            unseen, "privacy goes without spectrum_weight, match_spectrum (real spectra bear no noise) and parts"
+        )
 
     @staticmethod
     def _require(condition: bool, message: str) -> None:

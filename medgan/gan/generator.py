@@ -61,7 +61,11 @@ class Generator(nn.Module):
             x = stage(x)
         x = self.finish(x)
         x = torch.tanh(x) if self.bounded else x
-        return x if self.polish is None or self.training else self.polish(x)
+        if self.polish is None or self.training:
+            return x
+        with torch.autocast(x.device.type, enabled=False):  # the last word on intensity is float32
+            polished: Tensor = self.polish(x.float())
+        return polished
 
 
 class Dense(nn.Module):

@@ -26,6 +26,11 @@ def activate(x_NCHW: Tensor) -> Tensor:
     return leaky_relu(x_NCHW, LEAK)
 
 
+def channels_last(dims: int) -> torch.memory_format:
+    """The memory layout in which convolutions of images or volumes run fastest."""
+    return torch.channels_last if dims == 2 else torch.channels_last_3d  # noqa: PLR2004 - flat images
+
+
 class SmoothUp(nn.Module):
     """Nearest x2 upsampling followed by a 3x3 convolution, computed as one 4x4 transposed convolution.
 

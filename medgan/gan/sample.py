@@ -28,6 +28,7 @@ from medgan.gan.conditions import encode, joined, width
 from medgan.gan.config import TrainConfig
 from medgan.gan.generator import build
 from medgan.gan.images import to_stored
+from medgan.gan.layers import channels_last
 
 if TYPE_CHECKING:
     from medgan.records.model import TrainedModel
@@ -118,7 +119,7 @@ class Sampler:
             network = build(self.config, len(self.classes), width(self.fields))
             checkpoint.load_network(path, network)
             # 1.3 to 1.5 times the images a CPU-second of the default layout (docs/adr/0071)
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
+            network.to(memory_format=channels_last(self.config.dims))  # type: ignore[call-overload]  # torch's stub lacks this form
             self._network = network.eval().requires_grad_(requires_grad=False)
         return self._network
 

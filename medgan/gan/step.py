@@ -21,6 +21,7 @@ from medgan.gan.discriminator import build as build_discriminator
 from medgan.gan.draws import Draws
 from medgan.gan.generator import build as build_generator
 from medgan.gan.images import TrainingSet
+from medgan.gan.layers import channels_last
 from medgan.gan.loss import LOSSES, squared_gradients, unit_gradient_penalty
 from medgan.gan.parallel import ALONE, World
 
@@ -62,8 +63,7 @@ class Players:
     @classmethod
     def start(cls, config: TrainConfig, classes: int, features: int = 0) -> Players:
         """Fresh players whose weights follow from `config.seed`; `features` as `conditions.width` counts them."""
-        last = torch.channels_last if config.dims == 2 else torch.channels_last_3d  # noqa: PLR2004 - flat images
-        layout = last if config.precision == "bf16" else torch.contiguous_format
+        layout = channels_last(config.dims) if config.precision == "bf16" else torch.contiguous_format
         generator, average = (build_generator(config, classes, features) for _ in range(2))
         discriminator = build_discriminator(config, classes, features)
         for network in (generator, average, discriminator):
