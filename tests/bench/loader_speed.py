@@ -2,10 +2,10 @@
 
     python -m tests.bench.loader_speed [--images 50000] [--folder /tmp/medgan-bench] [--only NAME ...]
 
-The images are the carried radiographs, enlarged to 128 px (bicubic) with the 8 bits of their source in uint16;
-`--bits 12 --noise 2` makes them what a detector delivers, which no lossless codec packs as well. Everything runs
-in one process with one thread unless the name says otherwise; CPU time is that of all threads. Other libraries
-are measured where they are installed: pip install tensorstore litdata webdataset datasets.
+The images are the carried radiographs, enlarged to 128 px (bicubic), with the 8 bits of their source in uint16. No
+lossless codec packs more bits as well: the table of sizes says what the same images cost with 12 and 16 bits and
+with a detector's noise (docs/adr/0022). Everything runs in one process with one thread unless the name says
+otherwise; CPU time is that of all threads. The other libraries get an environment of their own below the folder.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import platform
 import resource
 import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,9 +28,12 @@ from PIL import Image
 
 from medgan.client import loader, shards
 from medgan.release.images import BLOCK_BYTES, LEVEL
+from tests.bench import _loader_peers as peers
 from tests.builders.release import SAMPLES
 
 SIZE, BATCH, REPEATS = 128, 64, 3
+LONG_SECONDS = 8.0
+"""An epoch that takes longer is not repeated: how slow it is, is known."""
 Epoch = Callable[[], Iterator[int]]
 
 
@@ -80,6 +84,15 @@ def build(folder: Path, count: int, bits: int, noise: float) -> None:
     (folder / "done").touch()
 
 
+def packed(bits: int, noise: float) -> float:
+    """Share of raw that 1,024 images of so many bits take in a release's chunks."""
+    from numcodecs.blosc import SHUFFLE, Blosc
+
+    codec = Blosc("zstd", LEVEL, SHUFFLE, blocksize=BLOCK_BYTES)
+    block = next(images(1024, bits, noise))
+    return sum(len(codec.encode(block[at : at + 16])) + 4 for at in range(0, 1024, 16)) / block.nbytes
+
+
 def ours(path: Path, order: str, threads: int = 1) -> Epoch:
     """Our loader over one tier."""
     reader = shards.open_images(path / "images")
@@ -100,130 +113,6 @@ def memmap(path: Path) -> Epoch:
     return epoch
 
 
-def zarr_python(path: Path, *, pooled: bool) -> Epoch:
-    """zarr-python: pools of 4,096 read by whole chunks, or 2,000 single images at random places."""
-    import zarr
-
-    array = zarr.open_array(path / "images", mode="r")
-    rng = np.random.default_rng(0)
-
-    def pools() -> Iterator[int]:
-        for start in range(0, array.shape[0], 4096):
-            block = array[start : start + 4096]
-            order = rng.permutation(len(block))
-            for at in range(0, len(order), BATCH):
-                yield len(block[order[at : at + BATCH]])
-
-    def single() -> Iterator[int]:
-        for row in rng.integers(0, array.shape[0], 2000):
-            yield len(array[int(row)][None])
-
-    return pools if pooled else single
-
-
-def tensorstore_pooled(path: Path) -> Epoch:
-    """tensorstore, pools of 4,096."""
-    import tensorstore
-
-    limits = {"data_copy_concurrency": {"limit": 1}, "file_io_concurrency": {"limit": 1}}
-    array = tensorstore.open(
-        {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / "images")}, "context": limits}
-    ).result()
-    rng = np.random.default_rng(0)
-
-    def epoch() -> Iterator[int]:
-        for start in range(0, array.shape[0], 4096):
-            block = array[start : min(start + 4096, array.shape[0])].read().result()
-            order = rng.permutation(len(block))
-            for at in range(0, len(order), BATCH):
-                yield len(block[order[at : at + BATCH]])
-
-    return epoch
-
-
-def huggingface(folder: Path) -> Epoch:
-    """Hugging Face Arrow, map-style, shuffled, numpy format."""
-    import datasets
-
-    where, plain = folder / "hf", np.load(folder / "plain.npy", mmap_mode="r")
-    if not where.exists():
-        features = datasets.Features({"image": datasets.Array2D((SIZE, SIZE), "uint16")})
-
-        def rows() -> Iterator[dict]:
-            for image in plain[:10000]:
-                yield {"image": image}
-
-        datasets.Dataset.from_generator(rows, features=features, cache_dir=str(folder / "hf-cache")).save_to_disk(
-            str(where)
-        )
-    held = datasets.load_from_disk(str(where)).with_format("numpy")
-
-    def epoch() -> Iterator[int]:
-        order = np.random.default_rng(0).permutation(len(held))
-        for start in range(0, len(order), BATCH):
-            yield len(held[order[start : start + BATCH]]["image"])
-
-    return epoch
-
-
-def webdataset_shuffled(folder: Path) -> Epoch:
-    """webdataset: tar files of raw images, shuffle buffer of 4,096, decoded by numpy."""
-    import io
-    import tarfile
-
-    import webdataset
-
-    where, plain = folder / "wds", np.load(folder / "plain.npy", mmap_mode="r")
-    if not where.exists():
-        where.mkdir()
-        for shard in range(0, min(10000, len(plain)), 1024):
-            with tarfile.open(where / f"{shard:06d}.tar", "w") as tar:
-                for row in range(shard, min(shard + 1024, 10000, len(plain))):
-                    body = plain[row].tobytes()
-                    item = tarfile.TarInfo(f"{row:06d}.bin")
-                    item.size = len(body)
-                    tar.addfile(item, io.BytesIO(body))
-    urls = [str(path) for path in sorted(where.glob("*.tar"))]
-
-    def epoch() -> Iterator[int]:
-        stream = webdataset.WebDataset(urls, shardshuffle=100).shuffle(4096)
-        pending = []
-        for item in stream:
-            pending.append(np.frombuffer(item["bin"], np.uint16).reshape(SIZE, SIZE))
-            if len(pending) == BATCH:
-                yield len(np.stack(pending))
-                pending = []
-
-    return epoch
-
-
-def lit(folder: Path) -> Epoch:
-    """litdata: optimised chunks of raw images, StreamingDataset with shuffle."""
-    import litdata
-
-    where = folder / "lit"
-    if not where.exists():
-        litdata.optimize(
-            fn=_lit_row, inputs=[(str(folder / "plain.npy"), row) for row in range(10000)], output_dir=str(where),
-            chunk_bytes="32MB", num_workers=1,
-        )  # fmt: skip
-    held = litdata.StreamingDataset(str(where), shuffle=True)
-
-    def epoch() -> Iterator[int]:
-        pending = []
-        for image in held:
-            pending.append(image)
-            if len(pending) == BATCH:
-                yield len(np.stack(pending))
-                pending = []
-
-    return epoch
-
-
-def _lit_row(item: tuple[str, int]) -> np.ndarray:
-    return np.array(np.load(item[0], mmap_mode="r")[item[1]])
-
-
 def cases(folder: Path) -> dict[str, tuple[str | None, Callable[[], Epoch]]]:
     """Name -> (library that must be there, maker of an epoch)."""
     return {
@@ -235,12 +124,13 @@ def cases(folder: Path) -> dict[str, tuple[str | None, Callable[[], Epoch]]]:
         "medgan zstd, chunks": (None, lambda: ours(folder / "zstd.zarr", "chunks")),
         "medgan zstd, pooled": (None, lambda: ours(folder / "zstd.zarr", "pooled")),
         "medgan zstd, pooled, 2 threads": (None, lambda: ours(folder / "zstd.zarr", "pooled", threads=2)),
-        "zarr-python zstd, pooled": (None, lambda: zarr_python(folder / "zstd.zarr", pooled=True)),
-        "zarr-python zstd, one at a time": (None, lambda: zarr_python(folder / "zstd.zarr", pooled=False)),
-        "tensorstore zstd, pooled": ("tensorstore", lambda: tensorstore_pooled(folder / "zstd.zarr")),
-        "litdata raw, shuffled": ("litdata", lambda: lit(folder)),
-        "Hugging Face Arrow raw, shuffled": ("datasets", lambda: huggingface(folder)),
-        "webdataset raw, shuffled": ("webdataset", lambda: webdataset_shuffled(folder)),
+        "zarr-python zstd, pooled": (None, lambda: peers.zarr_python(folder / "zstd.zarr", pooled=True)),
+        "zarr-python zstd, one at a time": (None, lambda: peers.zarr_python(folder / "zstd.zarr", pooled=False)),
+        "tensorstore zstd, pooled": ("tensorstore", lambda: peers.tensorstore_pooled(folder / "zstd.zarr")),
+        "litdata raw, shuffled": ("litdata", lambda: peers.lit(folder)),
+        "Hugging Face Arrow raw, shuffled": ("datasets", lambda: peers.huggingface(folder)),
+        "webdataset raw, shuffled": ("webdataset", lambda: peers.webdataset_shuffled(folder)),
+        "mosaicml-streaming raw, shuffled": ("streaming", lambda: peers.mosaic(folder)),
     }
 
 
@@ -263,9 +153,12 @@ def measure(epoch: Epoch) -> tuple[float, float]:
         cpu, wall, count = cpu_seconds(), time.perf_counter(), 0
         for rows in epoch():
             count += rows
+        wall = time.perf_counter() - wall
         if repeat:
             cost.append((cpu_seconds() - cpu) / count * 1e6)
-            rate.append(count / (time.perf_counter() - wall))
+            rate.append(count / wall)
+            if wall > LONG_SECONDS:
+                break
     return statistics.median(cost), statistics.median(rate)
 
 
@@ -274,17 +167,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/medgan-bench-loader"))
+    parser.add_argument("--without-peers", action="store_true", help="Only what is installed here.")
     parser.add_argument("--bits", type=int, default=8, choices=range(8, 17), help="Bits of each stored value.")
     parser.add_argument("--noise", type=float, default=0.0, help="Standard deviation of added noise, in stored units.")
     parser.add_argument("--only", nargs="*", default=[])
     options = parser.parse_args()
     build(options.folder, options.images, options.bits, options.noise)
+    if not options.without_peers and (other := peers.python(options.folder)) != Path(sys.executable):
+        again = [other, "-m", "tests.bench.loader_speed", *sys.argv[1:], "--without-peers"]
+        sys.exit(subprocess.run(again, check=False).returncode)
     raw = options.images * SIZE * SIZE * 2
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}"
     say(f"{machine}; {options.images:,} images of {options.bits} bits, {raw / 1e6:,.0f} MB raw")
     for name in ("zstd", "lz4"):
         size = sum(path.stat().st_size for path in (options.folder / f"{name}.zarr").rglob("*") if path.is_file())
         say(f"size {name}: {size / raw:.3f} of raw")
+    for bits, noise in ((8, 0.0), (12, 0.0), (12, 2.0), (12, 8.0), (16, 0.0)):
+        say(f"size zstd of {bits:2} bits, noise {noise:.0f}: {packed(bits, noise):.3f} of raw (1,024 images)")
     base = None
     say(f"{'reader':36} {'CPU us/image':>13} {'x memmap':>9} {'images/s':>10}")
     for name, (library, make) in cases(options.folder).items():
