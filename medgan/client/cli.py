@@ -99,7 +99,8 @@ def export(
     spec: SpecArgument,
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
     form: Annotated[
-        str, typer.Option("--form", "--as", help="png (with a table, as Hugging Face reads it), nifti or dicom.")
+        str,
+        typer.Option("--form", "--as", help="png (with a table), nifti, huggingface (Parquet for datasets) or dicom."),
     ] = "png",
     split: Annotated[str | None, typer.Option("--split", help="One split only.")] = None,
     registry: RegistryOption = None,

@@ -37,8 +37,12 @@ def form_named(form: str) -> Callable[[Dataset, Path], Path]:
     forms = {"png": export_png, "nifti": export_nifti}
     if form in forms:
         return forms[form]
+    if form == "huggingface":
+        from medgan.client.huggingface import export_huggingface
+
+        return export_huggingface
     if form != "dicom":
-        raise InvalidRequest(f"images are exported as {', '.join(forms)} or dicom")
+        raise InvalidRequest(f"images are exported as {', '.join(forms)}, huggingface or dicom")
     try:
         # By name: the client is installed alone, and pydicom comes with the platform.
         writer: Callable[[Dataset, Path], Path] = importlib.import_module("medgan.release.dicom").export_dicom

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import medgan
+from medgan.client import huggingface
 from medgan.errors import InvalidRequest
 
 
@@ -53,5 +54,32 @@ def test_export_refuses_a_used_folder_and_an_unknown_form(dataset, tmp_path):
     (tmp_path / "used" / "x").touch()
     with pytest.raises(InvalidRequest, match="not empty"):
         dataset.export(tmp_path / "used")
-    with pytest.raises(InvalidRequest, match="png or nifti"):
+    with pytest.raises(InvalidRequest, match="png, nifti, huggingface or dicom"):
         dataset.export(tmp_path / "new", "bmp")
+
+
+def test_huggingface_export_loads_with_datasets_itself(dataset, published, tmp_path, monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(huggingface, "ROWS_A_FILE", 700)
+    folder = dataset.export(tmp_path / "hub", "huggingface")
+    assert [path.name for path in sorted((folder / "data").iterdir())] == [
+        "train-00000-of-00002.parquet",
+        "train-00001-of-00002.parquet",
+    ]
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert list(loaded) == ["train"]
+    rows = loaded["train"]
+    assert rows.features["label"].names == ["normal", "pneumonia"]
+    assert rows.features["image"] == datasets.Image()
+    assert [rows.features["label"].names[i] for i in rows["label"]] == published.built.labels["class"].tolist()
+    assert list(rows["sex"]) == published.built.labels["sex"].tolist()
+    for row in (0, 699, 700, 1099):
+        assert np.array_equal(np.asarray(rows[row]["image"]), published.built.images[row])
+    card = datasets.load_dataset_builder(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert card.config.name == "default"
+    text = (folder / "README.md").read_text()
+    assert text.startswith('---\nlicense: "cc-by-4.0"')
+    assert published.release.manifest_sha256 in text
+    assert "SYNTHETIC" in text
