@@ -71,6 +71,8 @@ def nightly(
 ) -> None:
     """Archive to published version: ingest, train, synthesize, clear, publish."""
     parameters = _parameters(site, dataset=dataset, profile=profile, policy=policy, kimg=kimg, images=images)
+    for key in ("archive", "schedule"):  # a deployment's, not this command's
+        parameters.pop(key, None)
     records = _records(parameters, recipe=CohortRecipe, terms=ReleaseTerms, training=TrainRequest, spec=CohortSpec)
     if "dataset" not in parameters:
         raise InvalidRequest("a data set needs a name: --dataset, or dataset in the --site file")
@@ -170,6 +172,50 @@ def restore(
 
 
 @app.command()
+def erase(patient: str, workspace: Workspace, collection: str = "main", grace_days: int = 0) -> None:
+    """A patient withdraws, by pseudonym (`medgan collection erase` finds it from the id); prints the Erasure."""
+    _start(workspace)
+    from flows.erase import erase as flow
+
+    _emit(flow(patient=patient, collection=collection, grace_days=grace_days))
+
+
+@app.command()
+def deploy(
+    workspace: Workspace,
+    site: Annotated[list[Path] | None, typer.Option(help="One night a file, named after it; repeatable.")] = None,
+    webhook: Annotated[
+        Path | None, typer.Option(help="File (mode 0600) with the address that notices are posted to.")
+    ] = None,
+) -> None:
+    """Tell the Prefect server of pools, deployments and automations; repeat it after every change."""
+    sites = {path.stem: _night_parameters(path) for path in site or ()}
+    address = None if webhook is None else _text(webhook).strip()
+    _start(workspace)
+    from tasks.deploy import deploy as make
+
+    for line in make(sites, webhook=address):
+        typer.echo(line)
+
+
+@app.command()
+def watch(
+    folder: Path,
+    workspace: Workspace,
+    quiet: Annotated[float, typer.Option(min=1, help="Seconds without a change before an entry is whole.")] = 60,
+) -> None:
+    """Watch a drop folder: each archive that has arrived whole starts the ingest deployment."""
+    if not folder.is_dir():
+        raise InvalidRequest("the drop folder does not exist")
+    _start(workspace)
+    from tasks.watch import announce, arrivals
+
+    for archive in arrivals(folder, Zones.under(workspace), quiet_seconds=quiet, every_seconds=min(quiet, 10)):
+        announce(archive)
+        typer.echo(f"arrived: {archive.source}")
+
+
+@app.command()
 def doctor(workspace: Workspace) -> None:
     """Check versions, key, disk, Dask, GPU and server, and say what to fix; exit status 1 if anything."""
     from tasks.doctor import examine
@@ -178,6 +224,15 @@ def doctor(workspace: Workspace) -> None:
     for well, what, found in findings:
         typer.echo(f"{'ok ' if well else 'FIX'}  {what:<14}{found}")
     raise typer.Exit(0 if all(well for well, _, _ in findings) else 1)
+
+
+def _night_parameters(site: Path) -> dict[str, Any]:
+    """A site's file, checked as `nightly` would: a mistake is told before the server hears of it."""
+    parameters = _parameters(site)
+    _records(parameters, recipe=CohortRecipe, terms=ReleaseTerms, training=TrainRequest, spec=CohortSpec)
+    if "dataset" not in parameters:
+        raise InvalidRequest("a data set needs a name: dataset in the --site file")
+    return parameters
 
 
 def _parameters(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from prefect import flow
 
-from medgan.records import CohortSpec, Name, SynthesisOutcome, TrainOutcome
+from medgan.records import CohortSpec, ShippedPolicy, SynthesisOutcome, TrainOutcome
 from tasks.assess import attack_privacy, measure_quality
 from tasks.synthesize import generate_cohort
 
 
 @flow(name="synthesize")
-def synthesize(trained: TrainOutcome, spec: CohortSpec, policy: Name) -> SynthesisOutcome:
+def synthesize(trained: TrainOutcome, spec: CohortSpec, policy: ShippedPolicy) -> SynthesisOutcome:
     """Generate a cohort, measure its quality and attack its privacy.
 
     Args:

@@ -6,9 +6,11 @@ Functions given to the cluster live in importable modules of `medgan` and are sa
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from concurrent import futures
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
-_WORKER_SECONDS = 30
+_CONNECT_SECONDS = 60
+_WORKER_SECONDS = 120
+"""Longer than a supervisor takes to start a scheduler or worker again on a loaded machine."""
 
 
 def available_cores() -> int:
@@ -37,12 +41,7 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
 
     _only_warnings("distributed")
     if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout=30)  # type: ignore[no-untyped-call]
-        except (OSError, TimeoutError, ValueError):
-            message = "the Dask scheduler did not answer within 30 s: check its address and certificates"
-            raise StoreUnavailable(message) from None
-        with client:
+        with _scheduler_may_die(), _connected(Client, scheduler) as client:
             yield client
         return
     count = available_cores() if workers is None else workers
@@ -67,10 +66,10 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
 
 
 def wait_for_workers(client: Client) -> None:
-    """Return once there is a worker; `StoreUnavailable` after half a minute without."""
+    """Return once there is a worker; `StoreUnavailable` after two minutes without."""
     try:
         client.wait_for_workers(1, timeout=_WORKER_SECONDS)
-    except TimeoutError:
+    except (OSError, TimeoutError):
         message = (
             f"the Dask scheduler has no worker, {_WORKER_SECONDS} s after it was asked: start some, then run again"
         )
@@ -100,6 +99,37 @@ def workers_with(client: Client, resources: Mapping[str, float]) -> list[str]:
         )
         raise InvalidRequest(message)
     return able
+
+
+def _connected(client: type[Client], scheduler: str) -> Client:
+    """A client of a running scheduler that has a worker. Certificates come from Dask's own settings (DASK_*)."""
+    try:
+        connected = client(scheduler, timeout=_CONNECT_SECONDS)
+    except (OSError, TimeoutError, ValueError):
+        message = f"the Dask scheduler did not answer within {_CONNECT_SECONDS} s: check its address and certificates"
+        raise StoreUnavailable(message) from None
+    try:
+        wait_for_workers(connected)  # without one, everything submitted would wait for ever and in silence
+    except StoreUnavailable:
+        connected.close()  # type: ignore[no-untyped-call]
+        raise
+    return connected
+
+
+@contextmanager
+def _scheduler_may_die() -> Iterator[None]:
+    """A scheduler that goes away cancels what it was given: that is said as something to try again."""
+    try:
+        yield
+    except (futures.CancelledError, asyncio.CancelledError, ConnectionError):
+        message = "the Dask scheduler went away in the middle of the work: run again to resume"
+        raise StoreUnavailable(message) from None
+    except OSError as error:
+        from distributed.comm.core import CommClosedError
+
+        if not isinstance(error, CommClosedError):
+            raise
+        raise StoreUnavailable("the Dask scheduler hung up in the middle of the work: run again to resume") from None
 
 
 def _only_warnings(library: str) -> None:

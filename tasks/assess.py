@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_table_artifact
-
 from medgan.privacy import attack
 from medgan.quality import measure
 from medgan.records import PrivacyReport, QualityReport, SyntheticCohort, ValidatedCohort
-from tasks import runtime
+from tasks import page, runtime
 
 
 @runtime.step("measure quality")
@@ -15,10 +13,10 @@ def measure_quality(synthetic: SyntheticCohort, cohort: ValidatedCohort) -> Qual
     """Compare with real images, every number beside its floor."""
     report = measure.measure(synthetic, cohort, zones=runtime.zones())
     runtime.log("measured", synthetic=synthetic.synthetic, **{m.name: round(m.value, 4) for m in report.measures})
-    create_table_artifact(
+    page.table(
         key="quality",
         description="Synthetic images against real ones.",
-        table=[
+        rows=[
             {"measure": m.name, "value": round(m.value, 4), m.reference_name or "reference": m.reference}
             for m in report.measures
         ],
@@ -31,10 +29,10 @@ def attack_privacy(synthetic: SyntheticCohort, cohort: ValidatedCohort, policy: 
     """Attack the cohort as the policy says, and prove that the attacks are not blind."""
     report = attack.attack(synthetic, cohort, zones=runtime.zones(), policy=policy)
     runtime.log("attacked", synthetic=synthetic.synthetic, policy=report.policy, verdict=report.verdict.value)
-    create_table_artifact(
+    page.table(
         key="privacy-gate",
         description=f"Verdict under policy {report.policy}: {report.verdict.value}.",
-        table=[
+        rows=[
             {
                 "test": f"{t.test} {t.title}",
                 "value": round(t.value, 4),

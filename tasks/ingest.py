@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_table_artifact
-
 from medgan import keys
 from medgan.archive import scan
 from medgan.collection import ingest
 from medgan.records import ArchiveRef, IngestReport, Name, ScanReport
-from tasks import runtime
+from tasks import page, runtime
 
 
 @runtime.step("scan archive")
@@ -38,10 +36,10 @@ def ingest_studies(scanned: ScanReport, collection: Name, profile: str, label_co
             on_progress=report,
         )
     runtime.log("stored", stored=done.stored, known=done.known, quarantined=sum(done.quarantined.values()))
-    create_table_artifact(
+    page.table(
         key="ingest-accounting",
         description="Received = stored + known + quarantined + pending, as sets of SHA-256.",
-        table=[
+        rows=[
             {"what": "received", "instances": done.received},
             {"what": "stored", "instances": done.stored},
             {"what": "known already", "instances": done.known},

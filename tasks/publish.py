@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_link_artifact
-
 from medgan.privacy import gate
 from medgan.records import (
     ClearedCohort,
@@ -16,7 +14,7 @@ from medgan.records import (
     SyntheticCohort,
 )
 from medgan.release import publish, sign
-from tasks import runtime
+from tasks import page, runtime
 
 
 @runtime.step("clear cohort", retries=0)
@@ -40,9 +38,9 @@ def publish_version(cleared: ClearedCohort, terms: ReleaseTerms, night: Night) -
     )
     release = publish.publish(cleared, request, zones=zones)
     runtime.log("published", name=release.name, version=release.version, images=release.images)
-    create_link_artifact(
+    page.link(
         key="catalogue",
-        link=(zones.registry / "index.html").as_uri(),
+        address=(zones.registry / "index.html").as_uri(),
         description=f"{release.name}@{release.version} in the catalogue",
     )
     return release

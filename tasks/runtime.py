@@ -15,17 +15,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
-from uuid import UUID
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medgan.errors import InvalidRequest, MedganError
 from medgan.settings import Zones
+from tasks import page
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -138,7 +137,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
     A total of 0 means that it is not known yet: the bar pulses and the artifact waits.
     """
-    artifact = cast("UUID", create_progress_artifact(progress=0.0, description=what))
+    shown = page.Bar(what)
     last = time.monotonic()
     with _bar() as bar:
         row = bar.add_task(what, total=None)
@@ -148,10 +147,10 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(row, completed=done, total=total or None)
             if total and time.monotonic() - last >= _PROGRESS_SECONDS:
                 last = time.monotonic()
-                update_progress_artifact(artifact, 100.0 * done / total)
+                shown.move(100.0 * done / total)
 
         yield report
-    update_progress_artifact(artifact, 100.0)
+    shown.finish()
 
 
 def _bar() -> Progress:

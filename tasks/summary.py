@@ -6,10 +6,8 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefect.artifacts import create_image_artifact, create_markdown_artifact
-
 from medgan.records import GateTest, Measure, NightReport
-from tasks import runtime
+from tasks import page, runtime
 
 _HEADLINES = {
     "frechet": "Fréchet",
@@ -25,11 +23,11 @@ _HEADLINES = {
 def summarise(report: NightReport) -> str:
     """Write the summary and the image grid to the run's page; returns the text."""
     text = render(report)
-    create_markdown_artifact(key="night", markdown=f"```\n{text}\n```", description="The night in a few lines.")
+    page.text(key="night", markdown=f"```\n{text}\n```", description="The night in a few lines.")
     for number, picture in enumerate(previews(report)):
-        create_image_artifact(
+        page.picture(
             key="grid" if number == 0 else f"grid-{number + 1}",
-            image_url=f"data:image/{picture.suffix[1:]};base64,{base64.b64encode(picture.read_bytes()).decode()}",
+            address=f"data:image/{picture.suffix[1:]};base64,{base64.b64encode(picture.read_bytes()).decode()}",
             description=f"Synthetic images of this version: {picture.stem}.",
         )
     return text

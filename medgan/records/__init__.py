@@ -4,6 +4,8 @@ from medgan.records.archive import ArchiveRef, ScanReport, StudyKey
 from medgan.records.base import Handle, Name, Record, Sha256, canonical_json, sha256_hex
 from medgan.records.cohort import CohortRecipe, CohortSnapshot, ValidatedCohort
 from medgan.records.collection import CollectionSnapshot, IngestReport
+from medgan.records.decision import Choice, Decision, Place, Refusal, Retention, ShippedPolicy
+from medgan.records.erasure import Erasure
 from medgan.records.model import PrivacyBudget, PrivacyTarget, TrainedModel, TrainRequest
 from medgan.records.night import IngestOutcome, Night, NightReport, SynthesisOutcome, TrainOutcome
 from medgan.records.release import (
@@ -35,13 +37,16 @@ from medgan.records.synthetic import CohortSpec, Fidelity, SyntheticCohort, Targ
 
 __all__ = [
     "ArchiveRef",
+    "Choice",
     "ClearedCohort",
     "CohortRecipe",
     "CohortSnapshot",
     "CohortSpec",
     "CollectionSnapshot",
+    "Decision",
     "Envelope",
     "EnvelopeSignature",
+    "Erasure",
     "Fidelity",
     "GateTest",
     "Handle",
@@ -56,6 +61,7 @@ __all__ = [
     "Name",
     "Night",
     "NightReport",
+    "Place",
     "PrivacyBudget",
     "PrivacyReport",
     "PrivacyTarget",
@@ -63,16 +69,19 @@ __all__ = [
     "QuarantineReason",
     "QuarantineRecord",
     "Record",
+    "Refusal",
     "Release",
     "ReleaseEvidence",
     "ReleaseRequest",
     "ReleaseStatus",
     "ReleaseTerms",
+    "Retention",
     "RestorationReport",
     "RestorerModel",
     "RestorerRequest",
     "ScanReport",
     "Sha256",
+    "ShippedPolicy",
     "StudyKey",
     "SynthesisOutcome",
     "SyntheticCohort",

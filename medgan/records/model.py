@@ -25,7 +25,13 @@ class PrivacyTarget(Record):
 class TrainRequest(Record):
     """What to train. The recipe is a function of `medgan.gan.recipes`; the rest overrides it."""
 
-    recipe: str = Field(default="xray_32_cpu", description="Name of a recipe of medgan.gan.recipes.")
+    recipe: str = Field(
+        default="xray_32_cpu",
+        description="Name of a recipe of medgan.gan.recipes.",
+        json_schema_extra={
+            "examples": ["xray_32_cpu", "hands_64_cpu", "mr_brain_64_cpu", "ct_chest_128_gpu", "xray_256_gpu"]
+        },
+    )
     seed: int = Field(default=0, ge=0)
     total_kimg: float | None = Field(
         default=None, gt=0, description="Thousands of real images shown; the recipe's own if empty."

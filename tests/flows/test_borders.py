@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 import typing
+from enum import Enum
 
 import pytest
 from prefect import Flow, Task
@@ -41,8 +42,8 @@ def test_only_records_and_short_plain_values_cross_a_border(border):
     assert hints, "a border without annotations cannot be checked"
     for name, annotation in hints.items():
         for leaf in _leaves(annotation):
-            is_record = inspect.isclass(leaf) and issubclass(leaf, Record)
-            assert is_record or leaf in _PLAIN, f"{name}: {leaf}"
+            is_closed = inspect.isclass(leaf) and issubclass(leaf, Record | Enum)
+            assert is_closed or leaf in _PLAIN, f"{name}: {leaf}"
 
 
 def test_an_unforeseen_error_leaves_only_its_type_and_place():

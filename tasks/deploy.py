@@ -1,0 +1,131 @@
+"""All that a Prefect server must know of medgan, in one repeatable step: pools, deployments, automations."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events import AutomationCore
+from prefect.exceptions import ObjectNotFound
+from prefect.types import SecretDict
+
+from medgan.errors import InvalidRequest, StoreUnavailable
+
+ROOT = Path(__file__).parents[1]
+POOLS = ("medgan", "medgan-gpu")
+NOTICES = "medgan-notices"
+_SCHEDULE = "schedule"
+
+
+def deploy(sites: Mapping[str, dict[str, Any]], *, webhook: str | None = None) -> list[str]:
+    """Make pools, deployments and automations as the files of `deployments/` say; returns what was made.
+
+    Args:
+        sites: Parameters of a night by the name of its deployment; with none, the demo's as in prefect.yaml.
+        webhook: Address that notices are posted to; None keeps the one there is, or tells nobody.
+
+    Raises:
+        InvalidRequest: PREFECT_API_URL is not set, or Prefect refuses a deployment.
+        StoreUnavailable: the server does not answer.
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        raise InvalidRequest("PREFECT_API_URL is not set: deployments are kept by a server that goes on running")
+    made = [_prefect("work-pool", "create", pool, "--type", "process") for pool in POOLS if not _has_pool(pool)]
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "prefect.yaml"
+        plan.write_text(yaml.safe_dump(planned(sites), sort_keys=False))
+        made.append(_prefect("deploy", "--all", "--prefect-file", str(plan)))
+    with get_client(sync_client=True) as client:
+        block = _notices(client, webhook)
+        made += [f"automation: {name}" for name in _automate(client, automations(block))]
+    return made
+
+
+def planned(sites: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """deployments/prefect.yaml, its night replaced by one a site."""
+    plan: dict[str, Any] = yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())
+    if not sites:
+        return plan
+    (night,) = (entry for entry in plan["deployments"] if entry["name"] == "nightly")
+    nights = []
+    for name, given in sites.items():
+        mine = copy.deepcopy(night)
+        parameters = {key: value for key, value in given.items() if key != _SCHEDULE}
+        mine |= {"name": name, "parameters": {"archive": mine["parameters"]["archive"], **parameters}}
+        if _SCHEDULE in given:
+            mine["schedules"] = [{"active": True, **given[_SCHEDULE]}]
+        nights.append(mine)
+    plan["deployments"] = [*nights, *(entry for entry in plan["deployments"] if entry is not night)]
+    return plan
+
+
+def automations(block: str | None) -> list[AutomationCore]:
+    """deployments/automations.yaml; `notify` becomes a message through `block`, and nothing without one."""
+    wanted = []
+    for entry in yaml.safe_load((ROOT / "deployments/automations.yaml").read_text()):
+        actions = [
+            {**action, "type": "send-notification", "block_document_id": block}
+            if action["type"] == "notify"
+            else action
+            for action in entry["actions"]
+            if action["type"] != "notify" or block
+        ]
+        if actions:
+            wanted.append(AutomationCore.model_validate({**entry, "actions": actions}))
+    return wanted
+
+
+def _automate(client: SyncPrefectClient, wanted: Sequence[AutomationCore]) -> list[str]:
+    for automation in wanted:
+        for old in client.read_automations_by_name(automation.name):
+            client.delete_automation(old.id)
+        client.create_automation(automation)
+    return [automation.name for automation in wanted]
+
+
+def _notices(client: SyncPrefectClient, webhook: str | None) -> str | None:
+    """The id of the block that notices go through; its address is a secret, which the server encrypts."""
+    if webhook is not None:
+        block = CustomWebhookNotificationBlock(
+            name=NOTICES,
+            url="{{address}}",
+            json_data={"text": "{{subject}}\n{{body}}"},
+            secrets=SecretDict({"address": webhook}),
+        )
+        return str(block.save(NOTICES, overwrite=True))
+    try:
+        return str(client.read_block_document_by_name(NOTICES, "custom-webhook").id)
+    except ObjectNotFound:
+        return None
+
+
+def _has_pool(name: str) -> bool:
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(name)
+        except ObjectNotFound:
+            return False
+    return True
+
+
+def _prefect(*command: str) -> str:
+    """Run a command of Prefect's; what it was, for the record."""
+    environment = os.environ | {"MEDGAN_HOME_DIR": os.environ.get("MEDGAN_HOME_DIR", str(ROOT))}
+    done = subprocess.run(  # noqa: S603 - our own words
+        [sys.executable, "-m", "prefect", "--no-prompt", *command],
+        cwd=ROOT, env=cast("Mapping[str, str]", environment), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        said = " ".join((done.stdout + done.stderr).split())[-600:]
+        kind = StoreUnavailable if "onnect" in said else InvalidRequest
+        raise kind(f"prefect {command[0]} ended with status {done.returncode}: {said}")
+    return f"prefect {' '.join(command[:2])}"

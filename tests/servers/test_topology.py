@@ -1,0 +1,188 @@
+"""A whole site as processes on loopback: the night fires by itself, publishes, and leaves no identifier behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.error
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.request import urlopen
+
+import pytest
+
+from tests.builders.servers import wait_until
+from tests.builders.topology import ROOT, Topology, small_site, topology
+from tests.promises.sweep import residue
+
+if TYPE_CHECKING:
+    from medgan.archive.phantom import Planted
+
+pytestmark = [pytest.mark.slow, pytest.mark.server]
+
+RADIOGRAPHS = ROOT / "tests/samples/pneumoniamnist/pneumoniamnist.npz"
+NIGHT = "nightly/small"
+NAMED = "DOE^JANE-4711"
+"""A patient's name that stands in the path of an archive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The site and what was planted into its archive."""
+
+    site: Topology
+    planted: Planted
+
+    @property
+    def needles(self) -> list[str]:
+        return [*self.planted.needles, NAMED]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, tool) -> Iterator[Running]:
+    """Everything up and deployed, the night scheduled for the next full minute; workers are not started yet."""
+    from medgan import keys
+    from medgan.archive import sources
+    from medgan.archive.phantom import build_demo_archive
+    from medgan.settings import Zones
+
+    for program in ("nginx", "postgres", "openssl"):
+        tool(program)
+    folder = tmp_path_factory.mktemp("topology")
+    planted = build_demo_archive(folder / "archive", radiographs=RADIOGRAPHS, patients=800)
+    with topology(folder) as site:
+        key = site.workspace / "keys/pseudonym.key"
+        keys.create(key)
+        key.write_text("5e" * keys.SECRET_BYTES)  # pseudonyms decide the split and with it all that is measured
+        zones = Zones.under(site.workspace)
+        gone = folder / NAMED
+        gone.mkdir()
+        for name, place in (("main", folder / "archive"), ("gone", gone)):
+            sources.register(place, zones=zones, keyring=keys.load(zones.pseudonym_key), name=name)
+        gone.rmdir()
+        site.deploy(small_site(folder / "small.yaml", schedule={"cron": "* * * * *", "timezone": "UTC"}))
+        yield Running(site, planted)
+
+
+@pytest.fixture(scope="module")
+def first_run(running: Running) -> dict:
+    """The run that the schedule started; further ones are called off."""
+    site = running.site
+    site.start_worker()
+
+    def started():
+        fired = [run for run in site.runs(NIGHT) if run["auto_scheduled"] and run["start_time"]]
+        return fired[-1] if fired else None
+
+    run = wait_until("a scheduled run that starts by itself", started)
+    deployment = site.call(f"/deployments/name/{NIGHT}")
+    for schedule in deployment["schedules"]:
+        site.call(f"/deployments/{deployment['id']}/schedules/{schedule['id']}", method="DELETE")
+    for other in site.runs(NIGHT):
+        if other["id"] != run["id"]:
+            site.call(f"/flow_runs/{other['id']}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
+    return run
+
+
+def test_the_api_is_closed_without_the_password(running):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        running.site.call("/flow_runs/filter", {}, password="guessed")  # noqa: S106
+    refused.value.close()
+    assert refused.value.code == 401
+
+
+def test_dask_takes_nobody_without_its_certificate(running):
+    stranger = "import sys; from distributed import Client; Client(sys.argv[1], timeout=5)"
+    plain = {k: v for k, v in running.site.environment.items() if not k.startswith("DASK_")}
+    for address in ("tcp://127.0.0.1:{}", "tls://127.0.0.1:{}"):
+        command = [sys.executable, "-c", stranger, address.format(running.site.ports["dask"])]
+        assert subprocess.run(command, env=plain, capture_output=True, check=False).returncode
+
+
+def test_bad_parameters_are_refused_before_a_run_exists(running):
+    before = len(running.site.runs(NIGHT))
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        running.site.trigger(NIGHT, spec={"images": -1})
+    refused.value.close()
+    assert refused.value.code in {409, 422}
+    assert len([run for run in running.site.runs(NIGHT) if not run["auto_scheduled"]]) <= before
+
+
+def test_a_scheduled_night_fires_by_itself_and_publishes(running, first_run):
+    site = running.site
+    state = site.finished(first_run["id"])
+    assert state["type"] == "COMPLETED", state["message"]
+    assert site.versions("chest-xray") == ["1.0.0"]
+    artifacts = site.call("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [first_run["id"]]}}})
+    assert {"night", "grid"} <= {artifact["key"] for artifact in artifacts}
+
+
+def test_a_night_is_some_tens_of_tasks(running, first_run):
+    running.site.finished(first_run["id"])
+    assert 5 <= running.site.call("/task_runs/count", {}) <= 40
+
+
+def test_the_catalogue_and_the_object_store_serve_the_version(running, first_run, tmp_path):
+    site = running.site
+    site.finished(first_run["id"])
+    catalogue, store = site.start_catalogue(), site.start_s3()
+    with urlopen(f"{catalogue}/index.html") as page:  # noqa: S310 - loopback
+        assert b"chest" in page.read()
+    for hidden in ("/.staging", "/../keys/pseudonym.key", "/%2e%2e/keys/pseudonym.key"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urlopen(catalogue + hidden)  # noqa: S310
+        refused.value.close()
+        assert refused.value.code in {400, 404}
+    trust = str(site.workspace / "keys/pipeline.pub")
+    _mirror(site.workspace / "published/registry", store)
+    for number, registry in enumerate((catalogue, f"{store}/released")):
+        command = ["-m", "medgan.cli", "pull", "chest-xray@1.0.0", "--registry", registry, "--trust", trust]
+        home = {"MEDGAN_HOME": str(tmp_path / str(number))}
+        pulled = subprocess.run(
+            [sys.executable, *command], env=site.environment | home, capture_output=True, text=True,
+            cwd=ROOT, check=False,
+        )  # fmt: skip
+        assert pulled.returncode == 0, pulled.stderr
+
+
+def test_an_arrival_starts_an_ingest_and_a_failing_one_says_no_path(running, first_run):
+    site = running.site
+    site.finished(first_run["id"])
+    resource = {"prefect.resource.id": "medgan.source.gone", "prefect.resource.name": "gone"}
+    now = site.call("/admin/version") and subprocess.check_output(["date", "-u", "+%Y-%m-%dT%H:%M:%SZ"], text=True)
+    event = {"id": "7f000000-0000-4000-8000-000000000001", "occurred": now.strip(), "event": "medgan.archive.arrived"}
+    site.call("/events", [{**event, "resource": resource, "related": [], "payload": {}}])
+    run = wait_until("an ingest by event", lambda: next(iter(site.runs("ingest/ingest")), None))
+    assert run["parameters"]["archive"] == {"source": "gone"}
+    state = site.finished(run["id"])
+    assert state["type"] == "FAILED"
+    assert NAMED not in state["message"]
+
+
+def test_no_identifier_is_in_the_database_its_log_of_writes_or_any_log(running, first_run):
+    site = running.site
+    site.finished(first_run["id"])
+    dump = site.folder / "dump"
+    dump.mkdir()
+    # Long values lie compressed in the raw files: the dump holds them as text.
+    where = ["-h", "127.0.0.1", "-p", str(site.ports["postgres"]), "-U", "prefect", "-d", "postgres"]
+    told = {**site.environment, "PGPASSWORD": site.database_password}
+    text = subprocess.run(["pg_dump", *where], env=told, capture_output=True, check=True).stdout
+    (dump / "database.sql").write_bytes(text)
+    assert b"night over" in text, "the dump holds the runs' logs"
+    for name in reversed(list(site.servers.running)):
+        site.servers.stop(name)
+    places = {"raw files": site.database, "dump": dump, "logs": site.servers.folder, "home": site.folder / "home"}
+    assert {place: residue(root, running.needles) for place, root in places.items()} == {place: {} for place in places}
+
+
+def _mirror(registry, store: str) -> None:
+    """Copy the registry into a bucket, as a site's mirror job does."""
+    import boto3
+
+    anybody = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=store, **anybody)
+    client.create_bucket(Bucket="released")
+    for path in sorted(p for p in registry.rglob("*") if p.is_file()):
+        client.upload_file(str(path), "released", path.relative_to(registry).as_posix())
