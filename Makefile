@@ -41,7 +41,8 @@ check: $(VENV)/.installed   ## ruff, mypy, import contracts, infra by schema
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec --quiet infra/compose.yaml
+	$(BIN)/kubernetes-validate --strict --quiet $(filter-out %/kustomization.yaml,$(wildcard infra/kubernetes/*.yaml))
 	$(BIN)/hadolint infra/docker/Dockerfile
 
 bench: $(VENV)/.installed   ## speed and quality, as ratios on this machine

@@ -216,14 +216,27 @@ def watch(
 
 
 @app.command()
+def metrics(
+    workspace: Workspace,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 9108,
+) -> None:
+    """Answer Prometheus: nights, collections, releases, disks (infra/grafana/medgan.json draws them)."""
+    from tasks.metrics import serve
+
+    serve(Zones.under(workspace), host=host, port=port)
+
+
+@app.command()
 def doctor(workspace: Workspace) -> None:
-    """Check versions, key, disk, Dask, GPU and server, and say what to fix; exit status 1 if anything."""
+    """Check everything that a night needs, and say what to fix; exit status 1 if anything."""
     from tasks.doctor import examine
 
-    findings = list(examine(Zones.under(workspace)))
-    for well, what, found in findings:
-        typer.echo(f"{'ok ' if well else 'FIX'}  {what:<14}{found}")
-    raise typer.Exit(0 if all(well for well, _, _ in findings) else 1)
+    healthy = True
+    for well, what, found in examine(Zones.under(workspace)):
+        healthy &= well
+        typer.echo(f"{'ok ' if well else 'FIX'}  {what:<15}{found}")
+    raise typer.Exit(0 if healthy else 1)
 
 
 def _night_parameters(site: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from tasks.cohort import admit_cohort, prepare_cohort
 from tasks.train import train_generator
 
 
-@flow(name="train")
+# Stored by reference: a night that trains on another pool reads it from there.
+@flow(name="train", persist_result=True, result_serializer="json")
 def train(snapshot: CollectionSnapshot, recipe: CohortRecipe, training: TrainRequest) -> TrainOutcome:
     """Prepare a cohort, admit it, and train a generator on its train split.
 

@@ -6,6 +6,8 @@ that a crash left open is given again, so the rerun has the same seeds and the s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +25,23 @@ class LedgerEntry(Record):
 
     night: Night
     outcome: str | None = Field(default=None, description="How it ended; empty while it is open.")
+
+
+@contextmanager
+def held(dataset: str, *, zones: Zones) -> Iterator[None]:
+    """Keep every other run off this data set's nights while the block runs; a lock that dies with its process.
+
+    Raises:
+        Conflict: another run of this data set is alive.
+    """
+    folder = _folder(dataset, zones)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(durable.locked(folder.with_name(f".{dataset}.running"), wait=False))
+        except Conflict:
+            message = "another run of this data set's night is alive: wait for it, or decide it where it is paused"
+            raise Conflict(message) from None
+        yield
 
 
 def begin(dataset: str, *, zones: Zones) -> Night:

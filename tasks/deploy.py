@@ -22,6 +22,8 @@ from medgan.errors import InvalidRequest, StoreUnavailable
 
 ROOT = Path(__file__).parents[1]
 POOLS = ("medgan", "medgan-gpu")
+QUEUES = {"nights": 1, "commits": 1}
+"""Queues of the pool `medgan` and how many of their runs may be under way at once (docs/adr/0006)."""
 NOTICES = "medgan-notices"
 _SCHEDULE = "schedule"
 
@@ -44,6 +46,10 @@ def deploy(sites: Mapping[str, dict[str, Any]], *, webhook: str | None = None) -
         plan = Path(folder) / "prefect.yaml"
         plan.write_text(yaml.safe_dump(planned(sites), sort_keys=False))
         made.append(_prefect("deploy", "--all", "--prefect-file", str(plan)))
+    made += [
+        _prefect("work-queue", "set-concurrency-limit", queue, str(limit), "--pool", POOLS[0])
+        for queue, limit in QUEUES.items()
+    ]
     with get_client(sync_client=True) as client:
         block = _notices(client, webhook)
         made += [f"automation: {name}" for name in _automate(client, automations(block))]

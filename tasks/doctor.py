@@ -1,20 +1,30 @@
-"""Is this machine ready for a night? Each check says what is wrong and what to do; none writes."""
+"""Is this machine ready for a night? Each check says what is wrong and what to do; none writes to a store."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from medgan import cluster, keys
+from medgan import cluster, keys, night
+from medgan.archive import sources
+from medgan.collection import store
 from medgan.errors import MedganError
 from medgan.settings import Zones
+from tasks.metrics import collection_names, published_index
 
 _PINS = {"fastapi": (0, 151), "sqlalchemy": (2, 1), "zarr": (3, 2), "icechunk": (2, 0), "prefect": (3, 9)}
 """First version of each that is known not to work here (docs/adr/0005)."""
 _FREE_BYTES = 10 * 1024**3
+_DEPLOYMENTS = 8
+_EXPIRY_DAYS = 7
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 Finding = tuple[bool, str, str]
 """Whether all is well, what was looked at, and what was found or what to do."""
@@ -25,16 +35,26 @@ def examine(zones: Zones) -> Iterator[Finding]:
     checks: dict[str, Callable[[Zones], str]] = {
         "versions": _versions,
         "pseudonym key": _key,
+        "signing key": _signing,
+        "zones": _zones,
         "disk": _disk,
+        "sources": _sources,
+        "collections": _collections,
+        "locks": _locks,
+        "nights": _nights,
+        "registry": _registry,
         "Dask": _dask,
         "GPU": _gpu,
         "Prefect": _prefect,
+        "deployments": _deployments,
+        "workers": _workers,
     }
     for what, check in checks.items():
         try:
             yield True, what, check(zones)
-        except (MedganError, OSError, RuntimeError) as error:
-            yield False, what, str(error)
+        except (MedganError, OSError, RuntimeError, ValueError) as error:
+            said = str(error) if isinstance(error, MedganError | RuntimeError) else type(error).__name__
+            yield False, what, said
 
 
 def _versions(_zones: Zones) -> str:
@@ -53,11 +73,93 @@ def _key(zones: Zones) -> str:
     return "opens, and only its owner can read it"
 
 
+def _signing(zones: Zones) -> str:
+    if not zones.signing_key.exists():
+        return "none yet; the first night makes one"
+    if zones.signing_key.stat().st_mode & 0o077:
+        raise RuntimeError("others can read the signing key: chmod 600, and rotate it (docs/operate.md)")
+    return "only its owner can read it"
+
+
+def _zones(zones: Zones) -> str:
+    """Every zone that stands can be written to, and the registry's readers get no further than the registry."""
+    roots = {name: getattr(zones, name) for name in ("identified", "pseudonymised", "synthetic", "published", "keys")}
+    closed = [name for name, root in roots.items() if not os.access(_standing(root), os.W_OK | os.X_OK)]
+    if closed:
+        raise RuntimeError(f"cannot write to {', '.join(closed)}: give this account the zones that it works in")
+    if zones.keys.exists() and zones.keys.stat().st_mode & 0o077:
+        raise RuntimeError("others can look into the key folder: chmod 700")
+    return f"{sum(root.exists() for root in roots.values())} of {len(roots)} stand, all writable"
+
+
 def _disk(zones: Zones) -> str:
-    free = shutil.disk_usage(_standing(zones.pseudonymised)).free
-    if free < _FREE_BYTES:
-        raise RuntimeError(f"{free / 1e9:.1f} GB free below the pseudonymised root: make room for at least 10 GB")
-    return f"{free / 1e9:.0f} GB free"
+    free = {name: shutil.disk_usage(_standing(getattr(zones, name))).free for name in ("pseudonymised", "published")}
+    least = min(free, key=lambda name: free[name])
+    if free[least] < _FREE_BYTES:
+        raise RuntimeError(f"{free[least] / 1e9:.1f} GB free below the {least} root: make room for at least 10 GB")
+    return f"{free[least] / 1e9:.0f} GB free"
+
+
+def _sources(zones: Zones) -> str:
+    """Each registered source is still where it was."""
+    names = [path.stem for path in sorted((zones.identified / "sources").glob("*.sealed"))]
+    if not names:
+        raise RuntimeError("none is registered: medgan source add NAME PATH --workspace DIR")
+    keyring = keys.load(zones.pseudonym_key)
+    gone = [name for name in names if not sources.locate(name, zones=zones, keyring=keyring).exists()]
+    if gone:
+        raise RuntimeError(f"{', '.join(gone)}: not there any more; is the archive mounted on this machine?")
+    return f"{len(names)} registered, all there"
+
+
+def _collections(zones: Zones) -> str:
+    heads = [store.head(name, zones=zones) for name in collection_names(zones)]
+    if not heads:
+        return "none yet; the first ingest makes one"
+    return ", ".join(f"{head.collection}: {head.instances:,} instances" for head in heads)
+
+
+def _locks(zones: Zones) -> str:
+    """File locks hold here: a second holder is refused. They vanish with their process, so none is ever stale."""
+    import fcntl
+
+    root = _standing(zones.pseudonymised)
+    with (root / f".doctor-{os.getpid()}").open("w") as one, Path(one.name).open("r+") as two:
+        try:
+            fcntl.flock(one, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return "hold: one committer a collection"
+        finally:
+            Path(one.name).unlink()
+    raise RuntimeError("this file system does not keep locks: two ingests could write at once; use another one")
+
+
+def _nights(zones: Zones) -> str:
+    told = []
+    for folder in sorted((zones.pseudonymised / "nights").glob("[a-z0-9]*")):
+        entries = night.history(folder.name, zones=zones)
+        last = entries[-1]
+        told.append(f"{folder.name} {last.night.number} {last.outcome or 'open: the next run resumes it'}")
+    return ", ".join(told) or "none yet"
+
+
+def _registry(zones: Zones) -> str:
+    index = published_index(zones)
+    if index is None:
+        if (zones.registry / "index.json").exists():
+            raise RuntimeError("the index of the registry cannot be read: restore published/ from the backup")
+        return "nothing is published yet"
+    expires = _moment(index.expires)
+    if expires < datetime.now(UTC) + timedelta(days=_EXPIRY_DAYS):
+        raise RuntimeError(f"the index expires on {expires:%Y-%m-%d}, then clients refuse it: publish, or re-sign it")
+    return f"the index is good until {expires:%Y-%m-%d}"
+
+
+def _moment(text: str) -> datetime:
+    when = datetime.fromisoformat(text)
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def _standing(path: Path) -> Path:
@@ -68,6 +170,9 @@ def _dask(_zones: Zones) -> str:
     address = os.environ.get("MEDGAN_DASK_SCHEDULER")
     if not address:
         return f"an embedded cluster of {cluster.available_cores()} workers"
+    parts = urlsplit(address)
+    if parts.scheme != "tls" and parts.hostname not in _LOOPBACK:
+        raise RuntimeError("the scheduler is reached without TLS: make certificates (infra/dask/certificates.sh)")
     with cluster.open_client(scheduler=address) as client:
         return f"{len(client.nthreads())} workers answer"  # type: ignore[no-untyped-call]
 
@@ -81,17 +186,56 @@ def _gpu(_zones: Zones) -> str:
 
 
 def _prefect(_zones: Zones) -> str:
-    import httpx
-
     address = os.environ.get("PREFECT_API_URL")
     if not address:
         return "a temporary server inside the workspace (PREFECT_API_URL is not set)"
-    auth = os.environ.get("PREFECT_API_AUTH_STRING", "")
+    parts = urlsplit(address)
+    if parts.hostname not in _LOOPBACK and parts.scheme != "https" and "." in (parts.hostname or ""):
+        raise RuntimeError("the password would cross the network in the clear: put TLS before the server (https)")
+    if _ask("/flow_runs/count", {}, anonymous=True) is not None:
+        raise RuntimeError("the server answers anybody: set PREFECT_SERVER_API_AUTH_STRING there")
+    return f"the server answers us and nobody else; {_ask('/flow_runs/count', {})} runs"
+
+
+def _deployments(_zones: Zones) -> str:
+    """Deployments exist, and the server really schedules the nights (docs/adr/0005)."""
+    if not os.environ.get("PREFECT_API_URL"):
+        return "none without a server"
+    count = _ask("/deployments/count", {})
+    if count < _DEPLOYMENTS:
+        raise RuntimeError(f"{count} of at least {_DEPLOYMENTS}: python -m flows deploy --workspace DIR")
+    scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "flows": {"name": {"any_": ["nightly"]}}}
+    runs = _ask("/flow_runs/count", scheduled)
+    if not runs:
+        raise RuntimeError("no night is scheduled: is a schedule active? Was sqlalchemy upgraded? (docs/adr/0005)")
+    return f"{count}; {runs} nights are scheduled"
+
+
+def _workers(_zones: Zones) -> str:
+    """Each pool that a deployment runs on has a worker that was heard of lately."""
+    if not os.environ.get("PREFECT_API_URL"):
+        return "none without a server"
+    pools = _ask("/work_pools/filter", {})
+    idle = [pool["name"] for pool in pools if pool["name"].startswith("medgan") and pool.get("status") != "READY"]
+    if "medgan" in idle or not pools:
+        raise RuntimeError("no worker on the pool medgan: prefect worker start --pool medgan --type process")
+    return "ready" + (f"; without a worker: {', '.join(idle)}" if idle else "")
+
+
+def _ask(path: str, body: Any, *, anonymous: bool = False) -> Any:
+    """The server's answer; None when it refuses an anonymous request."""
+    import httpx
+
+    auth = "" if anonymous else os.environ.get("PREFECT_API_AUTH_STRING", "")
     credentials = (auth.partition(":")[0], auth.partition(":")[2]) if auth else None
     try:
-        answer = httpx.post(f"{address}/deployments/count", json={}, auth=credentials, timeout=10)
+        answer = httpx.post(f"{os.environ['PREFECT_API_URL']}{path}", json=body, auth=credentials, timeout=20)
     except httpx.HTTPError as error:
         raise RuntimeError(f"the server does not answer ({type(error).__name__}): check PREFECT_API_URL") from None
     if answer.status_code in {401, 403}:
+        if anonymous:
+            return None
         raise RuntimeError("the server refuses us: set PREFECT_API_AUTH_STRING")
-    return f"the server answers and knows {answer.json()} deployments"
+    if answer.is_error:
+        raise RuntimeError(f"the server answers {answer.status_code}: look at its log")
+    return json.loads(answer.content)

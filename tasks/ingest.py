@@ -19,7 +19,7 @@ def scan_archive(archive: ArchiveRef) -> ScanReport:
     return found
 
 
-@runtime.step("de-identify and store")
+@runtime.step("de-identify and store", retries=6)
 def ingest_studies(scanned: ScanReport, collection: Name, profile: str, label_columns: tuple[str, ...]) -> IngestReport:
     """De-identify every study, verify it on its bytes, and commit the new ones to the collection."""
     zones = runtime.zones()

@@ -32,6 +32,9 @@ R = TypeVar("R")
 _PROGRESS_SECONDS = 3.0
 """Least time between two writes of one progress artifact: a write costs a request to the server."""
 
+_PAUSES_SECONDS = (5.0, 30.0, 60.0, 300.0, 600.0, 900.0)
+"""Before each further try: a server that restarts takes a minute, another committer half an hour."""
+
 
 class UnexpectedFailure(MedganError):
     """Something broke that medgan did not foresee; only its type and place are told."""
@@ -51,7 +54,7 @@ def step(
         return task(
             name=name,
             retries=retries,
-            retry_delay_seconds=[5.0, 30.0][:retries],
+            retry_delay_seconds=list(_PAUSES_SECONDS[:retries]),
             retry_condition_fn=_is_retryable,
             timeout_seconds=timeout_seconds,
             cache_policy=NO_CACHE,

@@ -7,7 +7,7 @@ from medgan.synthesis import generate
 from tasks import runtime
 
 
-@runtime.step("generate cohort")
+@runtime.step("generate cohort", retries=4)
 def generate_cohort(model: TrainedModel, spec: CohortSpec) -> SyntheticCohort:
     """Draw the cohort on Dask, one block a shard."""
     with runtime.progress("generate cohort") as report:

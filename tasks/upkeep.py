@@ -17,7 +17,7 @@ _AT_ONCE = 200
 """Runs asked for in one request: the server's own limit of a page."""
 
 
-@runtime.step("erase patient")
+@runtime.step("erase patient", retries=6)
 def erase_patient(patient: Handle, collection: Name, grace_days: int) -> Erasure:
     """Erase a patient from the collection, its history after the grace, and every cohort."""
     done = erase.erase(collection, patient, zones=runtime.zones(), grace=timedelta(days=grace_days))

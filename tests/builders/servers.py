@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 600.0
 """Longest wait for anything that must happen: a loaded machine is slow, and a test that hurries it is wrong."""
 
 

@@ -151,6 +151,14 @@ class Topology:
         self.servers.start("catalogue", [program, "-p", home, "-c", home / "nginx.conf"], ready=lambda: listening(port))
         return f"http://127.0.0.1:{port}"
 
+    def restart_dask(self) -> None:
+        """Kill -9 scheduler and workers, and start them again as a supervisor would."""
+        for name in ("dask", "dask-worker-1", "dask-worker-2"):
+            self.servers.kill(name)
+        self.start_dask()
+        for number in (1, 2):
+            self.start_dask_worker(number)
+
     # --- talking to it -----------------------------------------------------------------------------------------
 
     def call(self, path: str, body: Any = None, *, method: str | None = None, password: str | None = None) -> Any:
@@ -185,7 +193,8 @@ class Topology:
             [sys.executable, "-m", module, *words],
             cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        (self.folder / "commands.log").open("a").write(done.stdout + done.stderr)
+        with (self.servers.folder / "commands.log").open("a") as log:
+            log.write(done.stdout + done.stderr)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -221,7 +230,7 @@ class Topology:
             state = self.state(run)
             return state if state["type"] in FINAL else None
 
-        return dict(wait_until(f"the end of run {run}", last, seconds=540, pause=1))
+        return dict(wait_until(f"the end of run {run}", last, seconds=1200, pause=1))
 
     def versions(self, dataset: str) -> list[str]:
         """Versions that the signed index lists."""

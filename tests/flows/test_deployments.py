@@ -82,3 +82,10 @@ def test_judging_again_takes_a_ticket():
 
 def test_publishing_what_the_gate_refused_is_no_choice():
     assert {choice.name for choice in Choice} == {"LEAVE", "JUDGE_AGAIN"}
+
+
+def test_no_run_hangs_on_a_lease_that_the_server_may_forget():
+    assert not [name for name, entry in DEPLOYED.items() if "concurrency_limit" in entry]
+    queues = {entry["work_pool"].get("work_queue_name") for entry in PLAN["deployments"]}
+    assert set(deploy.QUEUES) <= queues
+    assert DEPLOYED["nightly"]["work_pool"]["work_queue_name"] == "nights"

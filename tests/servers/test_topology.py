@@ -12,6 +12,10 @@ from urllib.request import urlopen
 
 import pytest
 
+from medgan import night
+from medgan.collection import store
+from medgan.records import Place
+from medgan.settings import Zones
 from tests.builders.servers import wait_until
 from tests.builders.topology import ROOT, Topology, small_site, topology
 from tests.promises.sweep import residue
@@ -19,7 +23,7 @@ from tests.promises.sweep import residue
 if TYPE_CHECKING:
     from medgan.archive.phantom import Planted
 
-pytestmark = [pytest.mark.slow, pytest.mark.server]
+pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
 
 RADIOGRAPHS = ROOT / "tests/samples/pneumoniamnist/pneumoniamnist.npz"
 NIGHT = "nightly/small"
@@ -45,7 +49,6 @@ def running(tmp_path_factory: pytest.TempPathFactory, tool) -> Iterator[Running]
     from medgan import keys
     from medgan.archive import sources
     from medgan.archive.phantom import build_demo_archive
-    from medgan.settings import Zones
 
     for program in ("nginx", "postgres", "openssl"):
         tool(program)
@@ -61,7 +64,8 @@ def running(tmp_path_factory: pytest.TempPathFactory, tool) -> Iterator[Running]
         for name, place in (("main", folder / "archive"), ("gone", gone)):
             sources.register(place, zones=zones, keyring=keys.load(zones.pseudonym_key), name=name)
         gone.rmdir()
-        site.deploy(small_site(folder / "small.yaml", schedule={"cron": "* * * * *", "timezone": "UTC"}))
+        nights = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "train_at": Place.POOL.value}
+        site.deploy(small_site(folder / "small.yaml", **nights))
         yield Running(site, planted)
 
 
@@ -69,7 +73,8 @@ def running(tmp_path_factory: pytest.TempPathFactory, tool) -> Iterator[Running]
 def first_run(running: Running) -> dict:
     """The run that the schedule started; further ones are called off."""
     site = running.site
-    site.start_worker()
+    for pool in ("medgan", "medgan-gpu"):
+        site.start_worker(pool)
 
     def started():
         fired = [run for run in site.runs(NIGHT) if run["auto_scheduled"] and run["start_time"]]
@@ -158,6 +163,35 @@ def test_an_arrival_starts_an_ingest_and_a_failing_one_says_no_path(running, fir
     state = site.finished(run["id"])
     assert state["type"] == "FAILED"
     assert NAMED not in state["message"]
+
+
+def test_a_night_outlives_its_worker_dask_the_server_and_the_database(running, first_run):
+    """Each killed -9 in turn. A sample: `python -m tests.bench topology` kills each at many moments."""
+    site = running.site
+    site.finished(first_run["id"])
+    killed = site.trigger(NIGHT, dataset="killed", collection="killed", train_at=Place.HERE.value)
+    staged = site.workspace / "pseudonymised/collection/killed.staging"
+    wait_until("an ingest under way", lambda: staged.is_dir() and any(staged.iterdir()))
+    site.servers.kill("worker-medgan")
+    assert site.state(killed)["type"] == "RUNNING", "nobody has noticed yet"
+    site.start_worker()
+    # What the automation `zombie` says after ten minutes without a heartbeat; the next one then starts a new run.
+    gone = {"type": "CRASHED", "name": "Crashed", "message": "No sign of life."}
+    site.call(f"/flow_runs/{killed}/set_state", {"state": gone, "force": True})
+    wait_until("the same run again, by automation", lambda: site.patiently(f"/flow_runs/{killed}")["run_count"] > 1)
+    site.restart_dask()
+    wait_until("a model in training", lambda: len(list((site.workspace / "pseudonymised/models").iterdir())) > 1)
+    for part, start in (("prefect", site.start_prefect), ("postgres", site.start_postgres)):
+        site.servers.kill(part)
+        start()
+    state = site.finished(killed)
+    assert state["type"] == "COMPLETED", state["message"]
+    assert site.versions("killed") == ["1.0.0"]
+    zones = Zones.under(site.workspace)
+    ledger = night.history("killed", zones=zones)
+    assert [(entry.night.number, entry.outcome) for entry in ledger] == [(1, "published")]
+    once, twice = (store.head(name, zones=zones) for name in ("main", "killed"))
+    assert (once.instances, once.patients, once.studies) == (twice.instances, twice.patients, twice.studies)
 
 
 def test_no_identifier_is_in_the_database_its_log_of_writes_or_any_log(running, first_run):

@@ -47,3 +47,16 @@ def test_the_ledger_file_is_canonical_json_and_nothing_is_left_beside_it(tmp_pat
     folder = zones.pseudonymised / "nights" / "a"
     assert [path.name for path in folder.iterdir()] == ["0001.json"]
     assert json.loads((folder / "0001.json").read_bytes())["outcome"] is None
+
+
+def test_a_night_has_one_run_and_the_lock_goes_with_it(tmp_path):
+    zones = Zones.under(tmp_path)
+    with (
+        night.held("chest-xray", zones=zones),
+        night.held("hands", zones=zones),
+        pytest.raises(Conflict, match="another run"),
+        night.held("chest-xray", zones=zones),
+    ):
+        pass
+    with night.held("chest-xray", zones=zones):
+        night.begin("chest-xray", zones=zones)
