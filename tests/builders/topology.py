@@ -54,6 +54,11 @@ class Topology:
         }
 
     @property
+    def token(self) -> str:
+        """The password as HTTP's basic scheme wants it."""
+        return base64.b64encode(f"medgan:{self.password}".encode()).decode()
+
+    @property
     def environment(self) -> dict[str, str]:
         """What workers and commands are told."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MEDGAN_", "DASK_"))}
@@ -159,11 +164,28 @@ class Topology:
         for number in (1, 2):
             self.start_dask_worker(number)
 
+    def sql(self, database: str, text: str) -> str:
+        """Run SQL; rows as text."""
+        return self._postgres("psql", "-d", database, "-At", "-v", "ON_ERROR_STOP=1", "-q", given=text)
+
+    def dump(self) -> str:
+        """Prefect's database as SQL."""
+        return self._postgres("pg_dump", "-d", "postgres")
+
+    def _postgres(self, program: str, *words: str, given: str = "") -> str:
+        where = ["-h", "127.0.0.1", "-p", str(self.ports["postgres"]), "-U", "prefect"]
+        told = {**os.environ, "PGPASSWORD": self.database_password}
+        done = subprocess.run(
+            [_BINARIES / program, *where, *words], env=told, input=given, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
     # --- talking to it -----------------------------------------------------------------------------------------
 
     def call(self, path: str, body: Any = None, *, method: str | None = None, password: str | None = None) -> Any:
         """Ask the API; the answer's JSON. Refusals are `urllib.error.HTTPError`."""
-        token = base64.b64encode(f"medgan:{password or self.password}".encode()).decode()
+        token = self.token if password is None else base64.b64encode(f"medgan:{password}".encode()).decode()
         request = urllib.request.Request(  # noqa: S310 - loopback
             self.api + path,
             data=None if body is None else json.dumps(body).encode(),

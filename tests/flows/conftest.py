@@ -44,15 +44,16 @@ class Site:
             env=clean_environment() | environment,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=1200,
             check=False,
         )
 
-    def nightly(self, *, module: str = "flows", **environment: str) -> subprocess.CompletedProcess[str]:
+    def nightly(self, *more: str, module: str = "flows", **environment: str) -> subprocess.CompletedProcess[str]:
         """One night over the archive."""
         return self.run(
             *("nightly", "--archive", str(self.archive), "--workspace", str(self.workspace)),
             *("--site", str(self.parameters)),
+            *more,
             module=module,
             **environment,
         )

@@ -15,10 +15,12 @@ import pandas as pd
 import pytest
 import zarr
 
+from medgan.settings import Zones
+from tasks.metrics import ROOTS, Site
 from tests.flows.conftest import PATIENTS, ROOT, clean_environment
 from tests.promises.sweep import dated, residue
 
-pytestmark = [pytest.mark.slow, pytest.mark.server]
+pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
 
 
 def _versions(site):
@@ -86,9 +88,33 @@ def test_prefect_keeps_the_runs_and_counts_but_no_path_of_the_archive(site, firs
     assert str(site.archive).encode() not in raw
 
 
+def test_prometheus_is_told_of_the_night_by_names_and_numbers_only(site, first_night):
+    families = {family.name: family for family in Site(Zones.under(site.workspace)).collect()}
+    (night,) = families["medgan_nights"].samples
+    assert (night.labels, night.value) == ({"dataset": "chest-xray", "outcome": "published"}, 1)
+    held = {sample.labels["of"]: sample.value for sample in families["medgan_collection"].samples}
+    assert held["patients"] <= PATIENTS <= held["instances"] + 100
+    assert families["medgan_release_images"].samples[0].value == 256
+    assert families["medgan_index_expires_timestamp_seconds"].samples[0].value > time.time()
+    assert {s.labels["zone"] for s in families["medgan_zone_free_bytes"].samples} == set(ROOTS)
+
+
+def test_the_doctor_finds_a_site_healthy_and_says_what_an_empty_one_lacks(site, first_night, tmp_path):
+    well = site.run("doctor", "--workspace", str(site.workspace))
+    assert "FIX" not in well.stdout, well.stdout
+    assert well.returncode == 0
+    ill = site.run("doctor", "--workspace", str(tmp_path))
+    assert ill.returncode == 1
+    wrong = {line.split()[1] for line in ill.stdout.splitlines() if line.startswith("FIX")}
+    assert {"pseudonym", "sources"} <= wrong
+    assert "medgan key new" in ill.stdout
+    assert "medgan source add" in ill.stdout
+    assert not list(tmp_path.iterdir()), "a doctor writes nothing"
+
+
 def test_a_generator_that_copies_training_images_is_refused_and_nothing_is_published(site, first_night):
     before = _versions(site)
-    night = site.nightly(module="tests.flows.copying_night")
+    night = site.nightly("--kimg", "0.5", module="tests.flows.copying_night")
     assert night.returncode == 6, night.stderr[-3000:]
     assert "privacy-refused" in night.stderr
     assert "published" not in night.stdout
@@ -106,7 +132,7 @@ def test_a_killed_night_finishes_on_the_next_start_with_nothing_half_published(s
     )  # fmt: skip
     models = site.workspace / "pseudonymised/models"
     known = set(models.iterdir())
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while set(models.iterdir()) == known and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -13,9 +14,10 @@ from urllib.request import urlopen
 import pytest
 
 from medgan import night
-from medgan.collection import store
+from medgan.collection import read, store
 from medgan.records import Place
 from medgan.settings import Zones
+from tests.builders.browser import Browser
 from tests.builders.servers import wait_until
 from tests.builders.topology import ROOT, Topology, small_site, topology
 from tests.promises.sweep import residue
@@ -194,17 +196,53 @@ def test_a_night_outlives_its_worker_dask_the_server_and_the_database(running, f
     assert (once.instances, once.patients, once.studies) == (twice.instances, twice.patients, twice.studies)
 
 
+def test_a_run_is_started_by_hand_in_the_browser(running, first_run, tool):
+    tool("chromium")
+    site = running.site
+    deployment = site.call("/deployments/name/retention/retention")
+    page = f"{site.api.removesuffix('/api')}/deployments/deployment/{deployment['id']}/run"
+    with Browser(width=1300, height=900) as tab:
+        tab.open(page)
+        tab.run(f"localStorage.setItem('prefect-password', '{site.token}')")
+        tab.open(page)
+        tab.until("[...document.querySelectorAll('button')].some(b => b.innerText.trim() === 'Submit')", seconds=120)
+        tab.until("document.body.innerText.includes('Older states of the collection go too')", seconds=120)
+        tab.run("[...document.querySelectorAll('button')].find(b => b.innerText.trim() === 'Submit').click()")
+        run = wait_until("a run by hand", lambda: next(iter(site.runs("retention/retention")), None))
+    assert site.finished(run["id"])["type"] == "COMPLETED"
+
+
+def test_a_backup_restores_registry_collection_ledger_and_the_database(running, first_run, tmp_path):
+    site = running.site
+    site.finished(first_run["id"])
+    restored = tmp_path / "restored"
+    for folder in ("keys", "identified/sources", "pseudonymised", "published"):
+        shutil.copytree(site.workspace / folder, restored / folder)
+    zones = Zones.under(restored)
+    before = store.head("main", zones=Zones.under(site.workspace))
+    assert store.head("main", zones=zones) == before
+    assert len(read.table(before, zones=zones)) == before.instances
+    assert night.begin("chest-xray", zones=zones).number == len(night.history("chest-xray", zones=zones)) == 2
+    trust = ["--registry", str(zones.registry), "--trust", str(zones.keys / "pipeline.pub")]
+    command = [sys.executable, "-m", "medgan.cli", "pull", "chest-xray@1.0.0", *trust]
+    environment = site.environment | {"MEDGAN_HOME": str(tmp_path / "home")}
+    pulled = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert pulled.returncode == 0, pulled.stderr
+    site.sql("postgres", "create database restored")
+    site.sql("restored", site.dump())
+    count = "select count(*) from flow_run"
+    assert site.sql("restored", count).strip() == site.sql("postgres", count).strip() != "0"
+
+
 def test_no_identifier_is_in_the_database_its_log_of_writes_or_any_log(running, first_run):
     site = running.site
     site.finished(first_run["id"])
     dump = site.folder / "dump"
     dump.mkdir()
     # Long values lie compressed in the raw files: the dump holds them as text.
-    where = ["-h", "127.0.0.1", "-p", str(site.ports["postgres"]), "-U", "prefect", "-d", "postgres"]
-    told = {**site.environment, "PGPASSWORD": site.database_password}
-    text = subprocess.run(["pg_dump", *where], env=told, capture_output=True, check=True).stdout
-    (dump / "database.sql").write_bytes(text)
-    assert b"night over" in text, "the dump holds the runs' logs"
+    text = site.dump()
+    (dump / "database.sql").write_text(text)
+    assert "night over" in text, "the dump holds the runs' logs"
     for name in reversed(list(site.servers.running)):
         site.servers.stop(name)
     places = {"raw files": site.database, "dump": dump, "logs": site.servers.folder, "home": site.folder / "home"}
