@@ -241,6 +241,10 @@ class Topology:
         }
         return list(self.patiently("/flow_runs/filter", body) or [])
 
+    def flow_runs(self, flow: str) -> list[dict[str, Any]]:
+        """Runs of a flow, deployed or not."""
+        return list(self.patiently("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}}) or [])
+
     def state(self, run: str) -> dict[str, Any]:
         """The state of a run."""
         return dict(self.patiently(f"/flow_runs/{run}")["state"])

@@ -15,7 +15,7 @@ import pytest
 
 from medgan import night
 from medgan.collection import read, store
-from medgan.records import Place
+from medgan.records import Choice, Place
 from medgan.settings import Zones
 from tests.builders.browser import Browser
 from tests.builders.servers import wait_until
@@ -151,6 +151,29 @@ def test_the_catalogue_and_the_object_store_serve_the_version(running, first_run
             cwd=ROOT, check=False,
         )  # fmt: skip
         assert pulled.returncode == 0, pulled.stderr
+
+
+def test_a_person_decides_a_paused_run_by_a_form_that_offers_no_way_round_the_gate(running, first_run):
+    site = running.site
+    site.finished(first_run["id"])
+    (record,) = (site.workspace / "synthetic/cohorts").glob("*/privacy-record.json")
+    command = [sys.executable, "-m", "tests.builders.asking", record, "2"]
+    site.servers.start("asking", command, env=site.environment, cwd=ROOT)
+    run = wait_until("the run", lambda: site.flow_runs("asking"))[0]["id"]
+
+    def resume(question: str, **form: str) -> str:
+        wait_until(question, lambda: site.state(run)["state_details"].get("pause_key") == question)
+        return site.call(f"/flow_runs/{run}/resume", {"run_input": form})["status"]
+
+    again = Choice.JUDGE_AGAIN.value
+    assert resume("gate-1-1-1", choice="publish it all the same") == "REJECT"
+    assert resume("gate-1-1-1", choice=again, policy="none at all", ticket="DPO-7") == "REJECT"
+    assert resume("gate-1-1-1", choice=again, policy="strict") == "ACCEPT"  # without a ticket: it is asked again
+    assert resume("gate-1-1-2", choice=again, policy="strict", ticket="DPO-7") == "ACCEPT"
+    assert resume("gate-1-2-1", choice=Choice.LEAVE.value) == "ACCEPT"
+    assert site.finished(run)["type"] == "COMPLETED"
+    said = [line for line in site.servers.log("asking").splitlines() if line[:2] in {"1:", "2:"}]
+    assert said == ["1: JUDGE_AGAIN strict DPO-7", "2: LEAVE strict -"]
 
 
 def test_an_arrival_starts_an_ingest_and_a_failing_one_says_no_path(running, first_run):

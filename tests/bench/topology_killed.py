@@ -1,0 +1,118 @@
+"""A whole site on loopback whose parts are killed -9 in turn, each at several moments of a night of its own.
+
+    python -m tests.bench topology                          every part at every moment: an hour and more
+    MEDGAN_BENCH_KILLS=worker:train,prefect:train python -m tests.bench topology
+
+A dead worker is found by the automation `zombie` itself (its window cut to 90 s), and the run is started again by the
+other one. Every night must end published, once, with one line in the ledger and every instance in its collection.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from medgan import keys, night
+from medgan.archive import sources
+from medgan.archive.phantom import build_demo_archive
+from medgan.collection import store
+from medgan.settings import Zones
+from tests.builders.servers import wait_until
+from tests.builders.topology import ROOT, Topology, small_site, topology
+
+PARTS = ("worker", "dask", "prefect", "postgres")
+MOMENTS = ("ingest", "train", "generate", "publish")
+WINDOW_SECONDS = 90
+NIGHT = "nightly/small"
+
+
+def main() -> int:
+    """Run the nights; the exit status is how many did not end as they must."""
+    given = os.environ.get("MEDGAN_BENCH_KILLS")
+    pairs = [tuple(kill.split(":")) for kill in given.split(",")] if given else [*itertools.product(PARTS, MOMENTS)]
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="medgan-killed-") as folder, topology(Path(folder)) as site:
+        _prepare(site)
+        for part, moment in pairs:
+            begun = time.monotonic()
+            verdict = _night(site, part, moment)
+            failed += verdict != "whole"
+            sys.stdout.write(f"  {part:<9}killed at {moment:<9}{verdict:<60}{time.monotonic() - begun:6.0f} s\n")
+            sys.stdout.flush()
+    return failed
+
+
+def _prepare(site: Topology) -> None:
+    archive = site.folder / "archive"
+    build_demo_archive(archive, radiographs=ROOT / "tests/samples/pneumoniamnist/pneumoniamnist.npz", patients=800)
+    key = site.workspace / "keys/pseudonym.key"
+    keys.create(key)
+    key.write_text("5e" * keys.SECRET_BYTES)
+    zones = Zones.under(site.workspace)
+    sources.register(archive, zones=zones, keyring=keys.load(zones.pseudonym_key), name="main")
+    site.deploy(small_site(site.folder / "small.yaml"))
+    for automation in site.call("/automations/filter", {}):
+        if automation["name"] == "medgan: zombie":
+            body = {key: automation[key] for key in ("name", "description", "enabled", "trigger", "actions")}
+            body["trigger"]["within"] = WINDOW_SECONDS
+            site.call(f"/automations/{automation['id']}", body, method="PUT")
+    site.start_worker()
+
+
+def _night(site: Topology, part: str, moment: str) -> str:
+    """One night with a kill; `whole`, or what was wrong."""
+    name = f"{part}-{moment}"
+    run = site.trigger(NIGHT, dataset=name, collection=name)
+    reached = _moment(site, name, moment)
+    wait_until(f"{name} reached", lambda: reached() or site.state(run)["type"] in {"COMPLETED", "FAILED"}, pause=0.05)
+    _kill(site, part)
+    wait_until("the night's end", lambda: site.state(run)["type"] in {"COMPLETED", "FAILED"}, seconds=1800, pause=2)
+    zones = Zones.under(site.workspace)
+    ended, ledger = site.state(run), night.history(name, zones=zones)
+    held = store.head(name, zones=zones)
+    facts = {
+        "state": ended["type"] == "COMPLETED",
+        "versions": site.versions(name) == ["1.0.0"],
+        "ledger": [(entry.night.number, entry.outcome) for entry in ledger] == [(1, "published")],
+        "patients": held.patients == 800,
+    }
+    wrong = [fact for fact, well in facts.items() if not well]
+    return "whole" if not wrong else f"not {', '.join(wrong)}: {(ended['message'] or '')[:80]}"
+
+
+def _moment(site: Topology, name: str, moment: str) -> Callable[[], bool]:
+    """Whether the night has come so far."""
+    workspace = site.workspace
+    folders = {
+        "ingest": workspace / f"pseudonymised/collection/{name}.staging",
+        "train": workspace / "pseudonymised/models",
+        "generate": workspace / "synthetic/cohorts",
+        "publish": workspace / f"published/registry/{name}",
+    }
+    folder = folders[moment]
+    before = set(folder.iterdir()) if folder.is_dir() else set()
+    return lambda: folder.is_dir() and bool(set(folder.iterdir()) - before)
+
+
+def _kill(site: Topology, part: str) -> None:
+    match part:
+        case "worker":
+            site.servers.kill("worker-medgan")
+            site.start_worker()
+        case "dask":
+            site.restart_dask()
+        case "prefect":
+            site.servers.kill("prefect")
+            site.start_prefect()
+        case "postgres":
+            site.servers.kill("postgres")
+            site.start_postgres()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
