@@ -190,7 +190,7 @@ def deploy(
 ) -> None:
     """Tell the Prefect server of pools, deployments and automations; repeat it after every change."""
     sites = {path.stem: _night_parameters(path) for path in site or ()}
-    address = None if webhook is None else _text(webhook).strip()
+    address = None if webhook is None else _secret(webhook)
     _start(workspace)
     from tasks.deploy import deploy as make
 
@@ -300,6 +300,14 @@ def _read(step: Path, kind: type[RecordT]) -> RecordT:
         return kind.model_validate_json(text)
     except ValidationError as error:
         raise InvalidRequest(_explain(error)) from None
+
+
+def _secret(path: Path) -> str:
+    """A file that only its owner can read."""
+    text = _text(path).strip()
+    if path.stat().st_mode & 0o077:
+        raise InvalidRequest("others can read the --webhook file: chmod 600")
+    return text
 
 
 def _text(path: Path) -> str:

@@ -40,7 +40,8 @@ from tasks.summary import summarise
 AskHours = Annotated[int, Field(ge=1, le=72)]
 
 
-@flow(name="nightly")
+# A night that hangs ends before the one after the next; it stays open, so that one resumes it.
+@flow(name="nightly", timeout_seconds=23 * 3600)
 def nightly(
     archive: ArchiveRef,
     dataset: Name,

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import httpx
 import yaml
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.types import SecretDict
+from prefect.workers.process import ProcessWorker
 
 from medgan.errors import InvalidRequest, StoreUnavailable
 
@@ -26,6 +30,7 @@ QUEUES = {"nights": 1, "commits": 1}
 """Queues of the pool `medgan` and how many of their runs may be under way at once (docs/adr/0006)."""
 NOTICES = "medgan-notices"
 _SCHEDULE = "schedule"
+_DEPLOYED = re.compile(r"Deployment '([^']+)'")
 
 
 def deploy(sites: Mapping[str, dict[str, Any]], *, webhook: str | None = None) -> list[str]:
@@ -41,18 +46,25 @@ def deploy(sites: Mapping[str, dict[str, Any]], *, webhook: str | None = None) -
     """
     if not os.environ.get("PREFECT_API_URL"):
         raise InvalidRequest("PREFECT_API_URL is not set: deployments are kept by a server that goes on running")
-    made = [_prefect("work-pool", "create", pool, "--type", "process") for pool in POOLS if not _has_pool(pool)]
-    with tempfile.TemporaryDirectory() as folder:
-        plan = Path(folder) / "prefect.yaml"
-        plan.write_text(yaml.safe_dump(planned(sites), sort_keys=False))
-        made.append(_prefect("deploy", "--all", "--prefect-file", str(plan)))
-    made += [
-        _prefect("work-queue", "set-concurrency-limit", queue, str(limit), "--pool", POOLS[0])
-        for queue, limit in QUEUES.items()
-    ]
     with get_client(sync_client=True) as client:
-        block = _notices(client, webhook)
-        made += [f"automation: {name}" for name in _automate(client, automations(block))]
+        try:
+            made = [f"pool: {pool}" for pool in POOLS if _make_pool(client, pool)]
+            with tempfile.TemporaryDirectory() as folder:
+                plan = Path(folder) / "prefect.yaml"
+                plan.write_text(yaml.safe_dump(planned(sites), sort_keys=False))
+                made += _prefect("deploy", "--all", "--prefect-file", str(plan))
+            for queue, limit in QUEUES.items():
+                known = client.read_work_queue_by_name(queue, work_pool_name=POOLS[0])
+                client.update_work_queue(known.id, concurrency_limit=limit)
+                made.append(f"queue: {queue}, {limit} at a time")
+            block = _notices(client, webhook)
+            made += [f"automation: {name}" for name in _automate(client, automations(block))]
+        except httpx.HTTPStatusError as refused:
+            message = f"the server answers {refused.response.status_code}: check PREFECT_API_AUTH_STRING and its log"
+            raise StoreUnavailable(message) from None
+        except httpx.HTTPError as error:
+            message = f"the server does not answer ({type(error).__name__}): check PREFECT_API_URL"
+            raise StoreUnavailable(message) from None
     return made
 
 
@@ -114,24 +126,25 @@ def _notices(client: SyncPrefectClient, webhook: str | None) -> str | None:
         return None
 
 
-def _has_pool(name: str) -> bool:
-    with get_client(sync_client=True) as client:
-        try:
-            client.read_work_pool(name)
-        except ObjectNotFound:
-            return False
-    return True
+def _make_pool(client: SyncPrefectClient, name: str) -> bool:
+    """Make a pool of processes unless it stands; whether it was made."""
+    try:
+        client.read_work_pool(name)
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
+        return True
+    return False
 
 
-def _prefect(*command: str) -> str:
-    """Run a command of Prefect's; what it was, for the record."""
+def _prefect(*command: str) -> list[str]:
+    """Run a command of Prefect's; the names of what it deployed."""
     environment = os.environ | {"MEDGAN_HOME_DIR": os.environ.get("MEDGAN_HOME_DIR", str(ROOT))}
     done = subprocess.run(  # noqa: S603 - our own words
         [sys.executable, "-m", "prefect", "--no-prompt", *command],
-        cwd=ROOT, env=cast("Mapping[str, str]", environment), capture_output=True, text=True, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         said = " ".join((done.stdout + done.stderr).split())[-600:]
-        kind = StoreUnavailable if "onnect" in said else InvalidRequest
-        raise kind(f"prefect {command[0]} ended with status {done.returncode}: {said}")
-    return f"prefect {' '.join(command[:2])}"
+        raise InvalidRequest(f"prefect {command[0]} ended with status {done.returncode}: {said}")
+    return [f"deployment: {name}" for name in _DEPLOYED.findall(done.stdout)]
