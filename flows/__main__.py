@@ -200,19 +200,17 @@ def deploy(
 
 @app.command()
 def watch(
-    folder: Path,
+    source: str,
     workspace: Workspace,
-    quiet: Annotated[float, typer.Option(min=1, help="Seconds without a change before an entry is whole.")] = 60,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 10,
 ) -> None:
-    """Watch a drop folder: each archive that has arrived whole starts the ingest deployment."""
-    if not folder.is_dir():
-        raise InvalidRequest("the drop folder does not exist")
+    """Watch a registered drop folder: whatever has settled in it starts the ingest deployment."""
     _start(workspace)
     from tasks.watch import announce, arrivals
 
-    for archive in arrivals(folder, Zones.under(workspace), quiet_seconds=quiet, every_seconds=min(quiet, 10)):
-        announce(archive)
-        typer.echo(f"arrived: {archive.source}")
+    for files in arrivals(source, Zones.under(workspace), every_seconds=every):
+        announce(source)
+        typer.echo(f"{source}: {files:,} files are finished, the ingest is told")
 
 
 @app.command()

@@ -22,12 +22,12 @@ from medgan.records import (
     Name,
     Night,
     NightReport,
-    Place,
     Refusal,
     Release,
     ReleaseTerms,
     ShippedPolicy,
     SynthesisOutcome,
+    TrainAt,
     TrainOutcome,
     TrainRequest,
 )
@@ -55,7 +55,7 @@ def nightly(
     label_columns: tuple[str, ...] = ("finding", "sex", "age"),
     on_refusal: Refusal = Refusal.END,
     ask_hours: AskHours = 12,
-    train_at: Place = Place.HERE,
+    train_at: TrainAt = TrainAt.HERE,
 ) -> NightReport:
     """Turn the archive as it is tonight into the next published version, or say why not.
 
@@ -89,8 +89,8 @@ def nightly(
     return report
 
 
-def _train(at: Place, snapshot: CollectionSnapshot, recipe: CohortRecipe, request: TrainRequest) -> TrainOutcome:
-    if at is Place.POOL:
+def _train(at: TrainAt, snapshot: CollectionSnapshot, recipe: CohortRecipe, request: TrainRequest) -> TrainOutcome:
+    if at is TrainAt.POOL:
         return train_elsewhere(snapshot, recipe, request)
     return train(snapshot, recipe, request)
 

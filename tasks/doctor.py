@@ -102,14 +102,16 @@ def _disk(zones: Zones) -> str:
 
 def _sources(zones: Zones) -> str:
     """Each registered source is still where it was."""
-    names = [path.stem for path in sorted((zones.identified / "sources").glob("*.sealed"))]
+    names = sources.registered(zones)
     if not names:
         raise RuntimeError("none is registered: medgan source add NAME PATH --workspace DIR")
     keyring = keys.load(zones.pseudonym_key)
-    gone = [name for name in names if not sources.locate(name, zones=zones, keyring=keyring).exists()]
+    places = {name: sources.place_of(name, zones=zones, keyring=keyring) for name in names}
+    gone = [name for name, place in places.items() if not place.is_remote and not place.path.exists()]
     if gone:
         raise RuntimeError(f"{', '.join(gone)}: not there any more; is the archive mounted on this machine?")
-    return f"{len(names)} registered, all there"
+    remote = sum(place.is_remote for place in places.values())
+    return f"{len(names)} registered, all there" + (f" ({remote} remote, not visited)" if remote else "")
 
 
 def _collections(zones: Zones) -> str:

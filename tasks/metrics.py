@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from medgan import night
 from medgan.collection import store
 from medgan.errors import MedganError
-from medgan.records import Envelope, Index
+from medgan.records import Index
 from medgan.settings import Zones
 
 ROOTS = ("identified", "pseudonymised", "synthetic", "published")
@@ -115,9 +115,7 @@ def collection_names(zones: Zones) -> list[str]:
 def published_index(zones: Zones) -> Index | None:
     """The registry's index, unverified (clients verify for themselves); None where there is none that can be read."""
     try:
-        return Index.model_validate_json(
-            Envelope.model_validate_json((zones.registry / "index.json").read_bytes()).body()
-        )
+        return Index.model_validate_json((zones.registry / "index.json").read_bytes())
     except (OSError, ValidationError, ValueError):
         return None
 

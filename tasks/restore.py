@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_table_artifact
-
 from medgan import keys
 from medgan.records import ArchiveRef, CollectionSnapshot, Handle, RestorationReport, RestorerModel, RestorerRequest
 from medgan.restoration import learn, run
-from tasks import runtime
+from tasks import page, runtime
 
 
 @runtime.step("train restorer", retries=1)
@@ -29,10 +27,10 @@ def restore_archive(archive: ArchiveRef, restorer: Handle) -> RestorationReport:
         )
     refused = sum(report.quarantined.values())
     runtime.log("restored", received=report.received, restored=report.restored, quarantined=refused)
-    create_table_artifact(
+    page.table(
         key="restoration",
         description="Received = restored + left alone + quarantined; originals stay as they are.",
-        table=[
+        rows=[
             {"what": "received", "files": report.received},
             {"what": "restored", "files": report.restored},
             {"what": "left alone", "files": report.untouched},

@@ -1,67 +1,52 @@
-"""A drop folder: what has arrived whole is registered as a source, and Prefect is told. No path leaves this machine."""
+"""A drop folder: when something in it has settled, Prefect is told which source has news, and no path."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from prefect.events import emit_event
 
 from medgan import keys
-from medgan.archive import sources
-from medgan.errors import UnusableArchive
-from medgan.records import ArchiveRef
+from medgan.archive import drop, sources
+from medgan.archive.place import Place
+from medgan.errors import InvalidRequest
 from medgan.settings import Zones
 
 ARRIVED = "medgan.archive.arrived"
 Stamp = tuple[int, int, int]
-"""Files, bytes, and newest change in nanoseconds: what tells that an entry still grows."""
+"""Files that are finished, their bytes, and the newest change in nanoseconds."""
 
 
-def arrivals(folder: Path, zones: Zones, *, quiet_seconds: float, every_seconds: float) -> Iterator[ArchiveRef]:
-    """Yield each entry of `folder` that has not changed for `quiet_seconds`, and again whenever it has changed since.
+def arrivals(source: str, zones: Zones, *, every_seconds: float) -> Iterator[int]:
+    """Yield the number of finished files whenever it is other than when it was last told; the first look tells too.
 
-    An entry is one archive: a folder, a zip or a tar. Names that start with a dot are still being written.
-    One that holds nothing to read is waited for: it may be the beginning of an upload.
+    Raises `InvalidRequest` unless `source` is a registered drop folder (`medgan source add NAME drop:/incoming`).
     """
-    seen: dict[Path, tuple[Stamp, float]] = {}
-    told: dict[Path, Stamp] = {}
+    place = sources.place_of(source, zones=zones, keyring=keys.load(zones.pseudonym_key))
+    if place.kind != "drop":
+        raise InvalidRequest("this source is no drop folder: medgan source add NAME drop:/incoming")
+    told: Stamp = (0, 0, 0)
     while True:
-        for entry in sorted(folder.iterdir()):
-            if entry.name.startswith("."):
-                continue
-            stamp, now = _stamp(entry), time.monotonic()
-            before, since = seen.get(entry, (None, now))
-            seen[entry] = (stamp, since if before == stamp else now)
-            if told.get(entry) != stamp and now - seen[entry][1] >= quiet_seconds:
-                told[entry] = stamp
-                yield from _registered(entry, zones)
+        now = _finished(place)
+        if now != told:
+            told = now
+            yield now[0]
         time.sleep(every_seconds)
 
 
-def announce(archive: ArchiveRef) -> None:
+def announce(source: str) -> None:
     """Tell Prefect that a source has something new; the ingest deployment's trigger waits for it."""
-    emit_event(
-        ARRIVED,
-        resource={"prefect.resource.id": f"medgan.source.{archive.source}", "prefect.resource.name": archive.source},
-    )
+    emit_event(ARRIVED, resource={"prefect.resource.id": f"medgan.source.{source}", "prefect.resource.name": source})
 
 
-def _registered(entry: Path, zones: Zones) -> Iterator[ArchiveRef]:
-    try:
-        sources.preflight(entry)
-    except UnusableArchive:
-        return
-    yield sources.register(entry, zones=zones, keyring=keys.load(zones.pseudonym_key))
-
-
-def _stamp(entry: Path) -> Stamp:
-    files = [entry] if entry.is_file() else [path for path in entry.rglob("*") if path.is_file()]
+def _finished(place: Place) -> Stamp:
+    settle = drop.settle_seconds(place)
     stats = []
-    for path in files:
+    for path in place.path.rglob("*"):
         try:
-            stats.append(path.stat())
+            if path.is_file() and not drop.waits(path, settle):
+                stats.append(path.stat())
         except FileNotFoundError:
             continue  # moved while we looked: the next look tells
     return len(stats), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)

@@ -4,7 +4,7 @@ from medgan.records.archive import ArchiveRef, ScanReport, StudyKey
 from medgan.records.base import Handle, Name, Record, Sha256, canonical_json, sha256_hex
 from medgan.records.cohort import CohortRecipe, CohortSnapshot, ValidatedCohort
 from medgan.records.collection import CollectionSnapshot, IngestReport
-from medgan.records.decision import Choice, Decision, Place, Refusal, Retention, ShippedPolicy
+from medgan.records.decision import Choice, Decision, Refusal, Retention, ShippedPolicy, TrainAt
 from medgan.records.erasure import Erasure
 from medgan.records.model import PrivacyBudget, PrivacyTarget, TrainedModel, TrainRequest
 from medgan.records.night import IngestOutcome, Night, NightReport, SynthesisOutcome, TrainOutcome
@@ -61,7 +61,6 @@ __all__ = [
     "Name",
     "Night",
     "NightReport",
-    "Place",
     "PrivacyBudget",
     "PrivacyReport",
     "PrivacyTarget",
@@ -75,10 +74,10 @@ __all__ = [
     "ReleaseRequest",
     "ReleaseStatus",
     "ReleaseTerms",
-    "Retention",
     "RestorationReport",
     "RestorerModel",
     "RestorerRequest",
+    "Retention",
     "ScanReport",
     "Sha256",
     "ShippedPolicy",
@@ -87,6 +86,7 @@ __all__ = [
     "SyntheticCohort",
     "SyntheticCohortRef",
     "Target",
+    "TrainAt",
     "TrainOutcome",
     "TrainRequest",
     "TrainedModel",

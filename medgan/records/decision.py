@@ -51,7 +51,7 @@ class Refusal(StrEnum):
     ASK = "ask a person"
 
 
-class Place(StrEnum):
+class TrainAt(StrEnum):
     """Where a night trains."""
 
     HERE = "in the night's own process"

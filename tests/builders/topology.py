@@ -259,12 +259,12 @@ class Topology:
         return dict(wait_until(f"the end of run {run}", last, seconds=1200, pause=1))
 
     def versions(self, dataset: str) -> list[str]:
-        """Versions that the signed index lists."""
+        """Versions that the index lists."""
         index = self.workspace / "published/registry/index.json"
         if not index.exists():
             return []
-        payload = json.loads(base64.b64decode(json.loads(index.read_text())["payload"]))
-        return [v["version"] for d in payload["datasets"] if d["name"] == dataset for v in d["versions"]]
+        listed = json.loads(index.read_text())["datasets"]
+        return [v["version"] for entry in listed if entry["name"] == dataset for v in entry["versions"]]
 
 
 def _as_postgres() -> list[str | Path]:

@@ -15,7 +15,7 @@ import pytest
 
 from medgan import night
 from medgan.collection import read, store
-from medgan.records import Choice, Place
+from medgan.records import Choice, TrainAt
 from medgan.settings import Zones
 from tests.builders.browser import Browser
 from tests.builders.servers import wait_until
@@ -66,7 +66,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, tool) -> Iterator[Running]
         for name, place in (("main", folder / "archive"), ("gone", gone)):
             sources.register(place, zones=zones, keyring=keys.load(zones.pseudonym_key), name=name)
         gone.rmdir()
-        nights = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "train_at": Place.POOL.value}
+        nights = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "train_at": TrainAt.POOL.value}
         site.deploy(small_site(folder / "small.yaml", **nights))
         yield Running(site, planted)
 
@@ -194,7 +194,7 @@ def test_a_night_outlives_its_worker_dask_the_server_and_the_database(running, f
     """Each killed -9 in turn. A sample: `python -m tests.bench topology` kills each at many moments."""
     site = running.site
     site.finished(first_run["id"])
-    killed = site.trigger(NIGHT, dataset="killed", collection="killed", train_at=Place.HERE.value)
+    killed = site.trigger(NIGHT, dataset="killed", collection="killed", train_at=TrainAt.HERE.value)
     staged = site.workspace / "pseudonymised/collection/killed.staging"
     wait_until("an ingest under way", lambda: staged.is_dir() and any(staged.iterdir()))
     site.servers.kill("worker-medgan")
