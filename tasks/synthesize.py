@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from medgan.records import CohortSpec, SyntheticCohort, TrainedModel
-from medgan.synthesis import generate
+from medgan.records import CohortSpec, PrivacyReport, SyntheticCohort, TrainedModel
+from medgan.synthesis import generate, redraw
 from tasks import runtime
 
 
@@ -21,3 +21,18 @@ def generate_cohort(model: TrainedModel, spec: CohortSpec) -> SyntheticCohort:
         )
     runtime.log("generated", synthetic=made.synthetic, images=made.images)
     return made
+
+
+@runtime.step("redraw copies")
+def redraw_copies(made: SyntheticCohort, report: PrivacyReport) -> SyntheticCohort:
+    """Draw again the rows that the gate found to be near copies; everything else stays."""
+    with runtime.progress("redraw copies") as progress:
+        cleaned = redraw.redraw(
+            made,
+            report.redraw,
+            report.rounds + 1,
+            zones=runtime.zones(),
+            run=generate.Run(workers=runtime.workers(), scheduler=runtime.scheduler(), on_progress=progress),
+        )
+    runtime.log("redrawn", synthetic=cleaned.synthetic, images=len(report.redraw), attempt=report.rounds + 1)
+    return cleaned

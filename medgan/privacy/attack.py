@@ -6,6 +6,7 @@ The reports are a function of the bytes of both cohorts and of the policy: a sec
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from medgan.settings import Zones
 _NO_GUARANTEE = 1e9
 """Stands for an infinite epsilon, which JSON cannot say."""
 REPORT, PAGE, RECORD = "privacy.json", "privacy.html", "privacy-record.json"
+_MOST_ROUNDS = 4
 SEED = 0
 """Of the embeddings' training changes, of the planted copies and of the bootstrap: not of anything released."""
 
@@ -51,10 +53,13 @@ def attack(
     real, patients = _real(cohort, zones=zones)
     low, high = attrs["intensity_range"]
     tests, report = assess(to_view(images, (float(low), float(high))), real, limits)
+    found = report.pop("copies")
     tests += _attribute_tests(labels, cohort, limits, zones=zones)
     tests += _guarantee(synthetic, limits, patients["train patients"], zones=zones)
     report |= {"policy": limits.model_dump(mode="json"), "counts": patients | report["counts"]}
-    return _write(home, report, synthetic, limits, tests, patients)
+    return _write(
+        home, report, synthetic, limits, tests, patients, _cleaning(synthetic, found, tests, limits, zones=zones)
+    )
 
 
 def assess(synthetic: Images, real: RealImages, limits: Policy) -> tuple[tuple[GateTest, ...], dict[str, Any]]:
@@ -74,6 +79,7 @@ def assess(synthetic: Images, real: RealImages, limits: Policy) -> tuple[tuple[G
     report = {
         "counts": {"synthetic": evidence.synthetic_images, "twins left out": evidence.twins},
         "control": _control(evidence, scale),
+        "copies": np.flatnonzero(evidence.synthetic.correlation >= limits.copies.correlation).tolist(),
         "embedding_sha256": evidence.embedding.digest,
         "planted": [{"change": p.change, "count": p.count, "found": p.found, "refused": p.refused} for p in planted],
         "curves": page.curves(evidence, scale),
@@ -139,6 +145,39 @@ def _guarantee(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleaning:
+    """Near copies dropped and redrawn in `rounds` before this one, and the rows of this one that should be."""
+
+    dropped: int = 0
+    rounds: int = 0
+    redraw: tuple[int, ...] = ()
+
+
+def _cleaning(
+    synthetic: SyntheticCohort, found: list[int], tests: tuple[GateTest, ...], policy: Policy, *, zones: Zones
+) -> Cleaning:
+    """Whether the copies found may be redrawn: few enough with those before, and nothing else refuses the cohort.
+
+    A generator that copies more is not cleaned up: it has memorised, and what it makes instead is no better.
+    """
+    before = Cleaning()
+    if synthetic.redrawn_from is not None:
+        path = made.folder(synthetic.redrawn_from, zones=zones) / RECORD
+        earlier = PrivacyReport.model_validate_json(path.read_bytes()) if path.is_file() else None
+        if earlier is not None and earlier.redraw:
+            before = Cleaning(dropped=earlier.dropped + len(earlier.redraw), rounds=earlier.rounds + 1)
+    allowed = policy.copies.dropped_most * synthetic.images
+    alone = not any(not test.passed and test.conclusive for test in tests if test.test != "G1")
+    if found and alone and before.dropped + len(found) <= allowed and before.rounds < _MOST_ROUNDS:
+        return replace(before, redraw=tuple(found))
+    return before
+
+
+def _with_dropped(test: GateTest, dropped: int) -> GateTest:
+    return test.model_copy(update={"detail": f"{test.detail}; {dropped} were dropped and redrawn before"})
+
+
 def decide(
     tests: tuple[GateTest, ...],
     policy: Policy,
@@ -197,8 +236,12 @@ def _write(
     policy: Policy,
     tests: tuple[GateTest, ...],
     patients: dict[str, int],
+    cleaning: Cleaning,
 ) -> PrivacyReport:
     """The whole report, its page, then the record that binds them to the cohort's bytes."""
+    report["counts"] |= {"near copies dropped and redrawn": cleaning.dropped}
+    if cleaning.dropped:
+        tests = tuple(_with_dropped(test, cleaning.dropped) if test.test == "G1" else test for test in tests)
     untested = not_tested(tests, patients)
     single = patients["train images"] == patients["train patients"]
     verdict = decide(
@@ -219,6 +262,9 @@ def _write(
         verdict=verdict,
         tests=tests,
         not_tested=untested,
+        dropped=cleaning.dropped,
+        rounds=cleaning.rounds,
+        redraw=cleaning.redraw,
         report_sha256=sha256_hex(text),
     )
     durable.write_bytes(home / REPORT, text)

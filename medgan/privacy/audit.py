@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil, log2
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,7 @@ from medgan.privacy.policy import load as load_policy
 from medgan.privacy.views import VIEW_PX, Images, to_view
 from medgan.records import GateTest, Verdict, sha256_hex
 
+T = TypeVar("T")
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _MOST_PIXELS = 64_000_000
 
@@ -42,7 +45,9 @@ def audit(candidate: Path, train: Path, holdout: Path, *, policy: str, output: P
         InvalidRequest: a path without images, fewer than ten in a set, or no such policy.
     """
     limits = load_policy(policy)
-    views = [load_views(path) for path in (candidate, train, holdout)]
+    paths = (candidate, train, holdout)
+    px = common_px(paths)
+    views = [load_views(path, px) for path in paths]
     if min(map(len, views)) < limits.least_holdout_patients // 10 + 10:
         raise InvalidRequest(f"the smallest set holds {min(map(len, views))} images: too few for policy {limits.name}")
     order = np.random.Generator(np.random.Philox(key=[attack.SEED, 0x617564])).permutation(len(views[2]))
@@ -56,6 +61,7 @@ def audit(candidate: Path, train: Path, holdout: Path, *, policy: str, output: P
         holdout_2_patients=halves[1].astype(object),
     )
     tests, report = attack.assess(views[0], real, limits)
+    report["counts"]["near copies"] = len(report.pop("copies"))
     counts = {"train images": len(views[1]), "train patients": len(views[1]), "holdout images": len(views[2])}
     not_tested = attack.not_tested(tests, counts)
     verdict = attack.decide(
@@ -76,42 +82,64 @@ def audit(candidate: Path, train: Path, holdout: Path, *, policy: str, output: P
     return Audit(verdict=verdict, tests=tests, not_tested=not_tested)
 
 
-def load_views(path: Path) -> Images:
-    """Views (n, 32, 32) of every image below `path`, in name order."""
+def common_px(paths: Sequence[Path]) -> int:
+    """Side of the views that all sets can be compared at: 64, or 32, or the smallest image's where that is less."""
+    least = min(map(_least_side, paths))
+    return next((px for px in (VIEW_PX, 32) if least >= px), least)
+
+
+def load_views(path: Path, px: int) -> Images:
+    """Views (n, px, px) in [0, 1] of every image below `path`, in name order; what is no image is passed over."""
     if (path / made.IMAGES).is_dir():
         array = made.open_images(path / made.IMAGES)
         attributes: dict[str, Any] = dict(array.attrs.asdict())
         low, high = (float(value) for value in attributes.get("intensity_range", (0, 65535)))
-        return _square(to_view(np.asarray(array[:], dtype=np.uint16), (low, high)))
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
-    views = [view for view in map(_read_image, files) if view is not None]
-    if not views:
+        if array.shape[1] != array.shape[2]:
+            raise InvalidRequest(f"a cohort's images are square, not {array.shape[1]} x {array.shape[2]}")
+        return to_view(np.asarray(array[:], dtype=np.uint16), (low, high), px)
+    views = np.stack([view for view in (_grey(file, px) for file in _files(path)) if view is not None])
+    return np.clip(views / _full_scale(float(views.max())), 0, 1).astype(np.float32)
+
+
+def _least_side(path: Path) -> int:
+    """Shorter side of the smallest image; `InvalidRequest` where there is none."""
+    if (path / made.IMAGES).is_dir():
+        return int(min(made.open_images(path / made.IMAGES).shape[1:]))
+    sides = [min(size) for size in (_opened(file, lambda image: image.size) for file in _files(path)) if size]
+    if not sides:
         raise InvalidRequest("a path given holds no images.zarr and no PNG, JPEG, TIFF or BMP image")
-    return np.stack(views)
+    return int(min(sides))
 
 
-def _square(views: Images) -> Images:
-    if views.shape[1:] != (VIEW_PX, VIEW_PX):
-        raise InvalidRequest(
-            f"images must be square and at least {VIEW_PX} px, not {views.shape[1]} x {views.shape[2]}"
-        )
-    return views
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
 
 
-def _read_image(path: Path) -> Images | None:
-    """One grey view (32, 32) in [0, 1], or None for what is no image; nothing about the file is told."""
+def _full_scale(largest: float) -> float:
+    """White of a set whose brightest pixel is `largest`: 255, or for deeper ones the next 2^n - 1 (12 bits: 4095)."""
+    return float(2 ** max(8, ceil(log2(largest + 1))) - 1) if largest > 1 else 1.0
+
+
+def _grey(path: Path, px: int) -> Images | None:
+    """One grey view (px, px) in the file's own scale, averaged over the pixels it covers; colours by luminance."""
+    from PIL import Image
+
+    def pixels(image: Any) -> npt.NDArray[Any]:
+        deep = image.mode == "F" or image.mode.startswith("I")
+        whole = Image.fromarray(np.asarray(image if deep else image.convert("L")).astype(np.float32))
+        return np.asarray(whole.resize((px, px), Image.Resampling.BOX), dtype=np.float32)
+
+    return _opened(path, pixels)
+
+
+def _opened(path: Path, use: Callable[[Any], T]) -> T | None:
+    """What `use` makes of the image at `path`, or None for what is no image; nothing about the file is told."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with Image.open(path, formats=_FORMATS) as image:
-                if image.width * image.height > _MOST_PIXELS:
-                    return None
-                pixels: npt.NDArray[Any] = np.asarray(image if image.mode.startswith("I") else image.convert("L"))
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError, Warning):
+                return use(image) if image.width * image.height <= _MOST_PIXELS else None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning):
         return None
-    full = 65535.0 if pixels.dtype != np.uint8 else 255.0
-    grey = Image.fromarray(pixels.astype(np.float32) / np.float32(full))
-    small = grey.resize((VIEW_PX, VIEW_PX), Image.Resampling.BOX)
-    return np.clip(np.asarray(small, dtype=np.float32), 0, 1)

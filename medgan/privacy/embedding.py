@@ -22,10 +22,13 @@ from medgan.privacy.warps import Warp, matrix
 
 Vectors = npt.NDArray[np.float32]
 
-E1_DIMENSIONS, E1_WHITENING = 32, 0.25
-E2_DIMENSIONS, E2_WHITENING = 160, 0.75
-"""Chosen on PneumoniaMNIST at 32 px: least dimensions that find 99 % of noisy copies (E1) and 95 % of blends (E2)."""
+E1_WHITENING, E2_WHITENING = 0.25, 0.75
+_SMALL_PX = 32
+"""Views up to this size: 32 + 160 dimensions, the least that find 99 % of noisy copies (E1) and 95 % of blends (E2) of
+PneumoniaMNIST at 32 px. Larger views: 64 + 256, by the same on MedNIST at 64 px, where 160 find half of the blends."""
 _FIT_IMAGES = 3000
+_MOST_IMAGES = 10_000
+"""More images do not move the eigenvectors that are kept, and their float64 rows would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,8 @@ class Embedding:
     def vectors(self, units_NP: Vectors, warp: Warp) -> dict[str, Vectors]:
         """(N, size^2) unit rows seen through `warp`, as one (N, k) float32 array of unit rows a band."""
         if warp not in self._warped:
+            if self.size > _SMALL_PX:
+                self._warped.clear()  # megabytes each, and callers go warp by warp
             self._warped[warp] = np.asarray(matrix(warp, self.size).T @ self.projection.T, dtype=np.float32)
         raw_NK = units_NP @ self._warped[warp] - self.offset
         return {name: _unit_rows(raw_NK[:, start:stop]) for name, start, stop in self.bands}
@@ -56,16 +61,18 @@ def fit(real_NHW: Images, *, seed: int) -> Embedding:
     size = real_NHW.shape[1]
     window = matrix(Warp(), size)
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x656D62]))
-    seen_NP = (window @ unit(real_NHW).T).T.astype(np.float64)
+    most = real_NHW[np.sort(rng.permutation(len(real_NHW))[:_MOST_IMAGES])]
+    seen_NP = (window @ unit(most).T).T.astype(np.float64)
     mean_P = seen_NP.mean(axis=0)
     total_PP = np.cov(seen_NP, rowvar=False, bias=True)
     sample = real_NHW[np.sort(rng.permutation(len(real_NHW))[:_FIT_IMAGES])]
     before_NP, after_NP = _pairs(sample, rng)
     moved_NP = (after_NP - before_NP).astype(np.float64)
     within_PP = moved_NP.T @ moved_NP / len(moved_NP)
-    rank = max(2, min(len(real_NHW) - 1, total_PP.shape[0]) // 2)
-    coarse = _principal(total_PP, min(E1_DIMENSIONS, rank))
-    fine = _discriminant(total_PP, within_PP, min(E2_DIMENSIONS, rank))
+    rank = max(2, min(len(most) - 1, total_PP.shape[0]) // 2)
+    dimensions = (32, 160) if size <= _SMALL_PX else (64, 256)
+    coarse = _principal(total_PP, min(dimensions[0], rank))
+    fine = _discriminant(total_PP, within_PP, min(dimensions[1], rank))
     projection = np.concatenate([coarse, fine])
     return Embedding(
         size=size,
@@ -97,6 +104,7 @@ def _discriminant(
 def _pairs(images: Images, rng: np.random.Generator) -> tuple[Vectors, Vectors]:
     """Views (n, P) of real images and of the same images after one random change and a random small warp."""
     size, parts = images.shape[1], 60
+    reach = 0.7 if size <= _SMALL_PX else 0.5  # units; what lies between two warps of `aligned_warps`
     changed = np.array(images)
     fifth = len(images) // 5
     changed[:fifth] = 0.7 * images[:fifth] + 0.3 * images[rng.permutation(len(images))[:fifth]]
@@ -108,7 +116,10 @@ def _pairs(images: Images, rng: np.random.Generator) -> tuple[Vectors, Vectors]:
     after = np.empty_like(before)
     for part in range(parts):
         jitter = Warp(
-            angle=rng.uniform(-3, 3), step=rng.uniform(0.96, 1.04), dy=rng.uniform(-0.7, 0.7), dx=rng.uniform(-0.7, 0.7)
+            angle=rng.uniform(-3, 3),
+            step=rng.uniform(0.96, 1.04),
+            dy=rng.uniform(-reach, reach),
+            dx=rng.uniform(-reach, reach),
         )
         after[part::parts] = (matrix(jitter, size) @ units[part::parts].T).T
     return before, after

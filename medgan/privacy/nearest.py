@@ -17,6 +17,8 @@ from medgan.privacy.warps import Warp, aligned_warps, matrix
 
 Patients = npt.NDArray[np.object_]
 BLOCK_QUERIES = 512
+DETAIL = "E2"
+"""The band that tells two images apart best: membership is asked in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +26,7 @@ class Nearest:
     """Neighbours in one embedding; similarities float32 in [-1, 1], places int32.
 
     For each query (Q,) the similarity, index and warp of its nearest real image; `of_real` (R,) is the similarity of
-    the nearest query to each real image.
+    the nearest query to each real image, in the detailed band only (elsewhere (0,)).
     """
 
     similarity: npt.NDArray[np.float32]
@@ -42,7 +44,7 @@ def nearest(
     """
     own_rows, own_columns = _own(apart) if apart is not None else (np.zeros(0, int), np.zeros(0, int))
     query_NP, real_vectors = unit(queries), embedding.vectors(unit(real), Warp())
-    found = {name: _nothing(len(queries), len(real)) for name in real_vectors}
+    found = {name: _nothing(len(queries), len(real) if name == DETAIL else 0) for name in real_vectors}
     for number, warp in enumerate(aligned_warps()):
         for start in range(0, len(queries), BLOCK_QUERIES):
             block = slice(start, start + BLOCK_QUERIES)
@@ -82,7 +84,8 @@ def _keep_best(best: Nearest, block: slice, similarity_QR: npt.NDArray[np.float3
     better = np.flatnonzero(top > best.similarity[block])
     rows = better + block.start
     best.similarity[rows], best.index[rows], best.warp[rows] = top[better], index[better], warp
-    np.maximum(best.of_real, similarity_QR.max(axis=0), out=best.of_real)
+    if len(best.of_real):
+        np.maximum(best.of_real, similarity_QR.max(axis=0), out=best.of_real)
 
 
 def _nothing(queries: int, real: int) -> Nearest:

@@ -19,10 +19,15 @@ class _Part(BaseModel):
 
 
 class Copies(_Part):
-    """G1: pixel correlation after registration that makes a copy, and how many may be left."""
+    """G1: pixel correlation after registration that makes a copy, how many may be left, and what share dropped.
+
+    Copies are dropped and redrawn, and the cohort is tested again, as long as no more than `dropped_most` of its images
+    go that way; a site's file that does not say allows none.
+    """
 
     correlation: float = Field(gt=0.9, lt=1)
     most: int = Field(ge=0)
+    dropped_most: float = Field(default=0.0, ge=0, le=0.01)
 
 
 class Tail(_Part):

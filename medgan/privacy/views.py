@@ -1,4 +1,4 @@
-"""Images as the gate sees them: at most 32 px, zero mean and unit norm, float32; and the changes a copier makes."""
+"""Images as the gate sees them: at most 64 px, zero mean and unit norm, float32; and the changes a copier makes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from scipy import ndimage
 Images = npt.NDArray[np.float32]
 """(N, H, W) float32 in [0, 1], H = W."""
 
-VIEW_PX = 32
+VIEW_PX = 64
 
 
-def to_view(stored_NHW: npt.NDArray[np.uint16], intensity_range: tuple[float, float]) -> Images:
-    """Stored images to (N, S, S) float32 in [0, 1], S <= 32: larger ones are averaged over whole pixels."""
+def to_view(stored_NHW: npt.NDArray[Any], intensity_range: tuple[float, float], px: int = VIEW_PX) -> Images:
+    """Stored images to (N, S, S) float32 in [0, 1], S <= `px`: larger ones are averaged over whole pixels."""
     low, high = intensity_range
     images: Images = np.clip((stored_NHW.astype(np.float32) - low) / (high - low), 0, 1)
     size = images.shape[1]
-    if size <= VIEW_PX:
+    if size <= px:
         return images
-    edges = np.linspace(0, size, VIEW_PX + 1).round().astype(int)
+    edges = np.linspace(0, size, px + 1).round().astype(int)
     sums = np.add.reduceat(np.add.reduceat(images, edges[:-1], axis=1), edges[:-1], axis=2)
     widths = np.diff(edges)
     means: Images = (sums / np.outer(widths, widths)).astype(np.float32)

@@ -62,7 +62,11 @@ class PrivacyReport(Record):
     verdict: Verdict
     tests: tuple[GateTest, ...]
     not_tested: tuple[str, ...] = ()
-    dropped: int = Field(default=0, ge=0, description="Near copies found, dropped and redrawn.")
+    dropped: int = Field(default=0, ge=0, description="Near copies found in earlier rounds, dropped and redrawn.")
+    rounds: int = Field(default=0, ge=0, description="How often rows of this cohort were redrawn for the gate.")
+    redraw: tuple[int, ...] = Field(
+        default=(), description="Rows to draw again before the gate looks once more; empty when that is over."
+    )
     report_sha256: Sha256 = Field(description="Digest of privacy.json.")
 
 

@@ -93,7 +93,7 @@ def main() -> None:
         ids = np.arange(MADE, dtype=np.int64)
         made = Sampler(place).images(ids, ids % CLASSES, seed=0)
         if options.picture:
-            options.picture.write_bytes(sorted((place / "grids").iterdir())[-1].read_bytes())
+            options.picture.write_bytes(max((place / "grids").iterdir()).read_bytes())
     test = images(options.idx, "t10k")
     rows = np.random.default_rng(0).permutation(len(pixels))[:MADE]
     (noise,) = spent

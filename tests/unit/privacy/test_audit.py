@@ -53,14 +53,30 @@ def test_copies_in_a_folder_are_refused_with_status_six(folders):
 
 def test_a_stored_cohort_is_read_as_it_is(case):
     made = case.synthetic(case.fresh)
-    views = audit.load_views(synthetic.folder(made.synthetic, zones=case.zones))
+    views = audit.load_views(synthetic.folder(made.synthetic, zones=case.zones), 32)
     assert views == pytest.approx(case.fresh / 65535, abs=1e-6)
 
 
 def test_sixteen_bit_images_keep_their_range(tmp_path, case):
     tmp_path.joinpath("one").mkdir()
     Image.fromarray(case.fresh[0]).save(tmp_path / "one" / "a.png")
-    assert audit.load_views(tmp_path / "one")[0] == pytest.approx(case.fresh[0] / 65535, abs=1e-6)
+    assert audit.load_views(tmp_path / "one", 32)[0] == pytest.approx(case.fresh[0] / 65535, abs=1e-6)
+
+
+def test_twelve_bits_and_odd_shapes_are_compared_with_eight_bits(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 4096, (40, 50)).astype(np.uint16)
+    deep[0, 0] = 4095
+    for name, pixels in (("deep", deep), ("flat", np.round(deep / 4095 * 255).astype(np.uint8))):
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / "a.png")
+    colour = np.repeat(np.asarray(Image.open(tmp_path / "flat" / "a.png"))[..., None], 3, axis=2)
+    (tmp_path / "colour").mkdir()
+    Image.fromarray(colour).save(tmp_path / "colour" / "a.tiff")
+    px = audit.common_px([tmp_path / "deep", tmp_path / "flat", tmp_path / "colour"])
+    views = [audit.load_views(tmp_path / name, px)[0] for name in ("deep", "flat", "colour")]
+    assert px == 32
+    assert views[1] == pytest.approx(views[0], abs=0.003)
+    assert views[2] == pytest.approx(views[1], abs=0.003)
 
 
 def test_what_is_no_image_is_passed_over_and_nothing_at_all_is_refused(tmp_path, folders):
