@@ -98,7 +98,8 @@ def load_views(path: Path, px: int) -> Images:
             raise InvalidRequest(f"a cohort's images are square, not {array.shape[1]} x {array.shape[2]}")
         return to_view(np.asarray(array[:], dtype=np.uint16), (low, high), px)
     views = np.stack([view for view in (_grey(file, px) for file in _files(path)) if view is not None])
-    return np.clip(views / _full_scale(float(views.max())), 0, 1).astype(np.float32)
+    scaled: Images = np.clip(views / _full_scale(float(views.max())), 0, 1).astype(np.float32)
+    return scaled
 
 
 def _least_side(path: Path) -> int:
