@@ -35,6 +35,7 @@ _ROOMS = (
     "medgan.collection.cli",
     "medgan.validation.cli",
     "medgan.privacy.cli",
+    "medgan.synthesis.cli",
     "medgan.restoration.cli",
 )
 

@@ -129,6 +129,17 @@ def scheduler() -> str | None:
     return os.environ.get("MEDGAN_DASK_SCHEDULER") or None
 
 
+def resources() -> dict[str, float] | None:
+    """What a block needs of its Dask worker (`MEDGAN_DASK_RESOURCES`, such as `GPU=1`), or None for nothing."""
+    given = os.environ.get("MEDGAN_DASK_RESOURCES")
+    try:
+        return (
+            {name: float(amount) for name, amount in (part.split("=") for part in given.split(","))} if given else None
+        )
+    except ValueError:
+        raise InvalidRequest("MEDGAN_DASK_RESOURCES reads NAME=AMOUNT, joined by commas: GPU=1") from None
+
+
 def log(message: str, **numbers: float | str) -> None:
     """One structured line in the run's log: what was done, with counts."""
     get_run_logger().info("%s %s", message, " ".join(f"{key}={value}" for key, value in numbers.items()))

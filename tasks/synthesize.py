@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from medgan.records import CohortSpec, PrivacyReport, SyntheticCohort, TrainedModel
-from medgan.synthesis import generate, redraw
+from medgan.synthesis import generate, plan, redraw
 from tasks import runtime
 
 
 @runtime.step("generate cohort", retries=4)
 def generate_cohort(model: TrainedModel, spec: CohortSpec) -> SyntheticCohort:
-    """Draw the cohort on Dask, one block a shard."""
+    """Plan the cohort, then draw it on Dask, one block a shard; `MEDGAN_DASK_RESOURCES` says what a block needs."""
+    told = plan.plan(model, spec, zones=runtime.zones(), workers=runtime.workers())
+    runtime.log("plan", images=told.images, blocks=told.blocks, bytes=told.stored_bytes, seconds=round(told.seconds))
     with runtime.progress("generate cohort") as report:
-        made = generate.generate(
-            model,
-            spec,
-            zones=runtime.zones(),
-            workers=runtime.workers(),
-            scheduler=runtime.scheduler(),
-            on_progress=report,
-        )
-    runtime.log("generated", synthetic=made.synthetic, images=made.images)
+        made = generate.generate(model, spec, zones=runtime.zones(), run=_run(report))
+    runtime.log("generated", synthetic=made.synthetic, images=made.images, redrawn=made.redrawn)
     return made
 
 
@@ -27,12 +22,16 @@ def generate_cohort(model: TrainedModel, spec: CohortSpec) -> SyntheticCohort:
 def redraw_copies(made: SyntheticCohort, report: PrivacyReport) -> SyntheticCohort:
     """Draw again the rows that the gate found to be near copies; everything else stays."""
     with runtime.progress("redraw copies") as progress:
-        cleaned = redraw.redraw(
-            made,
-            report.redraw,
-            report.rounds + 1,
-            zones=runtime.zones(),
-            run=generate.Run(workers=runtime.workers(), scheduler=runtime.scheduler(), on_progress=progress),
-        )
+        cleaned = redraw.redraw(made, report.redraw, report.rounds + 1, zones=runtime.zones(), run=_run(progress))
     runtime.log("redrawn", synthetic=cleaned.synthetic, images=len(report.redraw), attempt=report.rounds + 1)
     return cleaned
+
+
+def _run(on_progress: generate.OnProgress) -> generate.Run:
+    """Where this deployment draws."""
+    return generate.Run(
+        workers=runtime.workers(),
+        scheduler=runtime.scheduler(),
+        resources=runtime.resources(),
+        on_progress=on_progress,
+    )

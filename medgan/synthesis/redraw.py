@@ -7,6 +7,7 @@ start from decide every byte.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,10 +77,17 @@ def redraw(
 
 def model_of(cohort: SyntheticCohort, *, zones: Zones) -> TrainedModel:
     """The record of the model that made a cohort; `InvalidRequest` where it is gone."""
+    return trained_model(cohort.model, zones=zones)
+
+
+def trained_model(handle: str, *, zones: Zones) -> TrainedModel:
+    """The record of the model with this handle; `InvalidRequest` where there is none."""
+    if not re.fullmatch(r"mo-[0-9a-f]{16,64}", handle):
+        raise InvalidRequest("a model's handle is mo- and 16 to 64 hex digits")
     try:
-        text = (zones.pseudonymised / "models" / cohort.model / "model.json").read_bytes()
+        text = (zones.pseudonymised / "models" / handle / "model.json").read_bytes()
     except OSError:
-        raise InvalidRequest("the model that made this cohort is not in the store: train it again") from None
+        raise InvalidRequest("there is no finished model of that handle: train it first") from None
     return TrainedModel.model_validate_json(text)
 
 

@@ -1,10 +1,14 @@
 """Making a cohort beside the bare generator's loop: images a CPU-second, the second worker's worth, cost of a block.
 
-    python -m tests.bench.synth_rate [--images 8192] [--rounds 3]
+    python -m tests.bench.synth_rate [--images 4096] [--rounds 3] [--sizes 64 128]
 
-The model is trained for a moment only: its images are noise, its cost is that of any model of this recipe. "whole
-path" is attributes, latents, network, quantise, compress, write, digest and consolidate, by CPU time of the workers
-and this process, without the start of the cluster. On a busy machine trust the CPU figures, not the wall ones.
+The models are trained for a moment only: their images are noise, their cost is that of any model of the recipe, and
+noise compresses worst. "bare" is the network alone on ready latents and conditions, 16 at a time, in the same
+arithmetic and memory layout. "whole path" is everything that `generate` does on a running cluster: attributes, latents,
+network, quantise, compress, write, digest, consolidate; CPU time of the workers and of this process.
+
+Other work on the machine moves the wall clock but hardly CPU time, so the second worker's worth is also told by CPU:
+the longest worker and, as if it were all serial, this process.
 """
 
 from __future__ import annotations
@@ -13,53 +17,82 @@ import argparse
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import psutil
+from distributed import Client
 
 from medgan import cluster
 from medgan.gan import sample
-from medgan.records import CohortSpec, TrainedModel
+from medgan.gan.train import train
+from medgan.records import CohortSpec, TrainedModel, TrainRequest
 from medgan.settings import Zones
 from medgan.synthesis.blocks import generator
 from medgan.synthesis.generate import generate
 from tests.bench.__main__ import machine
 from tests.builders.cohort import pneumonia_cohort
-from tests.builders.model import brief_model
+
+EMPTY_BLOCKS = 400
 
 
-def bare_rate(model: TrainedModel, zones: Zones, images: int) -> float:
-    """Images a CPU-second of the network alone on ready latents, 16 at a time, one thread."""
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """CPU seconds of each worker and of this process, and wall seconds."""
+
+    workers: tuple[float, ...]
+    here: float
+    wall: float
+
+    @property
+    def cpu(self) -> float:
+        """All of it."""
+        return sum(self.workers) + self.here
+
+    @property
+    def path(self) -> float:
+        """Longest way through it on idle cores, this process taken as serial."""
+        return max(self.workers) + self.here
+
+
+def bare_rate(model: TrainedModel, zones: Zones, precision: str, images: int) -> float:
+    """Images a CPU-second of the network alone, one thread."""
     import torch
 
     from medgan.gan.arithmetic import fixed
+    from medgan.gan.conditions import encode, joined
 
-    sampler: sample.Sampler = generator(model, zones)
+    sampler: sample.Sampler = generator(model, zones, precision)
     network = sampler._open()
     z_NZ = torch.randn(sample.BATCH, sampler.config.latent_dim)
-    c_N = torch.zeros(sample.BATCH, dtype=torch.int64)
-    with fixed(1), torch.inference_mode():
+    c = torch.from_numpy(joined(np.zeros(sample.BATCH, np.int64), encode(sampler.fields, {}, sample.BATCH)))
+    with fixed(1), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         for _ in range(8):
-            network(z_NZ, c_N)
+            network(z_NZ, c)
         started = time.process_time()
         for _ in range(images // sample.BATCH):
-            network(z_NZ, c_N)
+            network(z_NZ, c)
         return images / (time.process_time() - started)
 
 
-def cpu_seconds() -> float:
-    """User and system time of this process and of its descendants."""
-    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return sum(sum(process.cpu_times()[:2]) for process in family)
+def whole_path(model: TrainedModel, zones: Zones, spec: CohortSpec, client: Client) -> Cost:
+    """One cohort on a running cluster."""
+    before, here, started = client.run(time.process_time), time.process_time(), time.perf_counter()
+    generate(model, spec, zones=zones, scheduler=client.scheduler.address)
+    here, wall = time.process_time() - here, time.perf_counter() - started
+    after = client.run(time.process_time)
+    return Cost(workers=tuple(after[name] - before[name] for name in before), here=here, wall=wall)
 
 
-def whole_path(model: TrainedModel, zones: Zones, images: int, seed: int, address: str) -> tuple[float, float]:
-    """(CPU seconds, wall seconds) of one cohort on a running cluster."""
-    before, started = cpu_seconds(), time.perf_counter()
-    generate(model, CohortSpec(images=images, seed=seed), zones=zones, scheduler=address)
-    return cpu_seconds() - before, time.perf_counter() - started
+def empty_block_ms(client: Client) -> float:
+    """CPU milliseconds that Dask itself takes for a block, on both sides."""
+    list(map(client.submit, [nothing] * 8, range(8)))
+    before, here = client.run(time.process_time), time.process_time()
+    client.gather(client.map(nothing, np.arange(EMPTY_BLOCKS).tolist(), pure=False))
+    here = time.process_time() - here
+    after = client.run(time.process_time)
+    return 1000 * (here + sum(after[name] - before[name] for name in before)) / EMPTY_BLOCKS
 
 
 def nothing(block: int) -> int:
@@ -67,38 +100,55 @@ def nothing(block: int) -> int:
     return block
 
 
+def measure(size_px: int, precision: str, options: argparse.Namespace, zones: Zones) -> None:
+    """One line a number of workers."""
+    cohort = pneumonia_cohort(zones, images=400, size_px=size_px)
+    model = train(cohort, TrainRequest(recipe=f"r3_dcgan_{size_px}", total_kimg=0.032), zones=zones)
+    bare = median(bare_rate(model, zones, precision, 512) for _ in range(options.rounds))
+    say(f"{size_px} px {precision}, bare generator loop {bare:8.0f} images a CPU-second")
+    costs: dict[int, list[Cost]] = {}
+    for workers in (1, 2):
+        with cluster.open_client(workers=workers) as client:
+            warm = CohortSpec(images=1024 * workers, seed=10_000 + workers, precision=precision)
+            whole_path(model, zones, warm, client)  # opens the model in every worker
+            specs = [
+                CohortSpec(images=options.images, seed=100 * workers + n, precision=precision)
+                for n in range(options.rounds)
+            ]
+            costs[workers] = [whole_path(model, zones, spec, client) for spec in specs]
+            block_ms = empty_block_ms(client)
+        rate = options.images / median(cost.cpu for cost in costs[workers])
+        wall_rate = options.images / median(cost.wall for cost in costs[workers])
+        say(
+            f"  whole path, {workers} worker(s) {rate:8.0f} images a CPU-second = {rate / bare:.2f} of bare; "
+            f"Dask {block_ms:.2f} CPU-ms a block; {wall_rate:.0f} images/s"
+        )
+    by_cpu, by_wall = (
+        median(getattr(c, name) for c in costs[1]) / median(getattr(c, name) for c in costs[2])
+        for name in ("path", "wall")
+    )
+    say(f"  two workers             {by_cpu:8.2f} times one by CPU, {by_wall:.2f} by the wall clock")
+
+
+def say(line: str) -> None:
+    """One line, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--images", type=int, default=8192)
+    parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[64, 128])
+    parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
     options = parser.parse_args()
-    print(f"machine: {machine()}; {options.images} images of 32 px, median of {options.rounds}")  # noqa: T201
-    with tempfile.TemporaryDirectory() as folder:
-        zones = Zones.under(Path(folder))
-        model = brief_model(pneumonia_cohort(zones, images=400), zones)
-        bare = median(bare_rate(model, zones, 2048) for _ in range(options.rounds))
-        print(f"bare generator loop        {bare:10.0f} images a CPU-second")  # noqa: T201
-        walls = {}
-        for workers in (1, 2):
-            with cluster.open_client(workers=workers) as client:
-                address = client.scheduler.address
-                whole_path(model, zones, 2048, 10_000 + workers, address)  # opens the model once a worker
-                runs = [
-                    whole_path(model, zones, options.images, 100 * workers + seed, address)
-                    for seed in range(options.rounds)
-                ]
-                list(map(client.submit, [nothing] * 8, range(8)))
-                started = time.perf_counter()
-                client.gather(client.map(nothing, np.arange(500).tolist(), pure=False))
-                block_ms = 2 * (time.perf_counter() - started)
-            cpu, walls[workers] = median(run[0] for run in runs), median(run[1] for run in runs)
-            rate = options.images / cpu
-            print(  # noqa: T201
-                f"whole path, {workers} worker(s)    {rate:10.0f} images a CPU-second ({rate / bare:.2f} of bare), "
-                f"{options.images / walls[workers]:.0f} images/s, Dask {block_ms:.2f} ms a block"
-            )
-        print(f"second worker              {walls[1] / walls[2]:10.2f} times the first alone")  # noqa: T201
+    say(f"machine: {machine()}; {options.images} images, median of {options.rounds}")
+    for size_px in options.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            for precision in options.precisions:
+                measure(size_px, precision, options, Zones.under(Path(folder)))
 
 
 if __name__ == "__main__":
