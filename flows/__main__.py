@@ -26,6 +26,7 @@ from medgan.records import (
     CohortSpec,
     IngestOutcome,
     Night,
+    PersonalRequest,
     Record,
     ReleaseTerms,
     RestorerRequest,
@@ -223,6 +224,31 @@ def metrics(
     from tasks.metrics import serve
 
     serve(Zones.under(workspace), host=host, port=port)
+
+
+@app.command()
+def personalize(
+    release: Annotated[str, typer.Option(help="NAME or NAME@VERSION of the workspace's registry.")],
+    cases: Annotated[Path, typer.Option(help=".npz with images (N, H, W), target (N,), patient (N,).")],
+    workspace: Workspace,
+    site: Site = None,
+    shots: Annotated[list[int] | None, typer.Option("--shots", help="Real training cases; repeatable.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Repetitions; intervals are over them.")] = None,
+) -> None:
+    """Release and local cases to what a model for those cases gains; prints the PersonalReport."""
+    from tasks.sources import register_cases
+
+    local = register_cases(cases, workspace)
+    parameters = _parameters(site)
+    asked: dict[str, Any] = {"task": "classification" if local.classes else "regression"}
+    asked |= parameters.get("request", {})
+    asked |= {"shots": tuple(shots)} if shots else {}
+    asked |= {"seeds": seeds} if seeds is not None else {}
+    records = _records({"request": asked}, request=PersonalRequest)
+    _start(workspace)
+    from flows.personalize import personalize as flow
+
+    _emit(flow(release=release, cases=local, **records))
 
 
 @app.command()

@@ -37,6 +37,7 @@ _ROOMS = (
     "medgan.privacy.cli",
     "medgan.synthesis.cli",
     "medgan.restoration.cli",
+    "medgan.personal.cli",
 )
 
 key = typer.Typer(no_args_is_help=True, help="The pseudonym key.")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from medgan import keys
 from medgan.archive import sources
-from medgan.records import ArchiveRef
+from medgan.personal import cases as local_cases
+from medgan.records import ArchiveRef, LocalCases
 from medgan.settings import Zones
 
 
@@ -21,3 +22,8 @@ def register(path: Path, workspace: Path, name: str | None = None) -> ArchiveRef
     sources.preflight(path)
     zones = Zones.under(workspace)
     return sources.register(path, zones=zones, keyring=keys.load(zones.pseudonym_key), name=name)
+
+
+def register_cases(path: Path, workspace: Path) -> LocalCases:
+    """Take a team's .npz into the pseudonymised zone and give its handle; `InvalidRequest` when it is no such file."""
+    return local_cases.register(path, zones=Zones.under(workspace))

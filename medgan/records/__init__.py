@@ -1,5 +1,6 @@
 """Frozen border types. This package imports nothing else of ours."""
 
+from medgan.records.adapter import AdaptRequest, PatientAdapter
 from medgan.records.archive import ArchiveRef, ScanReport, StudyKey
 from medgan.records.base import Handle, Name, Record, Sha256, canonical_json, sha256_hex
 from medgan.records.cohort import CohortRecipe, CohortSnapshot, ValidatedCohort
@@ -8,6 +9,7 @@ from medgan.records.decision import Choice, Decision, Refusal, Retention, Shippe
 from medgan.records.erasure import Erasure
 from medgan.records.model import PrivacyBudget, PrivacyTarget, TrainedModel, TrainRequest
 from medgan.records.night import IngestOutcome, Night, NightReport, SynthesisOutcome, TrainOutcome
+from medgan.records.personal import ArmScore, Gain, LocalCases, PersonalReport, PersonalRequest
 from medgan.records.release import (
     Envelope,
     EnvelopeSignature,
@@ -36,8 +38,10 @@ from medgan.records.study import QuarantineReason, QuarantineRecord
 from medgan.records.synthetic import CohortSpec, Fidelity, SyntheticCohort, Target
 
 __all__ = [
+    "AdaptRequest",
     "ArchiveRef",
     "Choice",
+    "ArmScore",
     "ClearedCohort",
     "CohortRecipe",
     "CohortSnapshot",
@@ -48,6 +52,7 @@ __all__ = [
     "EnvelopeSignature",
     "Erasure",
     "Fidelity",
+    "Gain",
     "GateTest",
     "Handle",
     "Index",
@@ -55,12 +60,16 @@ __all__ = [
     "IndexVersion",
     "IngestOutcome",
     "IngestReport",
+    "LocalCases",
     "Manifest",
     "ManifestFile",
     "Measure",
     "Name",
     "Night",
     "NightReport",
+    "PatientAdapter",
+    "PersonalReport",
+    "PersonalRequest",
     "PrivacyBudget",
     "PrivacyReport",
     "PrivacyTarget",

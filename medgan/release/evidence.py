@@ -20,6 +20,7 @@ import zarr
 from pydantic import ValidationError
 
 from medgan.errors import IntegrityError, MedganError, PrivacyRefused
+from medgan.gan.level import refuse_patient_level
 from medgan.records import ClearedCohort, PrivacyReport, QualityReport, Record, SyntheticCohort, Verdict, sha256_hex
 from medgan.settings import Zones
 
@@ -54,6 +55,7 @@ def collect(cleared: ClearedCohort, *, zones: Zones) -> Evidence:
     quality = _record(folder / "quality-record.json", QualityReport, IntegrityError)
     privacy = _record(folder / "privacy-record.json", PrivacyReport, PrivacyRefused)
     reports = {name: _read(folder / name, _kind(name)) for name in REPORTS}
+    refuse_patient_level(synthetic.model, zones=zones)
     check_verdict(cleared, privacy)
     _check_digests(cleared, synthetic, quality, privacy, reports)
     labels_bytes = _read(folder / "labels.parquet", IntegrityError)

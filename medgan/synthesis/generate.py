@@ -25,6 +25,7 @@ from medgan.collection import durable
 from medgan.collection import table as tables
 from medgan.errors import InvalidRequest, StoreUnavailable
 from medgan.gan import sample
+from medgan.gan.level import refuse_patient_level
 from medgan.records import CohortSpec, SyntheticCohort, TrainedModel, canonical_json, sha256_hex
 from medgan.settings import Zones
 from medgan.synthesis import blocks, conditions, draws, fidelity, finish, rows
@@ -75,10 +76,13 @@ def generate(
     Raises:
         InvalidRequest: something is asked for that is unknown, unsupported or impossible (nothing was written), an
             unknown model, or a resource that no worker has.
+        PrivacyRefused: the model was adapted to single patients.
+        InvalidRequest: a class the model does not know, shares that do not sum to 1, or an unknown model.
         Conflict: another process is making this cohort now.
         StoreUnavailable: the scheduler, its workers or the disk do not answer.
     """
     run = run or Run(workers=workers, scheduler=scheduler, on_progress=on_progress)
+    refuse_patient_level(model.model, zones=zones)
     handle = cohort_handle(model, spec)
     finished = record(handle, zones=zones)
     if finished is not None:

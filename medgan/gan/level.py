@@ -1,0 +1,34 @@
+"""Whether a model is of single patients: then nothing made with it leaves the pseudonymised zone. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from medgan.errors import PrivacyRefused
+from medgan.settings import Zones
+
+LEVEL, PATIENT, SITE = "level", "patient", "site"
+MODEL_PREFIX = "mo-"
+_CONFIG = "config.json"
+
+
+def refuse_patient_level(handle: str, *, zones: Zones) -> None:
+    """`PrivacyRefused` for a model that is an adapter to single patients, by its handle or by what lies in the store.
+
+    A handle can be made up by whoever posts parameters; the description beside the weights was written when they were
+    trained, and travels with them when somebody copies them among the models.
+    """
+    if not handle.startswith(MODEL_PREFIX) or is_patient_level(zones.pseudonymised / "models" / handle):
+        raise PrivacyRefused(
+            "this model was adapted to single patients: it stays in the pseudonymised zone. Adapt to a site of "
+            "at least 20 patients for images that may leave it"
+        )
+
+
+def is_patient_level(folder: Path) -> bool:
+    """Whether the description in a model's folder says so."""
+    try:
+        return bool(json.loads((folder / _CONFIG).read_bytes()).get(LEVEL) == PATIENT)
+    except (OSError, ValueError, AttributeError):
+        return False

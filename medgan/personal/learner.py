@@ -1,0 +1,102 @@
+"""The downstream model: a protocol of two methods that a team's own fits, and a small good network for those without.
+
+A learner gets images with targets and which of them are synthetic, and later scores images. Whatever an arm of the
+comparison does to the training set was done before, so every learner is compared on equal terms.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, smooth_l1_loss
+
+from medgan.gan.arithmetic import fixed
+from medgan.personal.cases import Cases
+
+_BATCH, _RATE = 32, 3e-3
+_SYNTHETIC_FROM, _SYNTHETIC_TO = 0.8, 0.0
+"""Share of synthetic cases in a batch at start and end, where a set holds both: general first, local last."""
+
+
+class Learner(Protocol):
+    """What a team brings."""
+
+    def fit(self, cases: Cases, synthetic_N: NDArray[np.bool_], *, seed: int) -> None:
+        """Train from scratch on `cases`, of which some are synthetic."""
+        ...
+
+    def predict(self, unit_NHW: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Scores: (N, classes) class probabilities, or (N,) numbers."""
+        ...
+
+
+class Cnn:
+    """Four strided convolutions with group norm and average pooling; the same seed gives the same model."""
+
+    def __init__(self, *, classes: int, steps: int) -> None:
+        """`classes` of 0 means regression."""
+        self.classes, self.steps = classes, steps
+        self._centre, self._scale = 0.0, 1.0
+        self._network: nn.Module | None = None
+
+    def fit(self, cases: Cases, synthetic_N: NDArray[np.bool_], *, seed: int) -> None:
+        """Train with AdamW and one cycle; batches are balanced between real and synthetic by a falling schedule."""
+        rng = np.random.default_rng(seed)
+        images = torch.from_numpy(cases.unit)[:, None]
+        if not self.classes:
+            self._centre, self._scale = float(cases.target.mean()), float(cases.target.std()) or 1.0
+        target = torch.from_numpy(cases.target if self.classes else (cases.target - self._centre) / self._scale)
+        real, made = np.flatnonzero(~synthetic_N), np.flatnonzero(synthetic_N)
+        with fixed(1), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = _network(self.classes or 1)
+            optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.05, fused=True)
+            rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=self.steps)
+            for step in range(self.steps):
+                rows = _batch(real, made, step / self.steps, rng)
+                loss = self._loss(network(images[rows]), target[rows])
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                rates.step()
+        self._network = network.eval()
+
+    def _loss(self, out: Tensor, target: Tensor) -> Tensor:
+        if self.classes:
+            return cross_entropy(out, target, label_smoothing=0.05)
+        return smooth_l1_loss(out[:, 0], target.float())
+
+    def predict(self, unit_NHW: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Probabilities (N, classes), or numbers (N,) in the target's unit."""
+        assert self._network is not None, "fit first"  # noqa: S101 - a mistake of the caller's code
+        with fixed(1), torch.inference_mode():
+            parts = [self._network(torch.from_numpy(part)[:, None]) for part in _parts(unit_NHW)]
+            out = torch.cat(parts)
+            scores = torch.softmax(out, 1) if self.classes else out[:, 0] * self._scale + self._centre
+        values: NDArray[np.float64] = scores.numpy().astype(np.float64)
+        return values
+
+
+def _parts(unit_NHW: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    return [part for part in np.array_split(unit_NHW, -(-len(unit_NHW) // 512)) if len(part)]
+
+
+def _network(out: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    before = 1
+    for width in (16, 32, 64, 96):
+        layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(4, width), nn.SiLU()]
+        before = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(before, out))
+
+
+def _batch(real: NDArray[np.int64], made: NDArray[np.int64], progress: float, rng: np.random.Generator) -> NDArray[Any]:
+    """Rows of one batch: from both sources by the schedule, or from the only one there is."""
+    share = _SYNTHETIC_FROM + (_SYNTHETIC_TO - _SYNTHETIC_FROM) * progress
+    count = 0 if not len(made) else _BATCH if not len(real) else round(share * _BATCH)
+    drawn = [rng.choice(source, n) for source, n in ((made, count), (real, _BATCH - count)) if n]
+    return np.concatenate(drawn)
