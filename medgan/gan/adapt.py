@@ -56,12 +56,13 @@ OnProgress = Callable[[int, int], None]
 
 
 class ChannelMix(nn.Module):
-    """x + U V x on channels, rank r; U starts at zero, so that it starts as nothing."""
+    """A stage followed by x + U V x on its channels, rank r; U starts at zero, so that it starts as nothing."""
 
-    def __init__(self, channels: int, rank: int) -> None:
-        """Build for `channels`; the rank is at most half of them."""
+    def __init__(self, stage: nn.Module, channels: int, rank: int) -> None:
+        """Wrap a stage that gives `channels`; the rank is at most half of them."""
         super().__init__()
         rank = min(rank, max(1, channels // 2))
+        self.stage = stage
         self.down = nn.Parameter(torch.randn(rank, channels) / channels**0.5)
         self.up = nn.Parameter(torch.zeros(channels, rank))
 
@@ -69,9 +70,29 @@ class ChannelMix(nn.Module):
         """I + U V."""
         return torch.eye(len(self.up), device=self.up.device) + self.up @ self.down
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Mix the channels."""
-        return torch.einsum("dc,nchw->ndhw", self.matrix(), x_NCHW)
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the stage and mix its channels (N, C, ...)."""
+        out: Tensor = self.stage(x)
+        return torch.einsum("dc,nc...->nd...", self.matrix(), out)
+
+
+class Shifted(nn.Module):
+    """The first layer with an offset of the condition's embedding, its last inputs."""
+
+    def __init__(self, start: nn.Linear, embedding_dim: int) -> None:
+        """Wrap the first layer."""
+        super().__init__()
+        self.start = start
+        self.offset = nn.Parameter(torch.zeros(embedding_dim))
+
+    def shift(self) -> Tensor:
+        """What the offset adds to the layer's bias."""
+        return self.start.weight[:, self.start.in_features - len(self.offset) :] @ self.offset
+
+    def forward(self, x_NF: Tensor) -> Tensor:
+        """Run the layer."""
+        out: Tensor = self.start(x_NF)
+        return out + self.shift()
 
 
 class Adapted(nn.Module):
@@ -81,23 +102,22 @@ class Adapted(nn.Module):
         """Copy `base`; only the adapter and the biases and norms of the stages are left to learn."""
         super().__init__()
         self.body = deepcopy(base).requires_grad_(requires_grad=False)
-        self.offset = nn.Parameter(torch.zeros(base.embedding.embedding_dim))
-        self.mixes = nn.ModuleList([ChannelMix(_channels(stage, base), rank) for stage in base.stages])
-        for name, parameter in self.body.stages.named_parameters():
-            parameter.requires_grad_(parameter.ndim == 1 and "start" not in name)
-        for parameter in self.body.finish.parameters():
+        self.bare = [deepcopy(base)]  # in a list, so that it is no child: the shape to merge into
+        self.body.start = Shifted(self.body.start, base.embedding.embedding_dim)  # type: ignore[assignment]
+        for parameter in [*self.body.stages.parameters(), *self.body.finish.parameters()]:
             parameter.requires_grad_(parameter.ndim == 1)
+        before = base.start.out_features // int(np.prod(base.base[1:]))
+        mixes = []
+        for stage in self.body.stages:
+            before = _channels(_first_layer(stage), before)
+            mixes.append(ChannelMix(stage, before, rank))
+        self.body.stages = nn.ModuleList(mixes)
         self.names = tuple(name for name, one in self.named_parameters() if one.requires_grad)
 
     def forward(self, z_NZ: Tensor, c: Tensor) -> Tensor:
-        """Images (N, 1, size, size) as the generator makes them, of the site."""
-        body = self.body
-        condition = body.embedding(c) + self.offset
-        x = body.start(torch.cat([z_NZ, condition], 1)).view(-1, body.width, 4, 4)
-        for stage, mix in zip(body.stages, self.mixes, strict=True):
-            x = mix(stage(x))
-        x = body.finish(x)
-        return torch.tanh(x) if body.bounded else x
+        """Images as the generator makes them, of the site."""
+        made: Tensor = self.body(z_NZ, c)
+        return made
 
     def learned(self) -> dict[str, nn.Parameter]:
         """What learns, by name."""
@@ -106,27 +126,31 @@ class Adapted(nn.Module):
 
     def share(self) -> float:
         """Learned parameters as a share of the base's."""
-        total = sum(one.numel() for one in self.body.parameters())
+        total = sum(one.numel() for one in self.bare[0].parameters())
         return sum(one.numel() for one in self.learned().values()) / total
 
     def merged(self) -> Generator:
         """An ordinary generator that makes the same images."""
-        made = deepcopy(self.body)
+        made = deepcopy(self.bare[0]).eval()
+        start, mixes = self.body.start, list(self.body.stages)
         with torch.no_grad():
-            latent = made.start.in_features - len(self.offset)
-            made.start.bias.add_(made.start.weight[:, latent:] @ self.offset)
+            made.start.bias.add_(start.shift())  # type: ignore[operator]  # torch types a child as Tensor or Module
+            for mine, theirs in zip(made.stages, mixes, strict=True):
+                mine.load_state_dict(theirs.stage.state_dict())  # type: ignore[union-attr]
+            made.finish.load_state_dict(self.body.finish.state_dict())
             followers = [_first_layer(stage) for stage in list(made.stages)[1:]] + [made.finish]
-            for mix, layer in zip(self.mixes, followers, strict=True):
-                _mix_inputs(layer, mix.matrix())  # type: ignore[operator]  # torch types a child as Tensor or Module
+            for mix, layer in zip(mixes, followers, strict=True):
+                _mix_inputs(layer, mix.matrix())  # type: ignore[operator]
         return made.requires_grad_(requires_grad=False)
 
 
-def _channels(stage: nn.Module, base: Generator) -> int:
-    """Channels that leave a stage."""
-    layer = _first_layer(stage)
-    if isinstance(layer, SmoothUp | nn.ConvTranspose2d):
-        return int(layer.weight.shape[1])
-    return base.width
+_TRANSPOSED = (SmoothUp, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Layers whose weight is (c_in, c_out, ...)."""
+
+
+def _channels(layer: nn.Module, before: int) -> int:
+    """Channels that leave a stage which begins with `layer`."""
+    return int(layer.weight.shape[1]) if isinstance(layer, _TRANSPOSED) else before
 
 
 def _first_layer(stage: nn.Module) -> nn.Module:
@@ -135,10 +159,10 @@ def _first_layer(stage: nn.Module) -> nn.Module:
 
 def _mix_inputs(layer: nn.Module, matrix: Tensor) -> None:
     """W(M x) as one layer: M goes into the weight along its input channels."""
-    if isinstance(layer, SmoothUp | nn.ConvTranspose2d):  # weight (c_in, c_out, k, k)
-        layer.weight.copy_(torch.einsum("dc,dokl->cokl", matrix, layer.weight))
-    elif isinstance(layer, nn.Conv2d):  # weight (c_out, c_in, k, k)
-        layer.weight.copy_(torch.einsum("dc,odkl->ockl", matrix, layer.weight))
+    if isinstance(layer, _TRANSPOSED):
+        layer.weight.copy_(torch.einsum("dc,do...->co...", matrix, layer.weight))
+    elif isinstance(layer, nn.Conv2d | nn.Conv3d):
+        layer.weight.copy_(torch.einsum("dc,od...->oc...", matrix, layer.weight))
     else:
         raise InvalidRequest("this backbone cannot be adapted")
 
@@ -198,6 +222,8 @@ def adapt(
     """
     sampler, base, critic = open_base(folder, sha256=sha256)
     config = sampler.config
+    if config.dims != 2:  # noqa: PLR2004 - planes
+        raise InvalidRequest("volumes are not adapted yet: choose a base that makes planes")
     if site.pixels.shape[1] != config.size_px:
         raise InvalidRequest(f"the base makes images of {config.size_px} px but the site's have {site.pixels.shape[1]}")
     if set(site.classes) - set(sampler.classes):
