@@ -40,8 +40,8 @@ from medgan.records.synthetic import CohortSpec, Fidelity, SyntheticCohort, Targ
 __all__ = [
     "AdaptRequest",
     "ArchiveRef",
-    "Choice",
     "ArmScore",
+    "Choice",
     "ClearedCohort",
     "CohortRecipe",
     "CohortSnapshot",
