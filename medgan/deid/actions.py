@@ -20,6 +20,7 @@ COPY: Final = b"\0copy"
 """Sentinel, compared by identity: take the value as it stands."""
 
 NUMBER_BYTES = {b"US": 2, b"SS": 2, b"AT": 4, b"UL": 4, b"SL": 4, b"FL": 4, b"FD": 8, b"SV": 8, b"UV": 8}
+TOP_AGE = b"090Y"
 DUMMY_DATE, DUMMY_TIME = b"19000101", b"000000"
 DUMMY = {
     **dict.fromkeys((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"PN", b"AE", b"CS"), b"DEIDENTIFIED"),
@@ -157,6 +158,21 @@ class Keep(Action):
         return COPY
 
 
+class KeepAge(Action):
+    """K of an age."""
+
+    code = "K"
+    sentence = "is kept when it is an age; whoever is older than 89 is 90"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """The age, with everybody over 89 in one class (45 CFR 164.514(b)(2)(i)(C))."""
+        del rule
+        raw = work.buffer[element.start : element.stop].strip(_BLANK)
+        if not screen.age_passes(raw):
+            return DUMMY[b"AS"]
+        return TOP_AGE if raw.endswith(b"Y") and raw[:3] > TOP_AGE[:3] else raw
+
+
 class ShiftDate(Action):
     """C of the Modified Dates option."""
 
@@ -212,6 +228,16 @@ class CleanText(Action):
         written = cleaned.encode("ascii", "ignore")
         work.written.add(screen.fold(cleaned).encode("ascii", "ignore"))
         return written
+
+
+class CleanNeededText(CleanText):
+    """C of text that an object cannot do without."""
+
+    sentence = CleanText.sentence + "; text of which nothing is left is replaced by a fixed dummy"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Cleaned text, never empty."""
+        return super().value(element, rule, work) or DUMMY[b"LO"]
 
 
 class KeepNumber(Action):
@@ -315,9 +341,10 @@ class KeepBulk(Action):
     sentence = "is kept: the image cannot be shown without it"
 
     def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
-        """The bytes themselves."""
-        del element, rule, work
-        return COPY
+        """The bytes themselves; none of what can be read as a text from end to end."""
+        del rule
+        raw = work.buffer[element.start : element.stop].replace(b"\0", b" ").strip()
+        return None if raw.isascii() and raw.decode("ascii").isprintable() and raw else COPY
 
 
 class KeepPixels(KeepBulk):
@@ -332,8 +359,8 @@ class KeepPixels(KeepBulk):
 
 
 REMOVE, EMPTY, DUMMY_VALUE, PSEUDONYM, NEW_UID = Remove(), Empty(), Dummy(), Pseudonym(), NewUid()
-CLEAN_ITEMS, KEEP, CLEAN_TEXT = CleanItems(), Keep(), CleanText()
-KEEP_DATE, SHIFT_DATE = KeepDate(), ShiftDate()
+CLEAN_ITEMS, KEEP, CLEAN_TEXT, CLEAN_NEEDED_TEXT = CleanItems(), Keep(), CleanText(), CleanNeededText()
+KEEP_DATE, SHIFT_DATE, KEEP_AGE = KeepDate(), ShiftDate(), KeepAge()
 KEEP_BY_RULE: Final[dict[str, Action]] = {
     "number": KeepNumber(),
     "number-text": KeepNumberText(),

@@ -48,7 +48,8 @@ CHARACTER_SET, PATIENT_NAME, PATIENT_ID, ISSUER, BIRTH_DATE = 0x00080005, 0x0010
 CODE_VALUE, LONG_CODE, CODE_SCHEME, CODE_MEANING = 0x00080100, 0x00080119, 0x00080102, 0x00080104
 _ID_KEYWORD = re.compile(r"ID(?:s|(?![a-z]))|Number|Identifier|Telephone")
 PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
-WAVEFORMS = 0x54000100
+WAVEFORMS, DIRECTORY = 0x54000100, 0x00041220
+MEDIA_INDEX, DOCUMENT_CLASSES = "1.2.840.10008.1.3.10", "1.2.840.10008.5.1.4.1.1.104."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,17 +269,17 @@ def deidentify(
     key) is cut away, see `deface.plan`; an instance that holds a whole volume finds its own.
 
     Raises `BadInstance`: NOT_DICOM, TRUNCATED, BAD_LENGTH, TOO_DEEP, TOO_MANY_ELEMENTS, BOMB, CORRUPT_HEADER,
-    BAD_UID, NO_PATIENT, NO_PIXELS for waveforms, RESIDUE when an original value is still in the bytes, and with the
+    BAD_UID, NO_PATIENT, NO_PIXELS for waveforms, UNSUPPORTED for documents and
+    indexes, RESIDUE when an original value is still in the bytes, and with the
     option clean-pixel-data BURNED_IN when text in the image cannot be excluded, or with
     clean-recognizable-visual-features FACE where a face cannot be cut away, unless it was `reviewed`.
     """
     source = take_apart(data)
     if source.big_endian:
         source = take_apart(little_endian(source))
+    _refuse_hollow(source)
     work = Work(source, profile, keyring)
     uids = work.uid(SOP_INSTANCE), work.uid(SERIES), work.uid(STUDY)
-    if WAVEFORMS in work.top and not PIXEL_DATA & work.top.keys():
-        raise BadInstance("NO_PIXELS", "waveforms are not kept, and without them nothing is left of the instance")
     pieces = dict(work.encode(source.elements))
     pieces |= _marks(profile, explicit=source.explicit)
     body = [pieces[tag] for tag in sorted(pieces)]
@@ -301,6 +302,19 @@ def deidentify(
         profile=profile.name,
         profile_digest=profile.digest,
     )
+
+
+def _refuse_hollow(source: Source) -> None:
+    """Refuse what would be an empty shell: its one content is of a kind that nobody can clean (docs/adr/0047)."""
+    top = {element.tag: element for element in source.elements}
+    named = top.get(SOP_CLASS)
+    kind = source.buffer[named.start : named.stop].strip(_BLANK).decode("ascii", "replace") if named else ""
+    if kind == MEDIA_INDEX or DIRECTORY in top:
+        raise BadInstance("UNSUPPORTED", "an index of a medium is no instance: its entries name patients and files")
+    if kind.startswith(DOCUMENT_CLASSES):
+        raise BadInstance("UNSUPPORTED", "a document inside an instance cannot be cleaned, and nothing else is in it")
+    if WAVEFORMS in top and not PIXEL_DATA & top.keys():
+        raise BadInstance("NO_PIXELS", "waveforms are not kept, and without them nothing is left of the instance")
 
 
 def _clean_pixels(data: bytes, *, reviewed: bool) -> bytes:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from medgan import keys
 from medgan.archive import container, sources
 from medgan.archive.storage import write_atomically
-from medgan.deid import apply, audit, deface, profile, pseudonym
+from medgan.deid import apply, audit, deface, elements, profile, pseudonym
 from medgan.errors import BadInstance, IntegrityError, InvalidRequest
 from medgan.records import QuarantineReason, QuarantineRecord
 
@@ -118,8 +118,14 @@ def _cuts(leaves: list[Leaf], keyring: keys.Keyring) -> dict[str, deface.Shear]:
 
 
 def _is_index(leaf: Leaf) -> bool:
-    """DICOMDIR is an index of the medium's files, not an instance."""
-    return Path(leaf.name).name.upper() == "DICOMDIR"
+    """Whether a file is named DICOMDIR and is one: an index of the medium's files, not an instance."""
+    if Path(leaf.name).name.upper() != "DICOMDIR" or leaf.extent is None:
+        return False
+    try:
+        head = container.read_extent(leaf.extent)[: 4 * elements.PREAMBLE_BYTES]
+    except BadInstance:
+        return False
+    return apply.MEDIA_INDEX.encode() + b"\0" in head
 
 
 def _outcomes(leaves: list[Leaf], job: _Job, workers: int) -> Iterator[dict[str, Any]]:

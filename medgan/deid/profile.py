@@ -44,8 +44,14 @@ SITE_ACTIONS: dict[str, Action] = {
     "K": actions.KEEP,
     "C": actions.CLEAN_TEXT,
 }
+# The text inside of what these options clean (PS3.15 E.3.3, E.3.4): the table names the sequences that hold it.
+CLEANED_TEXTS = {
+    "clean-structured-content": (0x0040A160,),  # TextValue
+    "clean-graphics": (0x00700006,),  # UnformattedTextValue
+}
 DATE_OPTIONS = {"full-dates", "modified-dates"}
 DATE_VRS = ("DA", "DT", "TM")
+KEPT_BY_VR: dict[str, Action] = {**dict.fromkeys(DATE_VRS, actions.KEEP_DATE), "AS": actions.KEEP_AGE}
 PATIENT_NAME, PATIENT_ID = 0x00100010, 0x00100020
 # Of a choice such as X/Z/D the one that keeps an object conformant whatever the attribute's type is in its IOD.
 BASIC_ACTIONS: dict[str, Action] = {
@@ -141,6 +147,9 @@ def _compile(options: frozenset[str]) -> dict[int, Rule]:
             continue  # repeating groups and private attributes have no rule of their own, so they go
         tag = int(line.pattern, 16)
         rules[tag] = Rule(tag, line.keyword, _vrs(line.vr), 0, action_of(line, options))
+    for option, tags in CLEANED_TEXTS.items():
+        if option in options:
+            rules |= {tag: rules[tag]._replace(action=actions.CLEAN_NEEDED_TEXT) for tag in tags}
     return rules
 
 
@@ -153,7 +162,7 @@ def action_of(row: table.Row, options: frozenset[str]) -> Action:
         return _date_action(options) or BASIC_ACTIONS[row.basic]
     chosen = {code for option, code in row.options.items() if option in options}
     if "K" in chosen:
-        return actions.KEEP_DATE if row.vr in DATE_VRS else actions.KEEP
+        return KEPT_BY_VR.get(row.vr, actions.KEEP)
     if "C" in chosen:
         return actions.CLEAN_ITEMS if row.vr == "SQ" else actions.CLEAN_TEXT
     return BASIC_ACTIONS[row.basic]

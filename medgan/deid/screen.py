@@ -10,18 +10,39 @@ import functools
 import re
 
 from pydicom._uid_dict import UID_dictionary
+from pydicom.charset import python_encoding
 
 from medgan.deid.table import vocabulary
 
+_CHARACTER_SETS = frozenset(python_encoding)
 UID_PATTERN = re.compile(r"[0-9.]{1,64}")
 NUMBERS = re.compile(rb"(?:[ ]*[+-]?[0-9.]{0,16}(?:[eE][+-]?[0-9]{1,4})?[ ]*\\?)*\0?")
 _CODE = re.compile(rb"[A-Z0-9_ \\/+.,:()-]*\0?")
 _AGE = re.compile(rb"\d{3}[DWMY]")
 _WORD = re.compile(r"[A-Za-z]+")
-# Seven digits in a row can be a record number, a phone number or a date; six can be a date.
-_DIGITS = re.compile(r"\d{6,}")
-_DATE_LIKE = re.compile(r"(?<!\d)\d{1,4}[-/.]\d{1,2}[-/.]\d{2,4}(?![\d.])")
-_NUMBER_LIKE = re.compile(r"(?:\+|\(|\b)\d{2,5}[)\s/-]+\d{2,5}[\s/-]+\d{2,}")
+# Seven digits in a row can be a record number, a phone number or a date; six can be a date, five a ZIP code.
+_DIGITS, _FEW_DIGITS = re.compile(r"\d{6,}"), re.compile(r"\d{5,}")
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
+    r"nov(?:ember)?|dec(?:ember)?)"
+)
+# What betrays somebody whatever words stand around it: dates, phone numbers and their like, addresses of machines,
+# a title with a name, initials, an age of 90.
+_TELLING = (
+    re.compile(r"(?<!\d)(?:\d{1,3}\.){3}\d{1,3}(?!\d)"),
+    re.compile(r"(?<![\d.])\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?![\d.])"),
+    re.compile(rf"\d{{1,4}}[\s.,/-]*(?<![a-z]){_MONTH}(?![a-z])(?:[\s.,/-]*\d{{1,4}})?", re.IGNORECASE),
+    re.compile(rf"(?<![a-z]){_MONTH}(?![a-z])[\s.,/-]*\d{{1,4}}(?:[\s.,/-]+\d{{1,4}})?", re.IGNORECASE),
+    re.compile(r"(?:\+|\(|\b)\d{2,5}[)\s/.-]+\d{2,5}[\s/.-]+\d{2,}"),
+    re.compile(r"(?<![\d.])\d{3}[\s.-]\d{4}(?![\d.])"),
+    re.compile(r"\S*@\S*|\S*://\S*|\bwww\.\S*", re.IGNORECASE),
+    re.compile(r"\b(?:Dr|Prof|Mr|Mrs|Ms|Miss|Herr|Frau|Mme|Dott)\b\.?(?:[\s,]+[A-Z][\w'-]*){1,4}"),
+    re.compile(r"\bDR\.(?:[\s,]*[A-Z][\w'-]*){1,4}"),
+    re.compile(r"(?<![\w.])(?:[A-Z]\.[ ]?){2,}"),
+    re.compile(r"\b(?:9\d|1[0-4]\d)(?=\s*-?\s*(?:y(?:ears?|rs?|o|/o)?\b|jahre))", re.IGNORECASE),
+)
+# Numbers with an initial: A12345, but b1000 and TR2000 say how the image was made.
+_SERIAL = re.compile(r"(?<![A-Za-z])(?!b\d|T[REI]\d)[A-Za-z]{1,4}[-#]?\d{4,}(?!\d)", re.IGNORECASE)
 _FORBIDDEN = re.compile(r"[\^@=<>|;\"'`{}$~\x00-\x1f\x7f-\U0010ffff]")
 _SEPARATORS = re.compile(r"[\^_=,\\]")
 MIN_WORD_LETTERS = 3
@@ -39,7 +60,8 @@ def code_passes(value: bytes) -> bool:
     """Whether a CS value consists of defined terms: capitals, no long number, no unknown word."""
     if not _CODE.fullmatch(value):
         return False
-    return text_passes(value.rstrip(b" \0").decode("ascii").replace("_", " "), frozenset())
+    terms = value.rstrip(b" \0").decode("ascii").split("\\")
+    return all(term in _CHARACTER_SETS or text_passes(term.replace("_", " "), frozenset()) for term in terms)
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -48,7 +70,9 @@ def text_passes(text: str, names: frozenset[str], *, numbers: bool = False) -> b
 
     `numbers` admits long digit runs (a coil's serial number) that are no date.
     """
-    if _FORBIDDEN.search(text) or _DATE_LIKE.search(text) or _NUMBER_LIKE.search(text):
+    if _FORBIDDEN.search(text) or any(pattern.search(text) for pattern in _TELLING):
+        return False
+    if not numbers and _SERIAL.search(text):
         return False
     for run in _DIGITS.findall(text):
         if not numbers or run[:2] in ("19", "20"):
@@ -58,7 +82,7 @@ def text_passes(text: str, names: frozenset[str], *, numbers: bool = False) -> b
 
 def clean_text(text: str, names: frozenset[str]) -> str:
     """`text` without what could identify: unknown words, names, dates and numbers go, the rest stays."""
-    for pattern in (_DATE_LIKE, _NUMBER_LIKE, _DIGITS):
+    for pattern in (*_TELLING, _SERIAL, _FEW_DIGITS):
         text = pattern.sub(" ", text)
     pieces = re.split(r"([A-Za-z]+)", text)
     kept = [

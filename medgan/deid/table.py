@@ -73,8 +73,8 @@ def allowed() -> tuple[Allowed, ...]:
 
 @functools.cache
 def vocabulary() -> frozenset[str]:
-    """Lower-case words that kept text may consist of."""
-    return frozenset(_read("vocabulary.txt").split())
+    """Lower-case words that kept text may consist of; words that are also people's names are not among them."""
+    return frozenset(_read("vocabulary.txt").split()) - frozenset(_read("names.txt").split())
 
 
 def _read(name: str) -> str:
@@ -90,7 +90,7 @@ def content_sha256() -> str:
     """Hex SHA-256 over the tables, for the audit."""
     import hashlib
 
-    names = ("table_e1_1.csv", "allowed.csv", "safe_private.csv", "vocabulary.txt")
+    names = ("table_e1_1.csv", "allowed.csv", "safe_private.csv", "vocabulary.txt", "names.txt")
     return hashlib.sha256("\0".join(_read(name) for name in names).encode()).hexdigest()
 
 

@@ -21,7 +21,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, generate_fragments
 from pydicom.uid import ExplicitVRLittleEndian
 
-# (SpecificCharacterSet, Python codec, letters that names are drawn from): twelve scripts.
+# (SpecificCharacterSet, Python codec, letters that names are drawn from): eighteen, in seventeen character sets.
 SCRIPTS = (
     ("ISO_IR 100", "latin-1", "äöüßéèçñåø"),
     ("ISO_IR 101", "iso8859-2", "čšžřěůłąęń"),
@@ -35,6 +35,12 @@ SCRIPTS = (
     ("ISO_IR 192", "utf-8", "山田川口村上中野原"),
     ("GB18030", "gb18030", "王李张刘陈杨黄赵"),
     ("ISO_IR 192", "utf-8", "देवनागरीकखगघ"),
+    ("ISO_IR 13", "shift_jis", "ｱｲｳｴｵｶｷｸｹｺｻｼｽｾｿ"),
+    ("ISO_IR 109", "iso8859-3", "ĉĝĥĵŝŭħż"),
+    ("ISO_IR 110", "iso8859-4", "āčēģīķļņšūž"),
+    ("ISO 2022 IR 149", "euc-kr", "가나다라마바사아자차카타파하"),
+    ("GBK", "gbk", "王李张刘陈杨黄赵"),
+    ("ISO_IR 203", "iso8859-15", "äöüßéèçñåøœž"),
 )
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 
@@ -283,8 +289,66 @@ def _pixels(dataset: Dataset, maker: Maker) -> None:
     dataset["PixelData"].is_undefined_length = True
 
 
+def _hidden_in_words(dataset: Dataset, maker: Maker) -> None:
+    """What stands between technical words, where a profile cleans text instead of removing it."""
+    dataset.PerformedProcedureStepDescription = f"brain {maker.note('all capitals', maker.word(5).upper())} axial"[:64]
+    dataset.RequestedProcedureDescription = f"CT {maker.note('mail address', maker.word().lower() + '@clinic.org')}"
+    dataset.AcquisitionProtocolDescription = f"head T1 {maker.phone('fax')}"
+    dataset.PerformedProcedureStepID = maker.note("accession in text", f"A{maker.random.randrange(10**6, 10**7)}")
+    day, year = maker.random.randrange(1, 29), maker.random.randrange(1931, 1999)
+    dataset.RequestedContrastAgent = f"given {maker.note('date in text', f'{day:02d}-NOV-{year}')}"
+    dataset.AcquisitionComments = f"zip {maker.note('ZIP code', str(maker.random.randrange(30000, 99999)))} brain"
+    dataset.FrameComments = f"from {maker.note('address of a machine', _address(maker))}"
+    dataset.ContrastBolusAgent = f"agent of Dr {maker.note('name behind a title', maker.word())}"
+
+
+def _address(maker: Maker) -> str:
+    return ".".join(str(maker.random.randrange(100, 250)) for _ in range(4))
+
+
+def _deep(dataset: Dataset, maker: Maker) -> None:
+    """Ten sequences deep, below attributes that are kept."""
+    inner = _item(PatientName=maker.name("depth 10 person"), StudyDescription=maker.text("depth 10 text")[:64])
+    for _ in range(10):
+        inner = _item(SourceImageSequence=Sequence([inner]))
+    dataset.SourceImageSequence = Sequence([inner])
+
+
+def _objects(dataset: Dataset, maker: Maker) -> None:
+    """Labels of structure sets and segmentations, devices, long VRs, retired attributes."""
+    roi = _item(
+        ROINumber=1, ROIName=f"PTV {maker.note('ROIName', maker.word())}", ROIDescription=maker.text("ROI text")[:64]
+    )
+    dataset.StructureSetROISequence = Sequence([roi])
+    dataset.StructureSetLabel = maker.note("StructureSetLabel", maker.word())
+    dataset.RTPlanName = maker.note("RTPlanName", maker.word())
+    dataset.SegmentSequence = Sequence(
+        [
+            _item(
+                SegmentNumber=1,
+                SegmentLabel=maker.note("SegmentLabel", maker.word()),
+                TrackingID=maker.name("TrackingID"),
+            )
+        ]
+    )
+    dataset.DetectorID = maker.mrn("DetectorID")
+    dataset.GantryID = maker.note("GantryID", maker.word())
+    dataset.UniqueDeviceIdentifier = maker.digits("UniqueDeviceIdentifier", 14)
+    dataset.add_new(0x00081190, "UR", f"https://{maker.note('UR', maker.word().lower())}.org")
+    dataset.add_new(0x0040A160, "UT", maker.text("UT") * 3)
+    dataset.add_new(0x00189367, "UC", maker.note("UC", maker.word(6)))
+    dataset.add_new(0x00324000, "LT", maker.text("retired StudyComments"))
+    dataset.add_new(0x00200070, "LO", maker.note("retired OtherStudyNumbers", maker.word(5)))
+    dataset.add_new(0x00080201, "SH", maker.note("TimezoneOffset", maker.word()))
+    dataset.ScanOptions = maker.note("ScanOptions", maker.word().upper())
+    safe = dataset.private_block(0x2001, "Philips Imaging DD 001", create=True)
+    safe.add_new(0x06, "CS", maker.note("safe private CS", maker.word().upper()))
+    safe.add_new(0x25, "SH", maker.note("safe private SH", maker.word()))
+    safe.add_new(0x7D, "OB", maker.note("safe private OB", maker.word(8)).encode())
+
+
 SURFACES: tuple[Callable[[Dataset, Maker], None], ...] = (
-    _people, _places, _texts, _private, _sequences, _documents, _bulk, _pixels,
+    _people, _places, _texts, _private, _sequences, _documents, _bulk, _pixels, _hidden_in_words, _deep, _objects,
 )  # fmt: skip
 
 

@@ -23,14 +23,14 @@ from tests.unit.deid.builders import vendor_files
 KEYRING = Keyring(secret=bytes(range(32)))
 OPTIONS = "basic+modified-dates+patient-characteristics+clean-descriptors+safe-private"
 BROKEN = ("truncated", "badVR", "no_meta", "meta_missing", "NoMeta", "empty_charset")
-REFUSED_BY_KIND = ("waveform",)  # nothing is written of them (docs/adr/0040), so nothing can be checked
+REFUSED_BY_KIND = ("waveform", "DICOMDIR")  # nothing is written of them (docs/adr/0047), so nothing can be checked
 MIN_NEEDLES = 20_000
 
 
 def bases() -> Iterator[tuple[str, bytes]]:
     """Real files of pydicom that are whole, and one phantom a modality."""
     for path in vendor_files():
-        if not any(part in path.name for part in BROKEN + REFUSED_BY_KIND) and path.name != "DICOMDIR":
+        if not any(part in path.name for part in BROKEN + REFUSED_BY_KIND):
             yield path.name, path.read_bytes()
     for modality in ("CT", "MR", "DX"):
         yield f"phantom {modality}", phantom.phantom_study(modality=modality)[0]

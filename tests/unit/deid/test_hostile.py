@@ -1,0 +1,189 @@
+"""What a hostile examiner would plant: nothing of it may be left, whatever the options that keep or clean."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from pydicom import Dataset, Sequence
+from pydicom.encaps import encapsulate, generate_fragments
+
+from medgan.archive import pixels
+from medgan.deid import apply, profile, screen
+from medgan.errors import BadInstance
+from tests.unit.deid.builders import REAL, phantom_with, read, write
+
+NEEDLE = "Zuviqoraxe"
+PROFILES = (
+    "basic",
+    "basic+modified-dates+patient-characteristics+clean-descriptors+clean-structured-content+clean-graphics+safe-private",
+)
+
+
+def item(**values: Any) -> Dataset:
+    made = Dataset()
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def nested(depth: int) -> Dataset:
+    inner = item(PatientName=NEEDLE, ImageComments=NEEDLE)
+    for _ in range(depth):
+        inner = item(ReferencedImageSequence=Sequence([inner]))
+    return inner
+
+
+TEXTS = {
+    "another doctor": ("Dr Miller, Robert White call 555-1234", ("Miller", "Robert", "White", "555-1234")),
+    "common names": ("seen by James Robinson and Rose King", ("James", "Robinson", "Rose", "King")),
+    "initials": (f"J.Z. {NEEDLE} brain", ("J.Z.", NEEDLE)),
+    "capitals": (f"{NEEDLE.upper()} HEAD", (NEEDLE.upper(),)),
+    "split": ("Zuv iqo raxe", ("Zuv", "iqo", "raxe")),
+    "mail": ("zq@hospital.org", ("zq", "hospital.org")),
+    "address of a machine": ("from 10.11.22.33", ("10.11", "22.33")),
+    "page": ("see https://zuviqoraxe.org/7", ("zuviqoraxe",)),
+    "street": ("12 Fenwood Rd Boston 02115", ("Fenwood", "Boston", "02115")),
+    "written date": ("born 12 March 1953 brain", ("March", "1953")),
+    "short date": ("12-MAR-53", ("MAR", "53")),
+    "dotted date": ("3.7.53 control", ("3.7.53",)),
+    "American date": ("July 4, 1976", ("July", "1976")),
+    "social security": ("ssn 123-45-6789", ("123-45", "6789")),
+    "record number": ("MRN A123456", ("A1234", "123456")),
+    "fax": ("fax (617) 555-0199", ("617", "0199")),
+    "age": ("97 year old male", ("97",)),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("keyword", ["StudyDescription", "ProtocolName", "ImageComments", "ContrastBolusAgent"])
+def test_no_description_tells_who(name, keyword, keyring):
+    text, needles = TEXTS[name]
+    for expression in PROFILES:
+        clean = apply.deidentify(phantom_with(**{keyword: text}), profile=profile.load(expression), keyring=keyring)
+        left = str(clean.dataset.get(keyword, ""))
+        assert not [needle for needle in needles if needle in left]
+
+
+def test_technical_text_survives_the_cleaning():
+    for text in ("Parkinson protocol", "b1000 TE 90", "TR2000 TE30", "T2 axial 3.5 mm 2.0 x 2.0", "1.5T", "DR CHEST"):
+        assert screen.clean_text(text, frozenset()) == text
+
+
+def _private(dataset: Dataset) -> None:
+    block = dataset.private_block(0x2001, "Philips Imaging DD 001", create=True)
+    block.add_new(0x06, "CS", NEEDLE.upper())
+    block.add_new(0x25, "SH", NEEDLE)
+    block.add_new(0x7D, "OB", NEEDLE.encode())
+    block.add_new(0x5F, "SQ", Sequence([item(PatientName=NEEDLE)]))
+
+
+def _labels(dataset: Dataset) -> None:
+    dataset.SegmentSequence = Sequence([item(SegmentNumber=1, SegmentLabel=NEEDLE, SegmentDescription=NEEDLE)])
+    dataset.StructureSetROISequence = Sequence([item(ROINumber=1, ROIName=f"Tumor {NEEDLE}", ROIDescription=NEEDLE)])
+    dataset.StructureSetLabel = dataset.RTPlanLabel = dataset.RTPlanName = NEEDLE
+
+
+def _long(dataset: Dataset) -> None:
+    for tag, vr in ((0x00081190, "UR"), (0x0040E010, "UR"), (0x00189367, "UC"), (0x0040A160, "UT"), (0x0018A003, "ST")):
+        dataset.add_new(tag, vr, f"http://{NEEDLE}.org" if vr == "UR" else NEEDLE)
+
+
+def _bulk(dataset: Dataset) -> None:
+    dataset.add_new(0x00283006, "OW", NEEDLE.encode())
+    dataset.add_new(0x00281201, "OW", (NEEDLE * 20).encode())
+    dataset.ICCProfile = (NEEDLE * 13).encode()
+
+
+def _kept(dataset: Dataset) -> None:
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", NEEDLE.upper()]
+    dataset.ScanOptions = dataset.FilterType = NEEDLE.upper()
+    dataset.Manufacturer, dataset.ConvolutionKernel, dataset.SequenceName = f"GE of {NEEDLE}", NEEDLE, NEEDLE
+
+
+def _tags(dataset: Dataset) -> None:
+    dataset.add_new(0x00081030, "UN", NEEDLE.encode())
+    dataset.add_new(0x00280100 + 0xF0, "LO", NEEDLE)
+    dataset.add_new(0x00100000, "UL", 77)
+
+
+def _report(dataset: Dataset) -> None:
+    title = item(CodeValue="121071", CodingSchemeDesignator="DCM", CodeMeaning=NEEDLE)
+    text = f"Dr {NEEDLE} saw a mass on 12.03.1953"
+    dataset.ContentSequence = Sequence(
+        [
+            item(ValueType="TEXT", TextValue=text, ConceptNameCodeSequence=Sequence([title])),
+            item(ValueType="PNAME", PersonName=NEEDLE),
+        ]
+    )
+
+
+def _deep(dataset: Dataset) -> None:
+    dataset.ReferencedImageSequence = Sequence([nested(12)])
+
+
+@pytest.mark.parametrize("plant", [_private, _labels, _long, _bulk, _kept, _tags, _report, _deep])
+@pytest.mark.parametrize("expression", PROFILES)
+def test_no_hiding_place_holds_a_name(plant, expression, keyring):
+    dataset = read(phantom_with())
+    plant(dataset)
+    data = write(dataset)
+    assert NEEDLE.encode() in data
+    clean = apply.deidentify(data, profile=profile.load(expression), keyring=keyring).data
+    assert NEEDLE.encode() not in clean
+    assert NEEDLE.upper().encode() not in clean
+    assert b"12.03.1953" not in clean
+
+
+def _segment(marker: bytes) -> bytes:
+    return b"\xff" + marker + struct.pack(">H", len(NEEDLE) + 2) + NEEDLE.encode()
+
+
+@pytest.mark.parametrize("place", ["behind the end", "Exif", "behind the scan", "offset table"])
+def test_no_place_of_a_compressed_frame_holds_a_name_and_the_image_stays(place, basic, keyring):
+    dataset = read((REAL / "test_files" / "SC_rgb_jpeg_dcmtk.dcm").read_bytes())
+    before = pixels.decode(dataset).frames
+    (_, frame) = generate_fragments(dataset.PixelData)
+    end = frame.rindex(b"\xff\xd9")
+    whole = encapsulate([frame])
+    dataset.PixelData = {
+        "behind the end": encapsulate([frame + NEEDLE.encode() + b"  "]),
+        "Exif": encapsulate([frame[:2] + _segment(b"\xe1") + frame[2:]]),
+        "behind the scan": encapsulate([frame[:end] + _segment(b"\xfe") + frame[end:]]),
+        "offset table": whole[:4] + struct.pack("<L", 12) + NEEDLE.encode() + b"  " + whole[12:],
+    }[place]
+    dataset["PixelData"].is_undefined_length = True
+    clean = apply.deidentify(write(dataset), profile=basic, keyring=keyring)
+    assert NEEDLE.encode() not in clean.data
+    assert (pixels.decode(clean.dataset).frames == before).all()
+
+
+@pytest.mark.parametrize(("age", "left"), [("097Y", "090Y"), ("089Y", "089Y"), ("018M", "018M"), ("Jane", "000Y")])
+def test_whoever_is_older_than_89_is_90(age, left, keyring):
+    chosen = profile.load("basic+patient-characteristics")
+    dataset = read(phantom_with())
+    dataset.add_new(0x00101010, "LO", age)
+    assert apply.deidentify(write(dataset), profile=chosen, keyring=keyring).dataset.PatientAge == left
+
+
+def test_reports_keep_what_is_technical(keyring):
+    data = (REAL / "test_files" / "test-SR.dcm").read_bytes()
+    chosen = profile.load("basic+clean-structured-content")
+    texts = [str(e.value) for e in apply.deidentify(data, profile=chosen, keyring=keyring).dataset.iterall()]
+    assert texts.count("A mass of") == 2
+    assert texts.count("was detected.") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("DICOMDIR", "UNSUPPORTED"), ("waveform_ecg.dcm", "NO_PIXELS"), ("", "UNSUPPORTED")]
+)
+def test_what_cannot_be_cleaned_is_refused_with_its_reason(name, reason, basic, keyring):
+    if name:
+        path = next(path for path in (REAL / "test_files").rglob(name) if path.is_file())
+        data = path.read_bytes()
+    else:
+        data = phantom_with(SOPClassUID="1.2.840.10008.5.1.4.1.1.104.1", EncapsulatedDocument=b"%PDF-1.4 Zuviqoraxe ")
+    with pytest.raises(BadInstance) as refused:
+        apply.deidentify(data, profile=basic, keyring=keyring)
+    assert refused.value.reason == reason
