@@ -21,7 +21,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, generate_fragments
 from pydicom.uid import ExplicitVRLittleEndian
 
-# (SpecificCharacterSet, Python codec, letters that names are drawn from): eighteen, in seventeen character sets.
+# (SpecificCharacterSet, Python codec, letters that names are drawn from): seventeen, in fifteen character sets.
 SCRIPTS = (
     ("ISO_IR 100", "latin-1", "äöüßéèçñåø"),
     ("ISO_IR 101", "iso8859-2", "čšžřěůłąęń"),
@@ -40,7 +40,6 @@ SCRIPTS = (
     ("ISO_IR 110", "iso8859-4", "āčēģīķļņšūž"),
     ("ISO 2022 IR 149", "euc-kr", "가나다라마바사아자차카타파하"),
     ("GBK", "gbk", "王李张刘陈杨黄赵"),
-    ("ISO_IR 203", "iso8859-15", "äöüßéèçñåøœž"),
 )
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 
