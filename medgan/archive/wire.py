@@ -103,5 +103,8 @@ def guards(budget: Budget) -> list[Any]:
 
     def closed(event: evt.Event) -> None:
         budget.give_back(id(event.assoc))
+        raw = getattr(event.assoc.dul.socket, "socket", None)
+        if raw is not None:  # pynetdicom leaves a socket whose peer is gone to the garbage collector
+            raw.close()
 
     return [(evt.EVT_CONN_OPEN, opened), (evt.EVT_CONN_CLOSE, closed)]

@@ -1,6 +1,6 @@
 """Rounds of kill -9 at random moments of an ingest: nothing lost, nothing torn, nothing left behind.
 
-    python -m tests.bench.ingest_killed [ROUNDS] [PATIENTS]     default 30 and 200
+    python -m tests.bench.ingest_killed [ROUNDS] [PATIENTS] [FIRST]     default 30, 200 and 0: the first round's seed
 
 Each round starts an ingest in a process group of its own in a fresh workspace with the same key, kills the group
 after a random part of the time that an undisturbed one takes (seed = round), and lets a second process finish.
@@ -32,7 +32,7 @@ from tests.builders.cohort import SAMPLES
 BATCH_INSTANCES = 10
 
 
-def main(rounds: int, patients: int) -> int:
+def main(rounds: int, patients: int, first: int) -> int:
     with tempfile.TemporaryDirectory(prefix="ingest-killed-") as scratch:
         root = Path(scratch)
         planted = phantom.build_demo_archive(root / "demo", radiographs=SAMPLES, patients=patients, vendor_files=False)
@@ -41,7 +41,7 @@ def main(rounds: int, patients: int) -> int:
         undisturbed, seconds = whole(root / "undisturbed", key, planted.archive)
         say(f"undisturbed: {undisturbed.instances} instances in {seconds:.1f} s")
         failed = 0
-        for number in range(rounds):
+        for number in range(first, first + rounds):
             moment = random.Random(number).uniform(0.1, 1.0) * seconds  # noqa: S311 - a moment, not a secret
             workspace = root / f"round-{number}"
             state = killed(workspace, key, planted.archive, moment)
@@ -140,4 +140,4 @@ if __name__ == "__main__":
         run(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
         numbers = [int(argument) for argument in sys.argv[1:]]
-        sys.exit(main(*(numbers + [30, 200][len(numbers) :])))
+        sys.exit(main(*(numbers + [30, 200, 0][len(numbers) :])))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pydicom
@@ -16,6 +20,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import AE, build_context
 from pynetdicom.sop_class import CTImageStorage, Verification
 
+from medgan import keys
 from medgan.archive import fetch, intake, phantom, place, receiver, scan, sources
 from medgan.archive.landing import Landing
 from medgan.errors import InvalidRequest, StoreUnavailable
@@ -42,6 +47,9 @@ def network():
         pytest.skip("a network namespace of one's own needs root")
     with pacs.own_network():
         yield
+    with warnings.catch_warnings():  # likewise those that nobody collected yet
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +176,46 @@ def push(orthanc: pacs.Orthanc, studies: list[str]) -> None:
             return
 
 
+def test_a_receiver_killed_at_any_moment_has_everything_that_it_acknowledged(zones, tmp_path):
+    port, workspace = 11113, tmp_path
+    keys.create(zones.keys / "pseudonym.key")
+    run = [sys.executable, "-m", "medgan.cli", "source"]
+    address = f"receive://MEDGAN@127.0.0.1:{port}?from=CT1"
+    subprocess.run([*run, "add", "pushed", address, "--workspace", workspace], check=True, capture_output=True)
+    listen = [*run, "receive", "pushed", "--workspace", workspace]
+    sent = [one for patient in range(5) for one in phantom.phantom_study(patient=patient, instances=20)]
+    acknowledged: list[str] = []
+    with servers.servers(tmp_path / "logs") as running:
+        running.start("receiver", listen, ready=lambda: servers.listening(port))
+        sender = threading.Thread(target=send_all, args=(port, sent, acknowledged))
+        sender.start()
+        servers.wait_until("a third to be acknowledged", lambda: len(acknowledged) > len(sent) // 3, pause=0.001)
+        running.kill("receiver")
+        sender.join()
+        assert len(acknowledged) < len(sent)
+        assert set(acknowledged) <= set(arrived("pushed", zones))
+        running.start("receiver", listen, ready=lambda: servers.listening(port))
+        send_all(port, sent, acknowledged)
+        running.stop("receiver")
+        assert "instances arrived" in running.log("receiver")
+    here = arrived("pushed", zones)
+    assert len(here) == len(set(here)) == len(sent)
+    assert list((zones.identified / "landing" / "pushed" / "partial").iterdir()) == []
+
+
+def send_all(port: int, files: list[bytes], acknowledged: list[str]) -> None:
+    association = storing(port)
+    for content in files:
+        dataset = pydicom.dcmread(pydicom.filebase.DicomBytesIO(content))
+        try:
+            status = association.send_c_store(dataset)
+        except RuntimeError:  # the association is gone
+            return
+        if getattr(status, "Status", None) == 0x0000:
+            acknowledged.append(str(dataset.SOPInstanceUID))
+    association.release()
+
+
 # --------------------------------------------------------------------------------------- hostile senders
 
 
@@ -180,6 +228,7 @@ def listening(zones):
 
 def storing(port: int, *, calling: str = "CT1", called: str = "MEDGAN"):
     ours = AE(calling)
+    ours.dimse_timeout = 5  # a sender that waits for a dead receiver is not what is tried here
     contexts = [build_context(CTImageStorage, ExplicitVRLittleEndian), build_context(Verification)]
     return ours.associate("127.0.0.1", port, contexts=contexts, ae_title=called)
 
