@@ -15,7 +15,8 @@ def scan_archive(archive: ArchiveRef) -> ScanReport:
     zones = runtime.zones()
     with runtime.progress("scan archive") as report:
         found = scan.scan(archive, zones=zones, keyring=keys.load(zones.pseudonym_key), on_progress=report)
-    runtime.log("scanned", instances=found.instances, studies=found.studies, rejected=sum(found.rejected.values()))
+    refused = sum(found.rejected.values())
+    runtime.log("scanned", instances=found.instances, studies=found.studies, rejected=refused, waiting=found.waiting)
     return found
 
 

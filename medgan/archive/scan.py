@@ -135,11 +135,12 @@ def scan(
 
     A remote source is visited first. What it lists and did not deliver, and what somebody still copies into a drop
     folder, is counted as waiting and is no part of the scan.
-    `on_progress` gets (files seen, 0): the total of a stream is not known before its end.
+    `on_progress` gets (instances here, instances listed) of a visit, then (files seen, 0): the total of a stream is
+    not known before its end.
     Raises `UnusableArchive` before anything is written where the source is missing, hostile or empty.
     """
     place = sources.place_of(ref.source, zones=zones, keyring=keyring)
-    visit = fetch.fetch(ref, zones=zones, keyring=keyring)
+    visit = fetch.fetch(ref, zones=zones, keyring=keyring, on_progress=on_progress)
     root = sources.locate(ref.source, zones=zones, keyring=keyring)
     desk = _Desk(ref=ref, place=place, root=root, spool=intake.spool(ref.source, zones), zones=zones, keyring=keyring)
     if not root.exists():
