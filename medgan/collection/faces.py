@@ -27,9 +27,9 @@ def cuts(
         return {}
     with cluster.open_client(workers=workers, scheduler=scheduler) as client:
         run = partial(of_study, zones=zones, key_handle=key_handle)
-        futures = client.map(run, wanted, pure=False)  # type: ignore[no-untyped-call]
+        futures = client.map(run, wanted, pure=False)
         found: Cuts = {}
-        for part in client.gather(futures):
+        for part in client.gather(futures):  # type: ignore[no-untyped-call]
             found |= part
     return found
 
