@@ -17,10 +17,13 @@ from medgan.settings import Zones
 def register(path: Path, workspace: Path, name: str | None = None) -> ArchiveRef:
     """Check that `path` can be ingested, seal its place under `workspace`, and give its handle.
 
+    The name of a source that `medgan source add` registered (a PACS, a store, a drop folder) does as well.
     Raises `UnusableArchive` or `UnusableKey` before anything is written.
     """
-    sources.preflight(path)
     zones = Zones.under(workspace)
+    if not path.exists() and str(path) in sources.registered(zones):
+        return ArchiveRef(source=str(path))
+    sources.preflight(path)
     return sources.register(path, zones=zones, keyring=keys.load(zones.pseudonym_key), name=name)
 
 

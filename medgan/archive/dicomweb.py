@@ -86,13 +86,13 @@ class _Server:
 
     def find(self) -> list[Listed]:
         """Every instance that the query of the address lists, each once."""
-        keys = query.keys_of(self._place)
+        keys, of_series = query.keys_of(self._place)
         found = []
         for study in sorted({_value(one, "0020000D") for one in self.search("search_for_studies", keys)}):
             if query.is_uid(study):
                 found += [
                     Listed(study, _value(one, "0020000E"), _value(one, "00080018"), _value(one, "00080016"))
-                    for one in self.search("search_for_instances", study_instance_uid=study)
+                    for one in self.search("search_for_instances", of_series, study_instance_uid=study)
                 ]
         return sorted({one for one in found if query.is_uid(one.instance) and query.is_uid(one.series)})
 

@@ -74,29 +74,25 @@ def fetch(place: Place, landing: Landing, *, report: Report | None = None) -> Fe
 
 def find(place: Place, associations: int = 1) -> list[Listed]:
     """Every instance that the query of the address lists, each once."""
-    keys = query.keys_of(place)
+    keys, of_series = query.keys_of(place)
     with _association(place, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as ours:
-        studies = {str(one.get("StudyInstanceUID", "")) for one in _matches(ours, "STUDY", keys | _asked("Study"))}
+        studies = {str(one.get("StudyInstanceUID", "")) for one in _matches(ours, "STUDY", _asked("Study") | keys)}
     found: list[Listed] = []
 
     def look(study: str) -> None:
         with _association(place, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as mine:
-            wanted = {name: value for name, value in keys.items() if name in {"Modality", "SeriesDescription"}}
-            within = {"StudyInstanceUID": study} | wanted
-            for series in {
-                str(one.get("SeriesInstanceUID", "")) for one in _matches(mine, "SERIES", within | _asked("Series"))
-            }:
-                if query.is_uid(series):
-                    below = {
-                        "StudyInstanceUID": study,
-                        "SeriesInstanceUID": series,
-                        "SOPInstanceUID": "",
-                        "SOPClassUID": "",
-                    }
-                    found.extend(
-                        Listed(study, series, str(one.get("SOPInstanceUID", "")), str(one.get("SOPClassUID", "")))
-                        for one in _matches(mine, "IMAGE", below)
-                    )
+            within = {"StudyInstanceUID": study, **_asked("Series"), **of_series}
+            for series in {str(one.get("SeriesInstanceUID", "")) for one in _matches(mine, "SERIES", within)}:
+                below = {
+                    "StudyInstanceUID": study,
+                    "SeriesInstanceUID": series,
+                    "SOPInstanceUID": "",
+                    "SOPClassUID": "",
+                }
+                found.extend(
+                    Listed(study, series, str(one.get("SOPInstanceUID", "")), str(one.get("SOPClassUID", "")))
+                    for one in (_matches(mine, "IMAGE", below) if query.is_uid(series) else ())
+                )
 
     _side_by_side(associations, sorted(filter(query.is_uid, studies)), look)
     return sorted({one for one in found if query.is_uid(one.instance)})

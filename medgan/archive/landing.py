@@ -38,7 +38,7 @@ class Landing:
         """Open it, making it where there is none, and clear away what writers left that are gone."""
         self.files = folder(source, zones)
         self._partial = self.files.parent / "partial"
-        self._names = self.files.parent / "names.sealed"
+        self._names = _names_file(source, zones)
         self._keyring = keyring
         try:
             for path in (self.files, self._partial):
@@ -103,22 +103,31 @@ class Landing:
 
     def name(self, names: Mapping[str, str]) -> None:
         """Remember what the sender calls the files under these handles: a table may speak of them so."""
-        known = self.names()
+        known = _names_of(self._names, self._keyring)
         if any(known.get(handle) != name for handle, name in names.items()):
             plain = json.dumps(known | dict(names)).encode()
             write_atomically(self._names, self._keyring.seal(_NAMES, plain))
-
-    def names(self) -> dict[str, str]:
-        """Handle -> the sender's name."""
-        if not self._names.exists():
-            return {}
-        found: dict[str, str] = json.loads(self._keyring.unseal(_NAMES, self._names.read_bytes()))
-        return found
 
     def _listed(self) -> Iterator[str]:
         for shelf in os.scandir(self.files):
             if shelf.is_dir(follow_symlinks=False):
                 yield from (entry.name for entry in os.scandir(shelf.path))
+
+
+def names(source: str, *, zones: Zones, keyring: Keyring) -> dict[str, str]:
+    """Handle -> what the sender calls the file; empty where senders have no names."""
+    return _names_of(_names_file(source, zones), keyring)
+
+
+def _names_of(sealed: Path, keyring: Keyring) -> dict[str, str]:
+    if not sealed.exists():
+        return {}
+    found: dict[str, str] = json.loads(keyring.unseal(_NAMES, sealed.read_bytes()))
+    return found
+
+
+def _names_file(source: str, zones: Zones) -> Path:
+    return folder(source, zones).parent / "names.sealed"
 
 
 def handle_of(path: Path) -> str:

@@ -47,6 +47,15 @@ _SCHEMES: Final[dict[str, Kind]] = {
     "dicomweb+http": "dicomweb",
     **dict[str, Kind].fromkeys(BUCKETS, "bucket"),
 }
+_OPTIONS: Final[dict[Kind, frozenset[str]]] = {
+    "files": frozenset(),
+    "drop": frozenset(("settle",)),
+    "bucket": frozenset(("endpoint", "region", "anonymous", "associations")),
+    "dicomweb": frozenset(("days", "associations", "ca")),
+    "pacs": frozenset(("calling", "retrieve", "port", "bind", "days", "associations", "timeout", "ca", "cert", "key")),
+    "receiver": frozenset(("from", "cert", "key", "ca")),
+}
+"""What an address of each kind may say in small letters; DICOM keywords begin with a capital."""
 _TITLE: Final = re.compile(r"[A-Za-z0-9_.-][A-Za-z0-9_. -]{0,15}")  # PS3.5 6.2, AE: 16 characters; ours are plainer
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{1,31}:")
 
@@ -93,6 +102,9 @@ def parse(text: str) -> Place:
             "an address holds no password and no #: give passwords by the environment (docs/ingest.md)"
         )
     options = dict(parse_qsl(split.query, keep_blank_values=True))
+    unknown = sorted(name for name in options if name.islower() and name not in _OPTIONS[kind])
+    if unknown:
+        raise InvalidRequest(f"this kind of address has the options {', '.join(sorted(_OPTIONS[kind]))}, and no other")
     if kind == "drop":
         resolved = Path(unquote(split.path)).resolve()
         return Place(kind=kind, text=text, scheme=split.scheme, path=resolved, options=options)
@@ -165,7 +177,7 @@ def credential(source: str, what: Literal["USER", "PASSWORD", "TOKEN"]) -> str:
 
 
 def _check_titles(title: str, options: dict[str, str]) -> None:
-    titles = [title, *(options[name] for name in ("calling", "move_to") if name in options)]
+    titles = [title, *(options[name] for name in ("calling",) if name in options)]
     titles += [one.strip() for one in options.get("from", "").split(",") if one.strip()]
     if not all(_TITLE.fullmatch(one) for one in titles):
         raise InvalidRequest("an AE title has 1 to 16 letters, digits and _.- and stands before the @ of the address")

@@ -14,6 +14,9 @@ from medgan.archive.place import Place
 from medgan.errors import InvalidRequest
 
 _UID: Final = re.compile(r"[0-9.]{1,64}")
+_OF_SERIES: Final = frozenset(
+    ("Modality", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "BodyPartExamined", "ProtocolName")
+)
 _OPTION: Final = re.compile(r"[a-z_]+")
 
 
@@ -37,8 +40,11 @@ class Fetched:
     waiting: int = 0
 
 
-def keys_of(place: Place) -> dict[str, str]:
-    """Matching keys by keyword (PS3.4 C.2.2.2): the capitalised options, and `days=N` as a range of study dates."""
+def keys_of(place: Place) -> tuple[dict[str, str], dict[str, str]]:
+    """Matching keys by keyword, of studies and of series (PS3.4 C.2.2.2): the capitalised options of the address.
+
+    `days=N` is a range of study dates.
+    """
     keys = {name: value for name, value in place.options.items() if not _OPTION.fullmatch(name)}
     for name in keys:
         if tag_for_keyword(name) is None:
@@ -47,7 +53,8 @@ def keys_of(place: Place) -> dict[str, str]:
         days = place.number("days", 1, least=1, most=36_500)
         today = datetime.now(UTC).date()
         keys["StudyDate"] = f"{today - timedelta(days=days):%Y%m%d}-{today + timedelta(days=1):%Y%m%d}"
-    return keys
+    of_series = {name: value for name, value in keys.items() if name in _OF_SERIES}
+    return {name: value for name, value in keys.items() if name not in _OF_SERIES}, of_series
 
 
 def is_uid(text: str) -> bool:

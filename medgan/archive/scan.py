@@ -181,7 +181,7 @@ def _outcomes(
     names, most = {}, limits.MAX_MEMBERS
     if desk.place.is_remote:
         most = limits.MAX_LANDED
-        names = landing.Landing(desk.ref.source, zones=desk.zones, keyring=desk.keyring).names()
+        names = landing.names(desk.ref.source, zones=desk.zones, keyring=desk.keyring)
     for path in container.files(desk.root, most=most):
         if settle is not None and drop.waits(path, settle):
             found.waiting += 1

@@ -43,7 +43,7 @@ def test_a_place_is_known_by_its_form(text, kind):
     [
         "file:///etc/passwd", "http://pacs.example/", "simplecache::s3://bucket", "gopher://x", "dicom://PACS@pacs.example",
         "dicom://pacs.example:104", "dicom://A_TITLE_THAT_IS_TOO_LONG@pacs:104", "dicom://me:secret@pacs:104",
-        "dicomweb+https:///no-host", "receive://MEDGAN@127.0.0.1:11112?from=CT*",
+        "dicomweb+https:///no-host", "dicom://PACS@pacs:104?asociations=4", "drop:/incoming?sette=5", "receive://MEDGAN@127.0.0.1:11112?from=CT*",
     ],
 )  # fmt: skip
 def test_an_address_of_another_form_is_refused_and_not_repeated(text):
