@@ -1,0 +1,249 @@
+"""Restoration of real MR slices, volumes of other people than those learned from: `python -m tests.bench.restore_mr`.
+
+Learns from the T1 volumes of Debian's mricron-data (Colin 27 twice, the INIA19 monkey atlas) and is tested on nilearn's
+MNI152 average, of which no slice was seen (without nilearn: learns without Colin 27, tests on him). Each task trains
+two networks of one size for as many steps: the conditional GAN and a U-Net with L1 alone. Beside them: zero-filled
+k-space, bicubic (aligned to the same grid), total variation and non-local means (scikit-image, both at their best
+weight of a small sweep on the test images, which favours them). Then: other modalities, and planted lesions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from medgan.gan import restore
+from medgan.gan.degrade import TASKS, Jpeg, Measurement
+from medgan.gan.restore import RestoreConfig, Restorer, Scans
+from medgan.restoration import learn
+from medgan.restoration.measure import psnr_db, spectrum_distance_db, ssim
+from tests.bench.__main__ import machine
+
+TEMPLATES = Path("/usr/share/mricron/templates")
+COLIN, COLIN_FINE, MONKEY = (TEMPLATES / f"{name}.nii.gz" for name in ("ch2", "ch2better", "inia19-t1-brain"))
+MNI = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+TASK_NAMES = ("super-resolution-x2", "denoise", "inpaint", "compression")
+
+
+def volume(path: Path) -> np.ndarray:
+    import gzip
+
+    slices = learn.nifti_frames(gzip.decompress(path.read_bytes()))
+    lo, hi = np.percentile(slices, (0.1, 99.9))
+    return (np.clip((slices - lo) / (hi - lo), 0, 1) * 2 - 1).astype(np.float32)
+
+
+def volumes(mni: Path | None) -> tuple[list[np.ndarray], list[np.ndarray], str]:
+    """Training images in three orientations, test slices, and what they are."""
+    if mni is None:
+        found = importlib.util.find_spec("nilearn")
+        mni = Path(str(found.submodule_search_locations[0])) / MNI if found is not None else None
+    learned = [MONKEY, COLIN, COLIN_FINE] if mni is not None else [MONKEY]
+    train: list[np.ndarray] = []
+    for path in learned:
+        whole = volume(path)
+        step = 2 if len(whole) < 250 else 3
+        for axis in range(3):
+            planes = np.moveaxis(whole, axis, 0)
+            train += [np.ascontiguousarray(one) for one in planes[len(planes) // 6 : 5 * len(planes) // 6 : step]]
+    order = np.random.default_rng(0).permutation(len(train))
+    whole = volume(mni or COLIN)
+    middle = whole[len(whole) // 4 : 3 * len(whole) // 4 : len(whole) // 20]
+    test = [one[: one.shape[0] // 8 * 8, : one.shape[1] // 8 * 8] for one in middle]
+    return [train[i] for i in order], test, "MNI152 (nilearn)" if mni else "Colin 27"
+
+
+def fit(task: str, train: list[np.ndarray], steps: int, adversarial: int, folder: Path) -> Restorer:
+    config = RestoreConfig(task=task, steps=steps, adversarial_steps=adversarial)
+    return restore.fit(
+        Scans(images=train, patient=np.zeros(len(train), np.int64)), config, folder, attrs={"modality": "MR"}
+    )
+
+
+def measured(task: str, test: list[np.ndarray], quality: int = 10) -> list[Measurement]:
+    rng = np.random.default_rng(1)
+    degradation = TASKS[task].degradation
+    if isinstance(degradation, Jpeg):
+        return [degradation.at(one, quality) for one in test]
+    return [degradation.measure(one, rng) for one in test]
+
+
+def answers(model: Restorer, seen: list[Measurement]) -> list[np.ndarray]:
+    with torch.inference_mode():
+        return [restore.answer(model.network, model.degradation, [one])[0][0, 0].numpy() for one in seen]
+
+
+def bicubic(one: Measurement) -> np.ndarray:
+    """Cubic spline through the small image, whose first sample lies on the large image's first."""
+    from scipy.ndimage import map_coordinates
+
+    factor = one.shape[0] // one.seen.shape[0]
+    where = np.mgrid[: one.shape[0], : one.shape[1]] / factor
+    return map_coordinates(one.seen, where, order=3, mode="nearest").astype(np.float32)
+
+
+def classical(seen: list[Measurement], test: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
+    from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
+
+    pairs = [(one, one.level) for one in seen]
+    out: dict[str, list[np.ndarray]] = {}
+    tv = {w: [denoise_tv_chambolle(m.seen, weight=w * s) for m, s in pairs] for w in (0.5, 1, 1.5)}
+    nlm = {
+        h: [
+            denoise_nl_means(m.seen, h=h * s, sigma=s, patch_size=5, patch_distance=6, fast_mode=True) for m, s in pairs
+        ]
+        for h in (0.4, 0.7, 1.0)
+    }
+    for name, tried in (("total variation", tv), ("non-local means", nlm)):
+        out[name] = max(
+            tried.values(), key=lambda made: float(np.mean([psnr_db(a, b) for a, b in zip(made, test, strict=True)]))
+        )
+    return out
+
+
+def mean_psnr(made: list[np.ndarray], test: list[np.ndarray]) -> float:
+    return float(np.mean([psnr_db(a, b) for a, b in zip(made, test, strict=True)]))
+
+
+def row(name: str, made: list[np.ndarray], test: list[np.ndarray], seen: list[Measurement], task: str) -> str:
+    degradation = TASKS[task].degradation
+    holes = [one.hole for one in seen]
+    pairs = list(zip(made, test, holes, strict=True))
+    psnr = np.mean([psnr_db(a, b) for a, b, _ in pairs])
+    similar = np.mean([ssim(a, b, h) for a, b, h in pairs])
+    contradiction = max(
+        float(np.sqrt(np.mean(np.square(degradation.residual(np.asarray(a, np.float32), m))))) / 2
+        for a, m in zip(made, seen, strict=True)
+    )
+    return f"{name:22}{psnr:9.2f}{similar:9.3f}{spectrum_distance_db(made, test):12.2f}{contradiction:16.1e}\n"
+
+
+def lesions(model: Restorer, test: list[np.ndarray], cases: int = 200) -> tuple[int, int, int]:
+    """(planted, kept, images with an addition): discs of 3-6 px radius, 15-40 % of the window above or below tissue.
+
+    Kept: the restored image with it differs from the restored image without it, averaged over the disc, by half of the
+    planted contrast or more, in the right direction. Added: anywhere in the brain, averaged over such a disc, the
+    restored image without a lesion differs from the truth by half of the least planted contrast or more.
+    """
+    from scipy.ndimage import uniform_filter
+
+    rng = np.random.default_rng(3)
+    degradation = model.degradation
+    kept = added = 0
+    for case in range(cases):
+        truth = test[case % len(test)]
+        tissue = np.argwhere(uniform_filter(truth, 13) > -0.3)
+        row, column = tissue[rng.integers(len(tissue))]
+        disc = np.hypot(*(np.mgrid[: truth.shape[0], : truth.shape[1]] - np.array([row, column])[:, None, None]))
+        radius = rng.uniform(3, 6)
+        contrast = float(rng.choice([-1, 1])) * 2 * rng.uniform(0.15, 0.4)
+        weight = np.clip(radius + 0.5 - disc, 0, 1)
+        sick = (truth + contrast * weight).astype(np.float32)
+        seeds = np.random.default_rng(case), np.random.default_rng(case)
+        pair = [degradation.measure(one, seed) for one, seed in zip((truth, sick), seeds, strict=True)]
+        healthy, lesion = answers(model, pair)
+        found = float(((lesion - healthy) * weight).sum() / weight.sum())
+        kept += found / contrast >= 0.5
+        wrong = uniform_filter(healthy - truth, 5)  # a 5 px square: about the smallest disc
+        added += bool((np.abs(wrong) >= 0.5 * 2 * 0.15).any())
+    return cases, int(kept), int(added)
+
+
+def strangers(path: Path | None) -> dict[str, list[np.ndarray]]:
+    """Images of other modalities: radiographs, and MedNIST's classes where the archive is given."""
+    from tests.builders.cohort import radiographs
+
+    pixels, _ = radiographs(100)
+    out = {"chest radiographs": [np.pad(one, 2, mode="edge").astype(np.float64) for one in pixels]}
+    if path is not None:
+        import csv
+        import zipfile
+
+        from PIL import Image
+
+        with zipfile.ZipFile(path) as archive:
+            name = next(n for n in archive.namelist() if n.endswith("labels.csv"))
+            rows = list(csv.DictReader(io.TextIOWrapper(archive.open(name))))[::80]
+            for one in rows:
+                data = archive.read(name.removesuffix("labels.csv") + one["file"])
+                out.setdefault(one["finding"], []).append(np.asarray(Image.open(io.BytesIO(data)), np.float64))
+    return out
+
+
+def foreign(model: Restorer, image: np.ndarray) -> bool:
+    return model.familiar.distance(restore._by_percentiles(image.astype(np.float32))) > model.familiar.limit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.restore_mr", description=__doc__)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--adversarial", type=int, default=600)
+    parser.add_argument("--tasks", nargs="*", default=list(TASK_NAMES))
+    parser.add_argument("--mni", type=Path, help="MNI152 T1 (.nii.gz), where nilearn is not installed")
+    parser.add_argument("--mednist", type=Path, help="MedNIST (.zip with labels.csv), for other modalities")
+    parser.add_argument("--keep", type=Path, help="folder of trained models; interrupted runs go on")
+    parser.add_argument("--no-baseline", action="store_true", help="leave the L1 U-Net out")
+    parser.add_argument("--lesions", type=int, default=200)
+    given = parser.parse_args(arguments)
+    if not TEMPLATES.is_dir():
+        sys.stdout.write("mricron-data is not installed (apt-get install mricron-data): nothing to restore\n")
+        return 0
+    train, test, what = volumes(given.mni)
+    out = sys.stdout
+    out.write(f"{machine()}; {len(train)} training slices, {len(test)} test slices of {what}\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        keep = given.keep or Path(scratch)
+        for task in given.tasks:
+            begun = time.process_time()
+            model = fit(task, train, given.steps, given.adversarial, keep / f"{task}-gan")
+            seen = measured(task, test)
+            where = "in the hole" if seen[0].hole is not None else ""
+            out.write(f"\n{task}: {given.steps} + {given.adversarial} steps, {time.process_time() - begun:.0f} CPU-s\n")
+            out.write(f"{'':22}{'PSNR dB':>9}{'SSIM':>9}{'spectrum dB':>12}{'contradiction':>16}  {where}\n")
+            plain = [model.degradation.naive(one) for one in seen]
+            out.write(row("plain", plain, test, seen, task))
+            if task.startswith("super"):
+                out.write(row("bicubic", [bicubic(one) for one in seen], test, seen, task))
+            if task == "denoise":
+                for name, made in classical(seen, test).items():
+                    out.write(row(name, made, test, seen, task))
+            if not given.no_baseline:
+                unet = fit(task, train, given.steps + given.adversarial, 0, keep / f"{task}-l1")
+                out.write(row("U-Net, L1", answers(unet, seen), test, seen, task))
+            out.write(row("medgan", answers(model, seen), test, seen, task))
+            covered = [
+                float((np.abs(made.image - truth) <= made.uncertainty)[hole if hole is not None else ...].mean())
+                for made, truth, hole in _whole(model, seen, test)
+            ]
+            out.write(f"errors below the uncertainty: {100 * median(covered):.1f} % (95 % meant)\n")
+            for name, images in strangers(given.mednist).items():
+                refused = sum(
+                    model.familiar.distance(restore._by_percentiles(x.astype(np.float32))) > 1 for x in images
+                )
+                out.write(f"refused: {refused} of {len(images)} {name}\n")
+            own = sum(foreign(model, m.seen if m.hole is None else n) for m, n in zip(seen, plain, strict=True))
+            out.write(f"refused: {own} of {len(seen)} test slices\n")
+            if given.lesions:
+                planted, kept, added = lesions(model, test, given.lesions)
+                out.write(f"lesions: {kept} of {planted} kept, {added} of {planted} images with an addition\n")
+            out.flush()
+    return 0
+
+
+def _whole(model: Restorer, seen: list[Measurement], test: list[np.ndarray]) -> list[tuple]:
+    options = {"window": (-1.0, 1.0), "refuse": False}
+    made = [model.restore(one.seen, hole_HW=one.hole, steps_88=one.steps_88, grey=one.grey, **options) for one in seen]
+    return [(one, truth, m.hole) for one, truth, m in zip(made, test, seen, strict=True)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
