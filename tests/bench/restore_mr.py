@@ -3,8 +3,9 @@
 Learns from the T1 volumes of Debian's mricron-data (Colin 27 twice, the INIA19 monkey atlas) and is tested on nilearn's
 MNI152 average, of which no slice was seen (without nilearn: learns without Colin 27, tests on him). Each task trains
 two networks of one size for as many steps: the conditional GAN and a U-Net with L1 alone. Beside them: zero-filled
-k-space, bicubic (aligned to the same grid), total variation and non-local means (scikit-image, both with and without the
-Rician bias removed and at the best weight of a small sweep on the test images, which favours them). Then: other modalities, and planted lesions.
+k-space, bicubic (aligned to the same grid), total variation and non-local means (scikit-image, both with and without
+the Rician bias removed and at the best weight of a small sweep on the test images, which favours them). Then: other
+modalities, and planted lesions.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def bicubic(one: Measurement) -> np.ndarray:
 
 
 def classical(seen: list[Measurement], test: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """Each filter on the magnitude, and on the squared magnitude less 2 sigma^2 (Rician bias removed); the best wins."""
+    """Each filter on the magnitude, and with its Rician bias removed (m^2 - 2 sigma^2); the best wins."""
     from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
     def tv(x: np.ndarray, sigma: float, strength: float) -> np.ndarray:
