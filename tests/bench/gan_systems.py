@@ -38,7 +38,7 @@ ATTRS = {"intensity_range": [0, 65535], "rescale_slope": 1 / 65535, "rescale_int
 def xray(size_px: int) -> tuple[Sample, Sample, tuple[str, ...]]:
     pixels, labels = radiographs()
     held = np.random.default_rng(0).permutation(len(pixels)) >= 0.76 * len(pixels)
-    return *_split(_squares(pixels, size_px), labels, held), FINDINGS
+    return *_split(squares(pixels, size_px), labels, held), FINDINGS
 
 
 def mednist(path: Path, size_px: int) -> tuple[Sample, Sample, tuple[str, ...]]:
@@ -57,10 +57,10 @@ def mednist(path: Path, size_px: int) -> tuple[Sample, Sample, tuple[str, ...]]:
     classes = tuple(sorted({row["finding"] for row in rows}))
     labels = np.array([classes.index(row["finding"]) for row in rows])
     held = np.arange(len(rows)) // 50 % 5 == 4
-    return *_split(_squares(pixels, size_px), labels, held), classes
+    return *_split(squares(pixels, size_px), labels, held), classes
 
 
-def _squares(pixels: np.ndarray, size_px: int) -> np.ndarray:
+def squares(pixels: np.ndarray, size_px: int) -> np.ndarray:
     return np.stack([resample.to_stored(resample.to_square(x.astype(float), size_px), (0, 255)) for x in pixels])
 
 

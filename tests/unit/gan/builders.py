@@ -25,5 +25,8 @@ def small_config(**changes) -> TrainConfig:
         "tick_kimg": 0.064,
         "seed": 3,
         "precision": "fp32",
+        "finish_g": None,
+        "spectrum_weight": 0.0,
+        "match_spectrum": False,
     }
     return replace(xray_32_cpu(), **(values | changes))

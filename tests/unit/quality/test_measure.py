@@ -191,6 +191,17 @@ def test_utility_tells_useful_labels_from_random_ones(samples):
     assert utility.pca_logistic(train.unit, shuffled, *test).auc < 0.65
 
 
+def test_a_small_network_learns_useful_labels_and_nothing_from_random_ones(samples, monkeypatch):
+    monkeypatch.setattr(utility, "_STEPS", 60)
+    train, holdout = samples
+    test = (holdout.unit, holdout.class_index)
+    first, again = (utility.small_network(train.unit, train.class_index, *test) for _ in range(2))
+    assert first == again
+    assert first.auc > 0.9
+    shuffled = np.random.default_rng(0).permutation(train.class_index)
+    assert utility.small_network(train.unit, shuffled, *test).auc < 0.7
+
+
 def test_a_sample_with_one_class_has_no_utility_but_is_measured(samples):
     train, holdout = samples
     one = Sample(stored=train.stored, class_index=np.zeros(len(train), np.int64), attrs=train.attrs)
