@@ -12,10 +12,10 @@ import hashlib
 import io
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from medgan.deid import actions, codes, frames, private, pseudonym, screen, table, verify
+from medgan.deid import actions, codes, frames, mapping, private, pseudonym, screen, table, verify
 from medgan.deid.elements import (
     DEFLATED,
     EXPLICIT_BIG,
@@ -65,6 +65,9 @@ class DeidentifiedInstance:
     actions: dict[str, int]
     profile: str
     profile_digest: str
+    date_shift_days: int = field(default=0, repr=False)
+    origin: mapping.Origin | None = field(default=None, repr=False)
+    """In memory only: for a site that keeps a map, see `mapping`."""
 
     @functools.cached_property
     def dataset(self) -> Dataset:
@@ -109,7 +112,13 @@ class Work:
         collector.collect(source.elements, listed=_listed(profile))
         self.originals = collector.found
         self.names = frozenset(self.originals.names)
-        self.patient = self._patient(collector)
+        self.origin = mapping.Origin(
+            issuer=collector.text_of(self.raw(ISSUER)),
+            patient_id=collector.text_of(self.raw(PATIENT_ID)),
+            patient_name=collector.text_of(self.raw(PATIENT_NAME)),
+            study_uid=self.raw(STUDY).decode("ascii", "replace"),
+        )
+        self.patient = self._patient()
         self.pixel_bytes: bytes = b""
 
     def raw(self, tag: int) -> bytes:
@@ -131,11 +140,10 @@ class Work:
             raise BadInstance("BAD_UID", "the instance has no valid SOP, series or study instance UID")
         return text
 
-    def _patient(self, collector: verify.Collector) -> pseudonym.Patient:
-        patient_id, issuer = collector.text_of(self.raw(PATIENT_ID)), collector.text_of(self.raw(ISSUER))
-        if patient_id:
-            return pseudonym.patient(self.keyring, issuer, patient_id)
-        name, born = collector.text_of(self.raw(PATIENT_NAME)), self.raw(BIRTH_DATE).decode("ascii", "replace")
+    def _patient(self) -> pseudonym.Patient:
+        if self.origin.patient_id:
+            return pseudonym.patient(self.keyring, self.origin.issuer, self.origin.patient_id)
+        name, born = self.origin.patient_name, self.raw(BIRTH_DATE).decode("ascii", "replace")
         if not name:
             raise BadInstance("NO_PATIENT", "the instance names no patient, so it cannot be kept apart from others")
         return pseudonym.patient(self.keyring, "\0name", f"{screen.fold(name)}\0{born}")
@@ -301,6 +309,8 @@ def deidentify(
         actions=dict(sorted(work.counts.items())),
         profile=profile.name,
         profile_digest=profile.digest,
+        date_shift_days=work.patient.date_shift_days,
+        origin=work.origin,
     )
 
 

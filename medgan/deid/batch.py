@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from medgan import keys
 from medgan.archive import container, sources
 from medgan.archive.storage import write_atomically
-from medgan.deid import apply, audit, deface, elements, profile, pseudonym
+from medgan.deid import apply, audit, deface, elements, mapping, profile, pseudonym
 from medgan.errors import BadInstance, IntegrityError, InvalidRequest
 from medgan.records import QuarantineReason, QuarantineRecord
 
@@ -52,6 +52,7 @@ class _Job:
     site: str
     key_handle: str
     cuts: dict[str, deface.Shear] = field(default_factory=dict)
+    keeps_origin: bool = False
 
 
 def deidentify_tree(
@@ -62,19 +63,24 @@ def deidentify_tree(
     site: str = "",
     key_handle: str,
     workers: int = 1,
+    map_path: Path | None = None,
+    map_key_handle: str = "",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """De-identify every instance of `source` (folder, zip, tar or file) into `destination`.
 
     Raises `UnusableArchive`, `UnusableKey` or `InvalidRequest` before anything is written. A file that is refused
-    leaves a record in `quarantine/`, and the run goes on.
+    leaves a record in `quarantine/`, and the run goes on. With `map_path` the way back is kept there, sealed with the
+    key behind `map_key_handle` (the pseudonym key where it is empty).
     """
     sources.preflight(source)
     keyring = keys.load(key_handle)
     chosen = profile.load(profile_name, site)
     _check_apart(source, destination)
+    map_key = _check_map(map_path, destination, map_key_handle or key_handle)
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
+    origins: dict[str, dict[str, str | int]] = {}
     with tempfile.TemporaryDirectory(prefix="medgan-deid-") as spool:
         leaves = [leaf for leaf in container.leaves(source, spool=Path(spool)) if not _is_index(leaf)]
         job = _Job(
@@ -82,10 +88,12 @@ def deidentify_tree(
             profile=chosen.name,
             site=site,
             key_handle=key_handle,
+            keeps_origin=map_path is not None,
             cuts=_cuts(leaves, keyring) if deface.OPTION in chosen.options else {},
         )
         with audit.Log(destination / AUDIT) as log:
             for done, outcome in enumerate(_outcomes(leaves, job, workers), start=1):
+                origins |= outcome.pop("origin", {})
                 _settle(outcome, destination)
                 log.add(outcome)
                 if "refused" in outcome:
@@ -96,6 +104,8 @@ def deidentify_tree(
                 if on_progress is not None:
                     on_progress(done, len(leaves))
     shutil.rmtree(destination / PARTS, ignore_errors=True)
+    if map_path is not None:
+        mapping.add(map_path, origins, map_key)
     return Report(
         received=len(leaves),
         written=counts["written"],
@@ -109,6 +119,16 @@ def _check_apart(source: Path, destination: Path) -> None:
     from_path, to_path = source.resolve(), destination.resolve()
     if from_path == to_path or from_path in to_path.parents or to_path in from_path.parents:
         raise InvalidRequest("source and destination lie inside each other: give a destination of its own")
+
+
+def _check_map(map_path: Path | None, destination: Path, handle: str) -> keys.Keyring:
+    """The map's key; a map must not lie with what it leads back from."""
+    if map_path is not None and destination.resolve() in map_path.resolve().parents:
+        raise InvalidRequest("the map leads back to patients: give it a place outside of the destination")
+    keyring = keys.load(handle)
+    if map_path is not None:
+        mapping.opened(map_path, keyring)  # better now than after a night's work
+    return keyring
 
 
 def _cuts(leaves: list[Leaf], keyring: keys.Keyring) -> dict[str, deface.Shear]:
@@ -164,7 +184,16 @@ def _one(leaf: Leaf, job: _Job) -> dict[str, Any]:
     except BadInstance as refusal:
         return {"source_sha256": digest.hexdigest(), "refused": QuarantineReason(refusal.reason).value}
     write_atomically(job.destination / PARTS / clean.source_sha256, clean.data)
+    origin = {}
+    if job.keeps_origin and clean.origin is not None:
+        origin["origin"] = mapping.entries(
+            clean.origin,
+            patient_key=clean.patient_key,
+            study_key=clean.study_key,
+            days=clean.date_shift_days,
+        )
     return {
+        **origin,
         "place": f"{clean.patient_key}/{clean.study_key}/{clean.series_key}/{clean.instance_key}.dcm",
         "source_sha256": clean.source_sha256,
         "output_sha256": hashlib.sha256(clean.data).hexdigest(),

@@ -47,11 +47,14 @@ def run(
     profile: ProfileOption = "basic",
     site: SiteOption = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
+    map_path: Annotated[
+        Path | None, typer.Option("--map", help="Keep the way back to patients in this file, sealed. Default: none.")
+    ] = None,
+    map_key: Annotated[str, typer.Option("--map-key", help="Key that seals the map, if not --key.")] = "",
 ) -> None:
     """De-identify DICOM files. Exit status: 0 all done, 2 unusable input, 3 some quarantined."""
     from medgan.deid import batch
 
-    handle = key if key.startswith(("file:", "env:")) else f"file:{Path(key).resolve()}"
     columns = (TextColumn("de-identifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("deid", total=None)
@@ -60,8 +63,10 @@ def run(
             destination,
             profile_name=profile,
             site=_site_text(site),
-            key_handle=handle,
+            key_handle=_handle(key),
             workers=workers,
+            map_path=map_path,
+            map_key_handle=_handle(map_key) if map_key else "",
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     table = Table.grid(padding=(0, 2))
@@ -83,6 +88,28 @@ def explain(profile: ProfileOption = "basic", site: SiteOption = None) -> None:
 
     for sentence in profiles.explain(profiles.load(profile, _site_text(site))):
         typer.echo(sentence)
+
+
+@deid.command("lookup")
+def look_up(
+    pseudonym: Annotated[str, typer.Argument(help="pt-... or st-..., as the files are named.")],
+    map_path: Annotated[Path, typer.Option("--map", help="The map that a run kept.")],
+    map_key: Annotated[str, typer.Option("--map-key", envvar="MEDGAN_MAP_KEY", help="file:PATH or env:NAME.")],
+    reviewer: ReviewerOption,
+) -> None:
+    """Who or what a pseudonym stands for; the question is written into the log beside the map."""
+    from medgan import keys
+    from medgan.deid import mapping
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in mapping.look_up(map_path, pseudonym, keys.load(_handle(map_key)), reviewer=reviewer).items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+def _handle(key: str) -> str:
+    """A key's handle; a bare path is a file."""
+    return key if key.startswith(("file:", "env:")) else f"file:{Path(key).resolve()}"
 
 
 def _site_text(site: Path | None) -> str:
