@@ -107,8 +107,8 @@ def _card(dataset: Dataset) -> str:
     lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items()]  # JSON is YAML
     origin = (
         f"**SYNTHETIC**: no image shows a patient. Exported from `{manifest.name}@{manifest.version}`, whose "
-        f"signed manifest has SHA-256 `{manifest.digest}`. Pixels are the stored 16-bit values; how they become physical ones: "
-        f"`{json.dumps(dataset.attrs, sort_keys=True)}`."
+        f"signed manifest has SHA-256 `{manifest.digest}`. Pixels are the stored 16-bit values; "
+        f"how they become physical ones: `{json.dumps(dataset.attrs, sort_keys=True)}`."
     )
     signed = [dataset.folder / name for name in ("DATASHEET.md", "TERMS.md")]
     texts = [path.read_text(encoding="utf-8") for path in signed if path.is_file()]
