@@ -41,18 +41,14 @@ def write_version(
     (staging / "prov.jsonld").write_bytes(provenance.render(facts))
     data_files = list_files(staging, pixel_sha256)
     (staging / "croissant.json").write_bytes(croissant.render(facts, data_files))
-    catalogue.write_version(staging, facts, evidence, data_files)
+    found = None
     if previous is not None:
-        draft = _manifest(evidence, request, facts, list_files(staging, pixel_sha256), previous)
-        _write_difference(staging / "reports", draft, previous, dict(before or {}))
+        draft = _manifest(evidence, request, facts, data_files, previous)
+        found = diff.compare(previous, draft, dict(before or {}), _numbers(staging / "reports"))
+        body = found.model_dump(mode="json", exclude={"bytes"})  # the size would have to count this very file
+        (staging / "reports" / f"diff-from-{previous.version}.json").write_bytes(canonical_json(body))
+    catalogue.write_version(staging, facts, evidence, data_files, difference=found)
     return _manifest(evidence, request, facts, list_files(staging, pixel_sha256), previous)
-
-
-def _write_difference(reports: Path, made: Manifest, previous: Manifest, old: dict[str, float]) -> None:
-    """`diff-from-<previous>.json`: what changed, as `medgan diff` computes it."""
-    found = diff.compare(previous, made, old, _numbers(reports))
-    body = found.model_dump(mode="json", exclude={"bytes"})  # the size would have to count this very file
-    (reports / f"diff-from-{previous.version}.json").write_bytes(canonical_json(body))
 
 
 def _numbers(reports: Path) -> dict[str, float]:

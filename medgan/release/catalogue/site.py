@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from medgan.client.diff import Difference
 from medgan.records import Index, ManifestFile
 from medgan.release import facts as fact_module
 from medgan.release.catalogue import preview
@@ -41,8 +42,15 @@ _MEASURES = {
 }
 
 
-def write_version(staging: Path, facts: Facts, evidence: Evidence, files: tuple[ManifestFile, ...]) -> None:
-    """Write `index.html`, its scripts and `preview/` of one version."""
+def write_version(
+    staging: Path,
+    facts: Facts,
+    evidence: Evidence,
+    files: tuple[ManifestFile, ...],
+    *,
+    difference: Difference | None = None,
+) -> None:
+    """Write `index.html`, its scripts and `preview/` of one version; `difference` from the version before it."""
     sheets = preview.sheets(evidence.images, evidence.labels["class"].astype(str).tolist(), facts.attributes)
     (staging / "preview").mkdir()
     for sheet in sheets:
@@ -65,6 +73,7 @@ def write_version(staging: Path, facts: Facts, evidence: Evidence, files: tuple[
             chart=intensity_chart(evidence.images, facts.attributes, evidence.reports["quality.json"]),
             page_data=_script_data(_page_data(facts, evidence, rows)),
             total_bytes=sum(file.size for file in files),
+            difference=difference,
         )
     )
     (staging / "index.html").write_text(page)
@@ -87,6 +96,12 @@ def size(count: int) -> str:
 def measure_title(name: str) -> str:
     """A measure's name for people; an unknown one with its underscores opened."""
     return _MEASURES.get(name, name.replace("_", " ").capitalize())
+
+
+def change_title(name: str) -> str:
+    """`quality: kid` and `privacy: nearest` of a difference, for people."""
+    kind, _, measure = name.partition(": ")
+    return f"{kind.capitalize()}: {measure_title(measure)}"
 
 
 def _filters(evidence: Evidence, rows: list[int]) -> dict[str, list[str]]:
@@ -144,4 +159,5 @@ def _environment() -> jinja2.Environment:
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["size"] = size
     environment.filters["measure"] = measure_title
+    environment.filters["change"] = change_title
     return environment
