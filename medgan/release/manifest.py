@@ -45,8 +45,8 @@ def write_version(
     if previous is not None:
         draft = _manifest(evidence, request, facts, data_files, previous)
         found = diff.compare(previous, draft, dict(before or {}), _numbers(staging / "reports"))
-        body = found.model_dump(mode="json", exclude={"bytes"})  # the size would have to count this very file
-        (staging / "reports" / f"diff-from-{previous.version}.json").write_bytes(canonical_json(body))
+        said = found.model_dump(mode="json", exclude={"bytes"})  # the size would have to count this very file
+        (staging / "reports" / f"diff-from-{previous.version}.json").write_bytes(canonical_json(said))
     catalogue.write_version(staging, facts, evidence, data_files, difference=found)
     return _manifest(evidence, request, facts, list_files(staging, pixel_sha256), previous)
 

@@ -13,8 +13,17 @@ from PIL import Image
 
 COLUMNS = 8
 TILES = 64
-LOSSLESS_UP_TO_PX = 64
-"""Tiles up to this size are stored without loss; larger ones at quality 80, to keep a page below 500 kB."""
+SHEETS_BYTES = 300_000
+"""What all sheets of a page may take together, so that a page stays below 500 kB before an image is opened."""
+
+TILES_A_PAGE = 384
+"""How many tiles all classes share: each costs 300 bytes of page."""
+
+_LEAST_BYTES_A_PIXEL = 0.02
+"""Radiographs take 0.04 and more at these qualities."""
+
+LADDER = ((64, None), (160, 80), (96, 75), (64, 70), (48, 60), (32, 50), (24, 40))
+"""Largest side in px and quality (None: without loss) of a tile, tried in this order until a sheet fits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,24 +45,32 @@ class Sheet:
 def sheets(images_NHW: npt.NDArray[np.uint16], labels: Sequence[str], attributes: dict[str, Any]) -> tuple[Sheet, ...]:
     """A sheet for each class in sorted order, of its first images: chosen by place, never by looks."""
     made = []
-    for number, label in enumerate(sorted(set(labels))):
+    classes = sorted(set(labels))
+    tiles = _tiles(len(classes))
+    for number, label in enumerate(classes):
         of_class = np.flatnonzero(np.asarray(labels) == label)
-        rows = of_class[:TILES]
+        rows = of_class[:tiles]
         made.append(
             Sheet(
                 label=label,
                 file=f"preview/class-{number}.webp",
                 rows=tuple(map(int, rows)),
                 total=len(of_class),
-                body=webp(mosaic(window(images_NHW[rows], attributes), COLUMNS), lossless=_small(images_NHW)),
+                body=_fitting(window(images_NHW[rows], attributes), COLUMNS, SHEETS_BYTES // len(classes)),
             )
         )
     return tuple(made)
 
 
+def _tiles(classes: int) -> int:
+    """Tiles a class: 64, or what is left of a page's share when there are many classes, in whole lines if possible."""
+    share = max(1, min(TILES, TILES_A_PAGE // max(1, classes)))
+    return share // COLUMNS * COLUMNS or share
+
+
 def cover(images_NHW: npt.NDArray[np.uint16], attributes: dict[str, Any]) -> bytes:
     """WebP of the first twelve images, four by three, for the registry's index page."""
-    return webp(mosaic(window(images_NHW[:12], attributes), 4), lossless=_small(images_NHW))
+    return _fitting(window(images_NHW[:12], attributes), 4, SHEETS_BYTES // 8)
 
 
 def window(images_NHW: npt.NDArray[np.uint16], attributes: dict[str, Any]) -> npt.NDArray[np.uint8]:
@@ -72,13 +89,34 @@ def mosaic(tiles_NHW: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.uin
     return full.reshape(lines, columns, height, width).swapaxes(1, 2).reshape(lines * height, columns * width)
 
 
-def webp(picture_HW: npt.NDArray[np.uint8], *, lossless: bool) -> bytes:
-    """WebP bytes of an 8-bit grey picture; the same bytes every time for one version of libwebp."""
+def webp(picture_HW: npt.NDArray[np.uint8], *, quality: int | None) -> bytes:
+    """WebP bytes of an 8-bit grey picture, without loss for None; the same every time for one version of libwebp."""
     out = io.BytesIO()
-    Image.fromarray(picture_HW).convert("RGB").save(out, "WEBP", lossless=lossless, quality=80, method=4)
+    lossless = quality is None
+    Image.fromarray(picture_HW).convert("RGB").save(out, "WEBP", lossless=lossless, quality=quality or 80, method=4)
     return out.getvalue()
 
 
-def _small(images_NHW: npt.NDArray[np.uint16]) -> bool:
-    height, width = images_NHW.shape[1:]
-    return bool(max(height, width) <= LOSSLESS_UP_TO_PX)
+def _fitting(tiles_NHW: npt.NDArray[np.uint8], columns: int, budget: int) -> bytes:
+    """The best sheet of `LADDER` that takes at most `budget` bytes; the last one if none does."""
+    body = b""
+    side = max(tiles_NHW.shape[1:])
+    for largest, quality in LADDER:
+        if quality is None and side > largest:
+            continue  # reduced pictures are not stored without loss
+        if min(side, largest) ** 2 * len(tiles_NHW) * _LEAST_BYTES_A_PIXEL > budget:
+            continue  # hopeless: not worth encoding
+        body = webp(mosaic(_reduced(tiles_NHW, largest), columns), quality=quality)
+        if len(body) <= budget:
+            break
+    return body or webp(mosaic(_reduced(tiles_NHW, LADDER[-1][0]), columns), quality=LADDER[-1][1])
+
+
+def _reduced(tiles_NHW: npt.NDArray[np.uint8], largest: int) -> npt.NDArray[np.uint8]:
+    """Tiles whose longer side is at most `largest` px, averaged (Pillow's box filter widens to the factor)."""
+    height, width = tiles_NHW.shape[1:]
+    if max(height, width) <= largest:
+        return tiles_NHW
+    scale = largest / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.stack([np.asarray(Image.fromarray(tile).resize(size, Image.Resampling.BOX)) for tile in tiles_NHW])

@@ -118,7 +118,8 @@
   };
 
   const showSheet = (image, tile) => {
-    const at = Number(tile.dataset.t), w = facts.size[1], h = facts.size[0];
+    const lines = Number(tile.parentElement.dataset.lines);
+    const at = Number(tile.dataset.t), w = image.naturalWidth / 8, h = image.naturalHeight / lines;
     const c = 2 * level.value / width.value, b = 1 / Math.max(2 * level.value, 0.02);
     context.filter = `brightness(${b}) contrast(${c})`;
     context.imageSmoothingQuality = "high";

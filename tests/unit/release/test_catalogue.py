@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import re
 import threading
@@ -12,8 +13,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from numcodecs import blosc
+from PIL import Image
 
 from medgan.release import retract
+from medgan.release.catalogue import preview
 from tests.builders import browser as browsers
 
 needs_browser = pytest.mark.skipif(
@@ -205,3 +208,19 @@ def test_every_control_has_a_name(tab, site):
     assert nameless == 0
     assert tab.run("document.documentElement.lang") == "en"
     assert tab.run("document.querySelectorAll('h1').length") == 1
+
+
+@pytest.mark.parametrize(("side", "classes"), [(64, 1), (128, 2), (256, 12), (64, 60)])
+def test_pictures_of_a_page_stay_within_their_share_however_large_and_many(side, classes):
+    rng = np.random.default_rng(0)
+    small = rng.normal(30000, 9000, (classes * 9, 16, 16))
+    images = np.kron(small, np.ones((side // 16, side // 16)))
+    images = np.clip(images + rng.normal(0, 2000, images.shape), 0, 65535).astype(np.uint16)
+    sheets = preview.sheets(images, [f"{row % classes:02}" for row in range(len(images))], {})
+    assert len(sheets) == classes
+    assert sum(len(sheet.body) for sheet in sheets) <= preview.SHEETS_BYTES
+    assert sum(len(sheet.rows) for sheet in sheets) <= preview.TILES_A_PAGE
+    for sheet in sheets:
+        with Image.open(io.BytesIO(sheet.body)) as picture:
+            assert picture.width % preview.COLUMNS == 0
+            assert picture.height % sheet.lines == 0
