@@ -12,7 +12,15 @@ from medgan.records import ArchiveRef
 from medgan.settings import Zones
 
 
-def follow(source: str, *, zones: Zones, collection: str, profile: str) -> Iterator[str]:
+def follow(
+    source: str,
+    *,
+    zones: Zones,
+    collection: str,
+    profile: str,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> Iterator[str]:
     """One look a step, for ever; gives what came of it in a line, empty where nothing had changed.
 
     Raises whatever will not be better at the next look; what is `retryable` is said and tried again.
@@ -26,8 +34,9 @@ def follow(source: str, *, zones: Zones, collection: str, profile: str) -> Itera
                 yield ""
                 continue
             report = ingest.ingest(
-                found, zones=zones, key_handle=zones.pseudonym_key, collection=collection, profile=profile
-            )
+                found, zones=zones, key_handle=zones.pseudonym_key, collection=collection, profile=profile,
+                workers=workers, scheduler=scheduler,
+            )  # fmt: skip
         except UnusableArchive as unusable:
             yield str(unusable)  # nothing has arrived yet, or what arrived must be looked at
         except MedganError as failed:
