@@ -69,7 +69,7 @@ class Degradation(Protocol):
         ...
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def crop_matrix(size: int, small: int) -> NDArray[np.float32]:
     """(small, size): keep the `small` lowest frequencies of a line and give it on `small` samples, mean kept.
 
@@ -86,7 +86,7 @@ def crop_matrix(size: int, small: int) -> NDArray[np.float32]:
     return real
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def fill_matrix(size: int, small: int) -> NDArray[np.float32]:
     """(size, small): the band-limited line through `small` samples on `size` samples (zero-filled k-space)."""
     lines = np.fft.fft(np.eye(small), axis=0)

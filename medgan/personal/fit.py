@@ -219,6 +219,8 @@ def _write(
     for arm, by_shots in compared.values.items():
         for count, values in by_shots.items():
             mean, low, high = interval(values)
+            if compared.metric == "AUC":  # an interval of seeds does not know that an area ends at 1
+                low, high = max(low, 0.0), min(high, 1.0)
             scores.append(ArmScore(arm=arm, shots=count, mean=mean, low=low, high=high))
     whole = {
         "release": f"{dataset.name}@{dataset.version}",

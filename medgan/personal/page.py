@@ -35,7 +35,7 @@ def render(report: PersonalReport) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Personalised training</title>'
         f"<style>{_STYLE}</style>"
-        f"<h1>What {escape(report.release)} gains these cases</h1>"
+        f"<h1>What {escape(report.release)} brings these cases</h1>"
         f'<p class="note">{escape(report.headline)}</p>'
         f"<p>{report.metric} on {report.test_images:,} real test images of {report.test_patients:,} other patients; "
         "means and 95 % intervals over seeds. Every seed draws other training cases.</p>"
@@ -57,7 +57,7 @@ def _curves(scores: tuple[ArmScore, ...], arms: list[str], metric: str) -> str:
 
     def x(count: int) -> float:
         place = shots.index(count) / max(len(shots) - 1, 1)
-        return _LEFT + 30 + place * (_WIDTH - _LEFT - 250)
+        return _LEFT + 30 + place * (_WIDTH - _LEFT - 280)
 
     def y(value: float) -> float:
         kept = min(max(value, low), high)
@@ -65,7 +65,7 @@ def _curves(scores: tuple[ArmScore, ...], arms: list[str], metric: str) -> str:
 
     parts = []
     for tick in np.linspace(low, high, 5):
-        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - 200}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#8884"/>')
+        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - 230}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#8884"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.2f}</text>')
     parts += [f'<text x="{x(n):.0f}" y="{_HEIGHT - 14}" text-anchor="middle">{n}</text>' for n in shots]
     for number, arm in enumerate(arms):
@@ -81,8 +81,8 @@ def _curves(scores: tuple[ArmScore, ...], arms: list[str], metric: str) -> str:
                 )
             parts.append(f'<circle cx="{x(one.shots) + shift:.1f}" cy="{y(one.mean):.1f}" r="3.5" fill="{colour}"/>')
         top = _TOP + 16 + 20 * number
-        parts.append(f'<rect x="{_WIDTH - 190}" y="{top - 9}" width="10" height="10" fill="{colour}"/>')
-        parts.append(f'<text x="{_WIDTH - 174}" y="{top}">{escape(arm)}</text>')
+        parts.append(f'<rect x="{_WIDTH - 220}" y="{top - 9}" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<text x="{_WIDTH - 204}" y="{top}">{escape(arm)}</text>')
     return (
         f'<figure style="margin:0"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{metric} by cases">'
         f"{''.join(parts)}</svg><figcaption>{metric} against the number of real training cases.</figcaption></figure>"

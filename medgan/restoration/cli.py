@@ -25,7 +25,9 @@ def restore(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Folder, zip, tar or file of DICOM; only read.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the derived instances.")],
     task: TaskOption,
-    model: Annotated[Path, typer.Option(help="Folder of the restorer, as `medgan restorer` made it.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the restorer; MEDGAN_RESTORERS/TASK where it is not given.")
+    ] = None,
     mask: Annotated[
         Path | None, typer.Option(help="Inpainting: a PNG or .npy that is not 0 where all images are defective.")
     ] = None,
@@ -38,7 +40,7 @@ def restore(
     from medgan.gan.restore import Restorer
     from medgan.restoration import run
 
-    restorer = Restorer(model)
+    restorer = Restorer(model or _standing(task))
     if restorer.config.task != task:
         raise InvalidRequest(f"this restorer was trained for {restorer.config.task}: name that task or another model")
     with _bar() as bar:
@@ -59,7 +61,7 @@ def restore(
         typer.echo(f"  {count:,} {reason}")
     if report.restored:
         typer.echo(
-            f"largest contradiction of what was measured: {report.inconsistency_worst:.2e} of the window (rms); "
+            f"largest residual A(answer) - seen: {report.inconsistency_worst:.2e} of the window (rms); "
             f"mean bound of the error {report.uncertainty_mean:.3f} of the window"
         )
     typer.echo(f"look at {out / run.PAGE}")
@@ -91,6 +93,18 @@ def restorer(
         f"{made.held_out['psnr_db']:.2f} dB on {made.held_out['images']:.0f} held-out images, "
         f"{made.held_out['naive_psnr_db']:.2f} dB without the network"
     )
+
+
+def _standing(task: str) -> Path:
+    """The site's restorer for a task, below the folder that MEDGAN_RESTORERS names."""
+    import os
+
+    from medgan.errors import InvalidRequest
+
+    root = os.environ.get("MEDGAN_RESTORERS")
+    if not root:
+        raise InvalidRequest("no restorer: name one by --model, or train one: medgan restorer IMAGES MODEL --task TASK")
+    return Path(root) / task
 
 
 def _bar() -> Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -88,6 +89,8 @@ def train(
 
 def restorer_folder(handle: str, *, zones: Zones) -> Path:
     """Where a restorer lies: learned from patients, so in the pseudonymised zone."""
+    if not re.fullmatch(r"rs-[0-9a-f]{16,64}", handle):
+        raise InvalidRequest("a restorer's handle is rs- and 16 to 64 hex digits")
     return zones.pseudonymised / "restorers" / handle
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgan.gan import grid
+from medgan.gan.degrade import task
 from medgan.gan.restore import Restored
 from medgan.records import RestorationReport
 
@@ -51,10 +52,11 @@ def render(report: RestorationReport, held_out: dict[str, float], pictures: list
     counts = [("files received", report.received), ("restored", report.restored), ("left alone", report.untouched)]
     counts += [(f"quarantined: {reason}", count) for reason, count in report.quarantined.items()]
     table = "".join(f"<tr><th>{html.escape(name)}<td>{count:,}" for name, count in counts)
+    exact = task(report.task).degradation.exact
+    told = "contradicts what was seen by" if exact else "took for noise (rms):"
     shown = "".join(
-        f"<figure>{''.join(_image(png, name) for name, png in _named(one))}<figcaption>contradicts what was seen by "
-        f"{one.inconsistency:.2e} of the window (rms); {100 * one.invented_share:.1f} % of the energy was added"
-        "</figcaption></figure>"
+        f"<figure>{''.join(_image(png, name) for name, png in _named(one))}<figcaption>{told} {one.inconsistency:.1e} of "
+        f"the window; the change has {100 * one.invented_share:.1f} % of the image's energy</figcaption></figure>"
         for one in pictures
     )
     return (

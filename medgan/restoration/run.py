@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from medgan.archive import container, judge, quarantine, sources
 from medgan.archive.container import Leaf
 from medgan.collection import durable
-from medgan.errors import BadInstance, InvalidRequest, UnusableArchive
+from medgan.errors import BadInstance, InvalidRequest, MedganError, UnusableArchive
 from medgan.gan.restore import Restorer, Unfamiliar
 from medgan.keys import Keyring
 from medgan.records import ArchiveRef, QuarantineRecord, RestorationReport
@@ -32,6 +32,8 @@ from medgan.settings import Zones
 
 REPORT, QUARANTINE, PAGE = "restored.json", "quarantine.jsonl", "restored.html"
 _PICTURES = 12
+_MOST_PX = 25_000_000
+"""Of an answer: the largest mammograms have 20 million, and a network needs about 100 bytes for each."""
 
 OnProgress = Callable[[int, int], None]
 OnRefused = Callable[[str, Reason], None]
@@ -106,7 +108,7 @@ def _one(
         if judge.is_media_directory(data):
             tally.untouched += 1
             return
-        if not _image(data, out, restorer, mask_HW, tally):
+        if not _guarded(data, out, restorer, mask_HW, tally):
             tally.untouched += 1
     except BadInstance as refused:
         reason = Reason(refused.reason)
@@ -114,6 +116,18 @@ def _one(
         tally.lines.append({"sha256": digest, "reason": str(reason)})
         if on_refused is not None:
             on_refused(digest, reason)
+
+
+def _guarded(data: bytes, out: Path, restorer: Restorer, mask_HW: NDArray[np.bool_] | None, tally: _Tally) -> bool:
+    """`_image`; whatever a hostile header makes a library raise becomes a refusal, for its text may quote values."""
+    try:
+        return _image(data, out, restorer, mask_HW, tally)
+    except MedganError:
+        raise
+    except MemoryError:
+        raise BadInstance(Reason.TOO_LARGE) from None
+    except Exception:  # noqa: BLE001 - as everywhere that bytes of strangers are parsed
+        raise BadInstance(Reason.CORRUPT_HEADER) from None
 
 
 def _bytes(leaf: Leaf) -> bytes:
@@ -128,6 +142,8 @@ def _image(data: bytes, out: Path, restorer: Restorer, mask_HW: NDArray[np.bool_
     modality = str(source.dataset.get("Modality", ""))
     if restorer.attrs.get("modality") not in {None, modality}:
         raise BadInstance(Reason.UNFAMILIAR)
+    if source.values.size * restorer.degradation.factor**2 > _MOST_PX:
+        raise BadInstance(Reason.TOO_LARGE)
     hole = None
     if restorer.degradation.name == "inpaint":
         hole = _hole(source, mask_HW)

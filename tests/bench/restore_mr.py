@@ -136,8 +136,9 @@ def lesions(model: Restorer, test: list[np.ndarray], cases: int = 200) -> tuple[
     """(planted, kept, images with an addition): discs of 3-6 px radius, 15-40 % of the window above or below tissue.
 
     Kept: the restored image with it differs from the restored image without it, averaged over the disc, by half of the
-    planted contrast or more, in the right direction. Added: anywhere in the brain, averaged over such a disc, the
-    restored image without a lesion differs from the truth by half of the least planted contrast or more.
+    planted contrast or more, in the right direction. Added: anywhere in the window, averaged over 5 x 5 px (about the
+    smallest disc), the restored image without a lesion differs from the truth by half of the least planted contrast or
+    more. Each case is a window of 128 px about its lesion, degraded on its own.
     """
     from scipy.ndimage import uniform_filter
 
@@ -148,6 +149,8 @@ def lesions(model: Restorer, test: list[np.ndarray], cases: int = 200) -> tuple[
         truth = test[case % len(test)]
         tissue = np.argwhere(uniform_filter(truth, 13) > -0.3)
         row, column = tissue[rng.integers(len(tissue))]
+        top, left = (int(np.clip(at - 64, 0, size - 128)) for at, size in zip((row, column), truth.shape, strict=True))
+        truth, row, column = truth[top : top + 128, left : left + 128], row - top, column - left
         disc = np.hypot(*(np.mgrid[: truth.shape[0], : truth.shape[1]] - np.array([row, column])[:, None, None]))
         radius = rng.uniform(3, 6)
         contrast = float(rng.choice([-1, 1])) * 2 * rng.uniform(0.15, 0.4)

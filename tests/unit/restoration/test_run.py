@@ -135,3 +135,27 @@ def test_the_command_counts_and_says_where_to_look(archive, twice, tmp_path):
     assert result.exit_code == 3
     assert "7 files: 3 restored, 0 left alone, 4 quarantined" in result.output
     assert "restored.html" in result.output
+
+
+def test_a_header_that_makes_a_library_stumble_is_quarantined_and_the_rest_goes_on(archive, twice, tmp_path):
+    """A number that is none, a spacing of one value: what parsers find late must not end the run."""
+    image = phantoms(43)[42]
+    for number, attributes in enumerate(({"PixelSpacing": ["1.0"]}, {"RescaleSlope": "0", "RescaleIntercept": "0"})):
+        (archive / f"odd{number}.dcm").write_bytes(instance(image, number=20 + number, **attributes))
+    whole = instance(image, number=30)
+    at = whole.index(b"IS", whole.index(b"\x20\x00\x11\x00"))  # SeriesNumber
+    (archive / "odd9.dcm").write_bytes(whole[: at + 4] + b"x" + whole[at + 5 :])
+    report = run.restore(archive, tmp_path / "out", twice)
+    assert report.received == 10
+    assert report.restored + sum(report.quarantined.values()) == 10
+    assert report.restored >= 3
+    assert report.quarantined["CORRUPT_HEADER"] >= 1
+
+
+def test_without_a_model_the_command_says_what_to_do(archive, tmp_path, monkeypatch):
+    from medgan.cli import app
+
+    monkeypatch.delenv("MEDGAN_RESTORERS", raising=False)
+    result = CliRunner().invoke(app, ["restore", str(archive), str(tmp_path / "out"), "--task", "denoise"])
+    assert isinstance(result.exception, InvalidRequest)
+    assert "medgan restorer" in str(result.exception)
