@@ -17,7 +17,7 @@ from medgan.cohort import read
 from medgan.cohort import synthetic as made
 from medgan.collection import durable
 from medgan.errors import InvalidRequest
-from medgan.privacy import attributes, judge, page, selftest
+from medgan.privacy import attributes, judge, page, selftest, whitebox
 from medgan.privacy.evidence import Evidence, RealImages, collect
 from medgan.privacy.policy import Policy
 from medgan.privacy.policy import load as load_policy
@@ -56,6 +56,7 @@ def attack(
     found = report.pop("copies")
     tests += _attribute_tests(labels, cohort, limits, zones=zones)
     tests += _guarantee(synthetic, limits, patients["train patients"], zones=zones)
+    report["record"] = whitebox.attack(synthetic.model, cohort, zones=zones)
     report |= {"policy": limits.model_dump(mode="json"), "counts": patients | report["counts"]}
     return _write(
         home, report, synthetic, limits, tests, patients, _cleaning(synthetic, found, tests, limits, zones=zones)
@@ -70,6 +71,7 @@ def assess(synthetic: Images, real: RealImages, limits: Policy) -> tuple[tuple[G
     tests = (
         judge.copies(evidence.synthetic.correlation, limits),
         judge.tail(int(scale.hits(evidence.synthetic).sum()), evidence.synthetic_images, scale, limits),
+        *((judge.reidentification(evidence, limits),) if _several(real) else ()),
         *judge.membership(evidence, limits, seed=SEED),
         judge.authenticity(evidence, limits),
         judge.isolated_tail(evidence, scale, limits),
@@ -86,6 +88,11 @@ def assess(synthetic: Images, real: RealImages, limits: Policy) -> tuple[tuple[G
         "tests": [test.model_dump(mode="json") for test in tests],
     }
     return tests, report
+
+
+def _several(real: RealImages) -> bool:
+    """Whether some train patient has two images."""
+    return len(set(real.train_patients)) < len(real.train_patients)
 
 
 def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[RealImages, dict[str, int]]:
@@ -210,7 +217,7 @@ def not_tested(tests: tuple[GateTest, ...], patients: dict[str, int]) -> tuple[s
         *(reason for test, reason in reasons.items() if test not in ran),
         f"detail finer than {VIEW_PX} px: larger images are compared at that size",
         "leaks that survive none of the embeddings, such as a small part of one image in another",
-        "attackers who know the generator's weights: they are not released",
+        "attackers who know the networks' weights: they are not released (the discriminator's: see the record)",
     )
 
 

@@ -1,11 +1,14 @@
-"""Two linear embeddings in which a copy stays near its original and two people stay apart.
+"""Linear embeddings in which a copy stays near its original and two people stay apart.
 
 E1 is correlation over the leading principal components, mildly whitened: it looks at coarse form and does not mind
 noise. E2 is learned from the real images: generalised eigenvectors of all variation against the variation that the
 gate's own changes make (Fisher's discriminant with one class an image), which is contrastive learning for a linear
 encoder, solved exactly: it minds detail and does not mind gamma, zoom, rotation or a blend.
 
-Both are fitted on train and holdout together, so that neither split lies nearer by construction.
+E3, where patients have two images or more, is learned the same way from pairs of images of one patient: it minds what
+stays from one exposure of a person to the next.
+
+E1 and E2 are fitted on train and holdout together, so that neither split lies nearer by construction.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ E1_WHITENING, E2_WHITENING = 0.25, 0.75
 _SMALL_PX = 32
 """Views up to this size: 32 + 160 dimensions, the least that find 99 % of noisy copies (E1) and 95 % of blends (E2) of
 PneumoniaMNIST at 32 px. Larger views: 64 + 256, by the same on MedNIST at 64 px, where 160 find half of the blends."""
+_E3_DIMENSIONS = 48
 _FIT_IMAGES = 3000
 _MOST_IMAGES = 10_000
 """More images do not move the eigenvectors that are kept, and their float64 rows would fill the memory."""
@@ -56,8 +60,8 @@ class Embedding:
         return hashlib.sha256(np.round(self.projection, 2).astype("<f4").tobytes()).hexdigest()
 
 
-def fit(real_NHW: Images, *, seed: int) -> Embedding:
-    """Learn E1 and E2 from the real images of all splits."""
+def fit(real_NHW: Images, *, seed: int, same_patient: tuple[Images, Images] | None = None) -> Embedding:
+    """Learn E1 and E2 from the real images of all splits, and E3 from pairs (n, S, S) of images of one patient."""
     size = real_NHW.shape[1]
     window = matrix(Warp(), size)
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x656D62]))
@@ -73,12 +77,18 @@ def fit(real_NHW: Images, *, seed: int) -> Embedding:
     dimensions = (32, 160) if size <= _SMALL_PX else (64, 256)
     coarse = _principal(total_PP, min(dimensions[0], rank))
     fine = _discriminant(total_PP, within_PP, min(dimensions[1], rank))
-    projection = np.concatenate([coarse, fine])
+    parts = [coarse, fine]
+    if same_patient is not None:
+        first, second = ((window @ unit(images).T).T.astype(np.float64) for images in same_patient)
+        apart_PP = (first - second).T @ (first - second) / len(first) + within_PP
+        parts.append(_discriminant(total_PP, apart_PP, min(_E3_DIMENSIONS, rank, len(first))))
+    projection = np.concatenate(parts)
+    ends = np.cumsum([0, *map(len, parts)]).tolist()
     return Embedding(
         size=size,
         projection=projection.astype(np.float32),
         offset=(projection @ mean_P).astype(np.float32),
-        bands=(("E1", 0, len(coarse)), ("E2", len(coarse), len(projection))),
+        bands=tuple(zip(("E1", "E2", "E3"), ends[:-1], ends[1:], strict=False)),
     )
 
 

@@ -16,6 +16,8 @@ Scores = npt.NDArray[np.floating]
 TWIN_CORRELATION = 0.995
 """Two real images of different patients that correlate more than this after registration are one image filed twice.
 Unrelated radiographs of PneumoniaMNIST end at 0.966; its ten duplicates across a split begin at 0.9999."""
+LEAST_PAIRS = 30
+"""Patients with two images, below which no verification can be learned."""
 _ISOLATED_SHARE = 0.05
 _PLAIN_BLOCK = 1024
 _CALIBRATION_TRAIN = 1500
@@ -54,7 +56,8 @@ class Evidence:
     Similarities to train of `synthetic`, of `calibration` (holdout-1, and train against the rest of train) and of
     `control` (holdout-2); membership scores of train images (`members`) and holdout images (`others`) by attack;
     `authentic` counts of inauthentic and all images, synthetic then fresh real; which of train and of the others are
-    the most isolated 5 %; `twins` found.
+    the most isolated 5 %; `twins` found. `same_patient` is how near images of holdout-2 come to another image of their
+    own patient, in E3 (empty where no patient has two).
     """
 
     embedding: Embedding
@@ -63,6 +66,9 @@ class Evidence:
     control: Similarity
     members: dict[str, Scores]
     others: dict[str, Scores]
+    member_patients: npt.NDArray[np.object_]
+    other_patients: npt.NDArray[np.object_]
+    same_patient: Scores
     authentic: tuple[int, int, int, int]
     isolated_train: npt.NDArray[np.bool_]
     isolated_others: npt.NDArray[np.bool_]
@@ -77,7 +83,8 @@ def similarity_to_train(queries: Images, real: RealImages, embedding: Embedding)
 
 def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
     """Measure everything once. Linear in synthetic x train images."""
-    embedding = fit(np.concatenate([real.train, real.holdout_1, real.holdout_2]), seed=seed)
+    everything = np.concatenate([real.train, real.holdout_1, real.holdout_2])
+    embedding = fit(everything, seed=seed, same_patient=_pairs_to_learn_from(real))
     to_train = nearest(synthetic, real.train, embedding)
     to_holdout = nearest(synthetic, np.concatenate([real.holdout_1, real.holdout_2]), embedding)
     from_1, from_2 = (nearest(holdout, real.train, embedding) for holdout in (real.holdout_1, real.holdout_2))
@@ -100,6 +107,9 @@ def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
         control=_kept(second, keep_2),
         members=members,
         others=others,
+        member_patients=real.train_patients,
+        other_patients=np.concatenate([real.holdout_1_patients[keep_1], real.holdout_2_patients[keep_2]]),
+        same_patient=_same_patient(real, embedding),
         authentic=authentic,
         isolated_train=_isolated(reach),
         isolated_others=_isolated(reach_others),
@@ -108,8 +118,33 @@ def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
     )
 
 
+def _pairs_to_learn_from(real: RealImages) -> tuple[Images, Images] | None:
+    """Two images of each patient of train and holdout-1 who has them; None where too few do. Holdout-2 tests it."""
+    images = np.concatenate([real.train, real.holdout_1])
+    first, second = _two_of_each(np.concatenate([real.train_patients, real.holdout_1_patients]))
+    return (images[first], images[second]) if len(first) >= LEAST_PAIRS else None
+
+
+def _two_of_each(patients: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Rows of two images of each patient who has two, in the patients' order."""
+    _, owner = np.unique(patients.astype(str), return_inverse=True)
+    order = np.argsort(owner, kind="stable")
+    follows = np.flatnonzero(owner[order][1:] == owner[order][:-1])
+    starts = follows[np.unique(owner[order][follows], return_index=True)[1]]
+    return order[starts], order[starts + 1]
+
+
+def _same_patient(real: RealImages, embedding: Embedding) -> Scores:
+    """(n,) similarity in E3 of images of holdout-2 patients to another image of the same patient."""
+    first, second = _two_of_each(real.holdout_2_patients)
+    if len(embedding.bands) <= 2 or not len(first):  # noqa: PLR2004 - E1 and E2 are always there
+        return np.empty(0, np.float32)
+    near = nearest(real.holdout_2[first], real.holdout_2[second], embedding)["E3"]
+    return np.where(near.index == np.arange(len(first)), near.similarity, -1)
+
+
 def _similarity(queries: Images, train: Images, near: dict[str, Nearest]) -> Similarity:
-    plain = np.max([correlation(queries, train, band) for band in near.values()], axis=0)
+    plain = np.max([correlation(queries, train, near[name]) for name in ("E1", "E2")], axis=0)
     bands = {name: band.similarity for name, band in near.items()}
     return Similarity(bands=bands, correlation=plain, index=near["E2"].index)
 

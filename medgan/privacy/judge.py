@@ -20,6 +20,8 @@ from medgan.records import GateTest
 P_DECIDES = 0.01
 """A test fails for good below this p; the policy's own `p_least` is for G2."""
 _DIGITS = 6
+_LEAST_VERIFIED = 0.1
+"""Share of holdout patients that a verification must recognise at the threshold, or its silence says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ class Tail:
 
     def scores(self, similarity: Similarity) -> npt.NDArray[np.float64]:
         """(Q,) one score an image."""
-        bands = [(values - self.medians[name]) / self.spans[name] for name, values in similarity.bands.items()]
+        bands = [(similarity.bands[name] - self.medians[name]) / self.spans[name] for name in self.medians]
         largest: npt.NDArray[np.float64] = np.max(np.asarray(bands, np.float64), axis=0)
         return largest
 
@@ -47,10 +49,11 @@ class Tail:
         return self.scores(similarity) >= self.threshold
 
 
-def calibrate(calibration: Similarity, policy: Policy) -> Tail:
-    """Thresholds from images of people the query does not know: holdout-1, and train against the rest of train."""
+def calibrate(calibration: Similarity, policy: Policy, bands: tuple[str, ...] = ("E1", "E2")) -> Tail:
+    """Thresholds in `bands` from strangers to the query: holdout-1, and train against the rest of train."""
     medians, spans = {}, {}
-    for name, values in calibration.bands.items():
+    for name in bands:
+        values = calibration.bands[name]
         medians[name] = float(np.median(values))
         threshold, _ = statistics.tail_threshold(values, quantile=policy.tail.quantile)
         spans[name] = max(threshold - medians[name], 1e-6)
@@ -93,6 +96,48 @@ def tail(hits: int, images: int, scale: Tail, policy: Policy) -> GateTest:
     )
 
 
+def reidentification(evidence: Evidence, policy: Policy) -> GateTest:
+    """G3: are more images taken for a train patient than fresh images of other patients are, at 0.1 % false ones?
+
+    Decides only where the verification is shown to see: of holdout-2 patients, whom it did not learn from, it must
+    recognise one in ten.
+    """
+    rate = policy.membership.false_positive_rate
+    title = f"re-identification of a patient, true positives at {rate:.1%} false ones, excess (95 % upper)"
+    limit = policy.membership.true_positive_excess_most
+    if "E3" not in evidence.synthetic.bands:
+        return GateTest(
+            test="G3",
+            title=title,
+            value=1.0,
+            limit=limit,
+            passed=False,
+            conclusive=False,
+            detail="too few patients have two images to learn what stays the same in a person",
+        )
+    scale = calibrate(evidence.calibration, policy, ("E3",))
+    hits, images = int(scale.hits(evidence.synthetic).sum()), evidence.synthetic_images
+    expected = scale.above / (scale.calibrated + 1)
+    p_value = statistics.tail_p_value(hits, images, calibrated=scale.calibrated, above=scale.above)
+    upper = max(0.0, statistics.upper_rate(hits, images) - expected)
+    threshold = scale.medians["E3"] + scale.threshold * scale.spans["E3"]
+    seen, tried = int((evidence.same_patient >= threshold).sum()), len(evidence.same_patient)
+    sees = tried > 0 and seen / tried >= _LEAST_VERIFIED
+    bad = p_value < P_DECIDES and hits / images - expected > limit
+    passed = sees and upper <= limit
+    return GateTest(
+        test="G3",
+        title=title,
+        value=round(upper, _DIGITS),
+        limit=limit,
+        passed=passed,
+        conclusive=passed or bad,
+        detail=f"{hits} of {images} images are taken for a train patient, {expected * images:.1f} expected of fresh "
+        f"real images, rank p {p_value:.2g}; at that threshold {seen} of {tried} holdout patients are recognised in "
+        "another image of theirs",
+    )
+
+
 def membership(evidence: Evidence, policy: Policy, *, seed: int, isolated: bool = False) -> tuple[GateTest, ...]:
     """G4: can a train image be told from a fresh one by what lies near it among the synthetic images?
 
@@ -101,9 +146,7 @@ def membership(evidence: Evidence, policy: Policy, *, seed: int, isolated: bool 
     tests = []
     test, of = ("G6", "isolated records: ") if isolated else ("G4", "")
     for name, title in (("nearest", "nearest synthetic image"), ("ratio", "density ratio")):
-        members, others = evidence.members[name], evidence.others[name]
-        if isolated:
-            members, others = members[evidence.isolated_train], others[evidence.isolated_others]
+        members, others = _a_score_a_patient(evidence, name, isolated=isolated)
         estimate, upper = statistics.auc(members, others), statistics.auc_upper(members, others, seed=seed)
         p_value = statistics.auc_p_value(members, others)
         passed = upper <= policy.membership.auc_most
@@ -120,7 +163,40 @@ def membership(evidence: Evidence, policy: Policy, *, seed: int, isolated: bool 
         )
         if not isolated:  # with a twentieth of the images no rate of 0.1 % can be told
             tests.append(_true_positives(members, others, title, policy))
+            tests.append(_against_members(members, estimate, p_value, title, policy, seed=seed))
     return tuple(tests)
+
+
+def _a_score_a_patient(evidence: Evidence, attack: str, *, isolated: bool) -> tuple[Scores, Scores]:
+    """Scores of members and others by an attack: a patient's is the largest of its images'."""
+    sides = []
+    for scores, patients, chosen in (
+        (evidence.members[attack], evidence.member_patients, evidence.isolated_train),
+        (evidence.others[attack], evidence.other_patients, evidence.isolated_others),
+    ):
+        rows = chosen if isolated else np.ones(len(scores), bool)
+        sides.append(statistics.patient_maximum(scores[rows], patients[rows]))
+    return sides[0], sides[1]
+
+
+def _against_members(
+    members: Scores, estimate: float, p_value: float, title: str, policy: Policy, *, seed: int
+) -> GateTest:
+    """The attack's AUC beside the same attack told to tell members from members, which nobody can."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0x636F6E]))
+    order = rng.permutation(len(members))
+    control = statistics.auc(members[order[::2]], members[order[1::2]])
+    gap = abs(estimate - 0.5) - abs(control - 0.5)
+    passed = gap <= policy.membership.control_gap_most
+    return GateTest(
+        test="G4",
+        title=f"membership by {title}, AUC beyond a member-only control",
+        value=round(gap, _DIGITS),
+        limit=policy.membership.control_gap_most,
+        passed=passed,
+        conclusive=passed or p_value < P_DECIDES,
+        detail=f"AUC {estimate:.3f} against {control:.3f} between two random halves of the members",
+    )
 
 
 def _true_positives(members: Scores, others: Scores, title: str, policy: Policy) -> GateTest:

@@ -82,6 +82,7 @@ def render(report: dict[str, Any]) -> str:
         *(_roc_figures(report["curves"]["roc"])),
         "</div><h2>Self-test: what this gate found of copies planted in this cohort</h2>",
         _planted_table(report["planted"]),
+        *_record(report.get("record", {})),
         "<h2>What was counted</h2>",
         _counts(report),
         "<h2>What was not tested</h2><ul>",
@@ -120,6 +121,7 @@ def _figure(name: str, drawn: dict[str, Any], report: dict[str, Any]) -> str:
     captions = {
         "E1": "E1, coarse form: similarity of the nearest train image",
         "E2": "E2, detail: similarity of the nearest train image",
+        "E3": "E3, the same person: similarity of the nearest train image",
         "tail score": "The larger of both on a common scale; beyond the dashed threshold lies the tail",
     }
     return axes.figure(body, captions[name], ("synthetic", "fresh real"))
@@ -189,6 +191,22 @@ def _planted_table(planted: list[dict[str, Any]]) -> str:
         for item in planted
     )
     return f"<table><tr><th>Change<th>Found<th><th>The gate{rows}</table>"
+
+
+def _record(record: dict[str, dict[str, float]]) -> list[str]:
+    """What decides nothing and should be known."""
+    if not record:
+        return []
+    items = "".join(
+        f"<li>{escape(attack)}: AUC {found['auc']:.3f}, true positives at 0.1 % false ones "
+        f"{found['true positives at 0.1 % false ones']:.2%} "
+        f"({found['members']:,.0f} members, {found['others']:,.0f} others)"
+        for attack, found in record.items()
+    )
+    return [
+        "<h2>For the record</h2><p>What an attacker inside the pseudonymised zone could do; it decides nothing.</p>",
+        f"<ul>{items}</ul>",
+    ]
 
 
 def _counts(report: dict[str, Any]) -> str:

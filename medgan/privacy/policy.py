@@ -39,11 +39,12 @@ class Tail(_Part):
 
 
 class Membership(_Part):
-    """G4: most AUC, and most true-positive excess at the false-positive rate."""
+    """G4 and G3: most AUC, most true-positive excess at the false-positive rate, most AUC beyond the control's."""
 
     auc_most: float = Field(gt=0.5, lt=1)
     false_positive_rate: float = _Rate
     true_positive_excess_most: float = _Rate
+    control_gap_most: float = Field(default=0.02, gt=0, lt=0.5)
 
 
 class Authenticity(_Part):
