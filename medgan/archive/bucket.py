@@ -17,7 +17,6 @@ Report = Callable[[int, int], None]
 
 _CHUNK_BYTES: Final = 8 * limits.MIB
 _MOST_OBJECTS: Final = 10_000_000
-_TIMEOUT_SECONDS: Final = 30.0
 
 
 def fetch(place: Place, landing: Landing, *, source: str, report: Report | None = None) -> Fetched:
@@ -83,7 +82,7 @@ def _content(store: Any, name: str) -> Iterator[bytes]:
 
 
 def _open(place: Place, source: str) -> Any:
-    """The file system that speaks the address's protocol; S3 by Arrow, which is here anyway, the rest by fsspec."""
+    """The file system that speaks the address's protocol; S3 by botocore, the rest by fsspec."""
     user, password = (places.credential(source, what) for what in ("USER", "PASSWORD"))
     if place.scheme == "s3":
         return _s3(place, user, password)
@@ -105,27 +104,23 @@ def _open(place: Place, source: str) -> Any:
 
 
 def _s3(place: Place, user: str, password: str) -> Any:
-    from fsspec.implementations.arrow import ArrowFSWrapper
-    from pyarrow.fs import S3FileSystem
+    from medgan.archive.s3 import S3
 
-    options: dict[str, Any] = {"connect_timeout": 10.0, "request_timeout": _TIMEOUT_SECONDS}
-    endpoint = place.options.get("endpoint", "")
-    if endpoint:
-        scheme, _, where = endpoint.partition("://")
-        options |= {"endpoint_override": where.rstrip("/"), "scheme": scheme}
-    if user:
-        options |= {"access_key": user, "secret_key": password}
-    elif place.options.get("anonymous") == "yes":
-        options["anonymous"] = True
-    if place.options.get("region"):
-        options["region"] = place.options["region"]
-    return _asked(lambda: ArrowFSWrapper(S3FileSystem(**options)))
+    return _asked(
+        lambda: S3(
+            endpoint=place.options.get("endpoint", ""), region=place.options.get("region", ""),
+            user=user, password=password, anonymous=place.options.get("anonymous") == "yes",
+            most_objects=_MOST_OBJECTS,
+        )
+    )  # fmt: skip
 
 
 def _asked(question: Callable[[], Any]) -> Any:
     """An answer of the store; what its library raises is said in our words."""
     try:
         return question()
+    except InvalidRequest:
+        raise
     except PermissionError:
         raise InvalidRequest("the store does not let us in: set MEDGAN_SOURCE_<NAME>_USER and _PASSWORD") from None
     except FileNotFoundError:

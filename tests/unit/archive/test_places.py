@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from medgan.archive import dicomweb, place, scan, sources
+from medgan.archive import bucket, dicomweb, place, scan, sources
 from medgan.archive.landing import Landing
 from medgan.errors import InvalidRequest, StoreUnavailable
 from medgan.settings import Zones
@@ -108,6 +108,9 @@ def web_server(answer: Answer) -> Iterator[tuple[int, list[str]]]:
             asked.append(self.path)
             answer(self)
 
+        do_HEAD = do_GET  # noqa: N815 - the base class looks for these names
+        do_POST = do_GET  # noqa: N815 - likewise
+
         def log_message(self, *_args: object) -> None:
             pass
 
@@ -183,3 +186,28 @@ def test_a_source_that_has_received_nothing_yet_says_so(zones):
     )
     with pytest.raises(Exception, match="empty"):
         scan.scan(ref, zones=zones, keyring=KEYRING)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_of_a_store_is_not_followed(status, zones, monkeypatch):
+    monkeypatch.setenv(place.HOSTS_VARIABLE, "127.0.0.1")
+    monkeypatch.setenv("MEDGAN_SOURCE_STORE_USER", "key")
+    monkeypatch.setenv("MEDGAN_SOURCE_STORE_PASSWORD", "any")
+    elsewhere: list[str] = []
+
+    def caught(handler: http.server.BaseHTTPRequestHandler) -> None:
+        elsewhere.append(handler.path)
+        reply(handler, 404)
+
+    with web_server(caught) as (other, _):
+
+        def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+            reply(handler, status, Location=f"http://127.0.0.1:{other}/latest/meta-data")
+
+        with web_server(answer) as (port, asked):
+            address = place.parse(f"s3://bucket/x?endpoint=http://127.0.0.1:{port}&region=us-east-1")
+            landing = Landing("store", zones=zones, keyring=KEYRING)
+            with pytest.raises((InvalidRequest, StoreUnavailable)):
+                bucket.fetch(address, landing, source="store")
+    assert asked
+    assert not elsewhere
