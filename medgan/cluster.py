@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
+_QUIET = {
+    # Sampling every thread's stack a hundred times a second and ticking fifty times tell a person at a dashboard where
+    # time goes. There is no dashboard, and on a busy machine they took more CPU time than drawing 64 px images did.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.system-monitor.gil.enabled": False,
+    # Dask has glibc hand back memory at every 64 KiB freed: each buffer of the network is then mapped and zeroed anew,
+    # which more than doubled the CPU time of an image. These must stand in the environment before a worker starts.
+    "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREAD_VARIABLES, "1")
+    | {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 26)},
+    # a block whose worker was killed is innocent of it: only one that ends ten workers is suspected
+    "distributed.scheduler.allowed-failures": 10,
+}
 _CONNECT_SECONDS = 60
 _WORKER_SECONDS = 120
 """Longer than a supervisor takes to start a scheduler or worker again on a loaded machine."""
@@ -37,6 +51,7 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
     `workers` defaults to the available cores. The embedded cluster opens no dashboard, binds to
     loopback only and is gone when the block ends.
     """
+    import dask
     from distributed import Client, LocalCluster
 
     _only_warnings("distributed")
@@ -49,6 +64,7 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
         message = f"at least one worker is needed, not {count}"
         raise InvalidRequest(message)
     with (
+        dask.config.set(_QUIET),
         LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=count,
             threads_per_worker=1,

@@ -76,6 +76,7 @@ def compare(synthetic: Sample, train: Sample, holdout: Sample, *, classes: int) 
     control = train.take(np.sort(rng.permutation(len(train))[: len(synthetic)]))
     measures = [
         *_in_features(encoder, synthetic, control, holdout, rng),
+        _label_fidelity(encoder, synthetic, holdout),
         *_in_pixels(synthetic, control, holdout),
         *_in_use(synthetic, train, holdout),
         _memory(synthetic, train, holdout, rng),
@@ -106,6 +107,20 @@ def _in_features(
             for name in ("precision", "recall", "density", "coverage")
         ),
     ]
+
+
+def _label_fidelity(encoder: features.Encoder, synthetic: Sample, holdout: Sample) -> Measure:
+    """How often the encoder's head sees the class an image was drawn for; beside real holdout of the same class mix."""
+    ours = encoder.sees(synthetic.unit) == synthetic.class_index
+    real = encoder.sees(holdout.unit) == holdout.class_index
+    present = np.unique(holdout.class_index)
+    known = np.isin(synthetic.class_index, present)
+    recall = {index: float(real[holdout.class_index == index].mean()) for index in present}
+    expected = np.mean([recall[index] for index in synthetic.class_index[known]]) if known.any() else np.nan
+    value = float(ours[known].mean()) if known.any() else np.nan
+    return _measure(
+        "label_fidelity", value, float(expected), int(known.sum()), better="closer", reference_name="real holdout"
+    )
 
 
 def _in_pixels(synthetic: Sample, control: Sample, holdout: Sample) -> list[Measure]:

@@ -62,6 +62,13 @@ class Encoder:
         """Features (N, 64) float64 of images in [-1, 1]."""
         return self.scale * _features(self.network, unit_NHW)
 
+    def sees(self, unit_NHW: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Class index (N,) that its classifying head sees in images in [-1, 1]."""
+        with fixed(1), torch.inference_mode():
+            scores = self.network.classify(torch.from_numpy(_features(self.network, unit_NHW).astype(np.float32)))
+        seen: NDArray[np.int64] = scores.argmax(1).numpy()
+        return seen
+
 
 def train(unit_NHW: NDArray[np.float32], class_index: NDArray[np.int64], classes: int) -> Encoder:
     """Train the encoder on real images in [-1, 1] (N, S, S) with their class indices."""

@@ -15,6 +15,7 @@ _TITLES = {
     "recall": "Recall",
     "density": "Density",
     "coverage": "Coverage",
+    "label_fidelity": "Label recognised by the in-domain classifier (share)",
     "spectrum_db": "Power spectrum, mean gap (dB)",
     "spectrum_high_db": "Power spectrum, upper half (dB)",
     "intensity_wasserstein": "Intensity, Wasserstein (physical units)",

@@ -96,6 +96,7 @@ def test_encoder_is_the_same_twice_and_named_by_its_weights(samples):
     assert first.sha256 == again.sha256 != other.sha256
     assert np.array_equal(first(train.unit), again(train.unit))
     assert first(train.unit).var(0).sum() == pytest.approx(features.FEATURES)
+    assert (first.sees(train.unit) == train.class_index).mean() > 0.85
 
 
 def test_measures_order_real_blurred_and_collapsed_images(samples):
@@ -208,6 +209,8 @@ def test_a_sample_with_one_class_has_no_utility_but_is_measured(samples):
     names = values(compare(one, train, holdout, classes=2))
     assert "tstr_auc" not in names
     assert "frechet" in names
+    ill = float((train.class_index != 0).mean())
+    assert names["label_fidelity"] == pytest.approx(1 - ill, abs=0.15)  # the other class's images are not recognised
 
 
 def test_intensity_is_measured_in_physical_units(samples):
