@@ -27,10 +27,10 @@ table{border-collapse:collapse;width:100%;font-size:.9rem}
 td,th{text-align:left;padding:.3rem .5rem;border-bottom:1px solid var(--line);vertical-align:top}
 td.n{font-variant-numeric:tabular-nums;white-space:nowrap}
 .good{color:var(--good)}.bad{color:var(--bad)}.open{color:var(--open)}.soft{color:var(--soft)}
-.plots{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;flex:1 1 24rem}
+.plots{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;flex:1 1 24rem;max-width:29rem}
 figcaption{font-size:.85rem;color:var(--soft)}
 svg{width:100%;height:auto;font:11px system-ui,sans-serif}svg text{fill:var(--soft)}
-.axis{stroke:var(--line)}.a{stroke:var(--a);fill:none;stroke-width:1.8}.b{stroke:var(--b);fill:none;stroke-width:1.8}
+.axis{stroke:var(--line);fill:none}.a{stroke:var(--a);fill:none;stroke-width:1.8}.b{stroke:var(--b);fill:none;stroke-width:1.8}
 .limit{stroke:var(--bad);stroke-dasharray:4 3}.bar{fill:var(--a)}.key-a{fill:var(--a)!important}
 .key-b{fill:var(--b)!important}
 """
@@ -75,7 +75,7 @@ def render(report: dict[str, Any]) -> str:
         f"<h1>Privacy report: <span class={tone}>{escape(verdict)}</span></h1>",
         f"<p>Policy <b>{escape(policy['name'])}</b>, version {policy['version']}: {escape(policy['purpose'])}<br>",
         f"<span class=soft>Cohort {escape(report['synthetic'])}, pixels {escape(report['pixel_sha256'][:16])}</span>",
-        _test_table(report["tests"]),
+        _test_table(sorted(report["tests"], key=lambda test: str(test["test"]))),
         "<h2>How near the images come to the train split</h2><div class=plots>",
         *(_figure(name, drawn, report) for name, drawn in report["curves"]["distributions"].items()),
         "</div><h2>Membership attacks</h2><div class=plots>",
@@ -130,7 +130,8 @@ def _figure(name: str, drawn: dict[str, Any], report: dict[str, Any]) -> str:
 def _roc_figures(roc: dict[str, dict[str, list[float]]]) -> list[str]:
     names = {"nearest": "nearest synthetic image", "ratio": "density ratio"}
     whole, low = _Axes(x=(0, 1), y=(0, 1)), _Axes(x=(-3, 0), y=(0, 0.1))
-    bodies = ["", ""]
+    chance = np.linspace(-3, -1, 33)
+    bodies = [whole.line([0, 1], [0, 1], "axis"), low.line(chance, 10**chance, "axis")]
     for points, kind in zip((roc["nearest"], roc["ratio"]), "ab", strict=True):
         false, true = np.asarray(points["false"]), np.asarray(points["true"])
         bodies[0] += whole.line(false, true, kind)
@@ -139,7 +140,7 @@ def _roc_figures(roc: dict[str, dict[str, list[float]]]) -> list[str]:
     keys = (names["nearest"], names["ratio"])
     return [
         whole.figure(bodies[0], "True against false positive rate; the diagonal is guessing", keys),
-        low.figure(bodies[1], "The same at low false positive rates (power of ten)", keys),
+        low.figure(bodies[1], "The same at low false positive rates (power of ten); grey is guessing", keys),
     ]
 
 
@@ -212,5 +213,7 @@ def _record(record: dict[str, dict[str, float]]) -> list[str]:
 def _counts(report: dict[str, Any]) -> str:
     control = report["control"]
     items = [f"{escape(name)}: {value:,}" for name, value in sorted(report["counts"].items())]
+    made = report["counts"]["synthetic"]
+    items.append(f"the bound that could be reached: nothing found in {made:,} images bounds a rate at {3 / made:.2%}")
     items.append(f"false alarms in holdout-2: {control['hits']} of {control['images']:,}")
     return "<ul>" + "".join(f"<li>{item}" for item in items) + "</ul>"
