@@ -296,9 +296,14 @@ def _hidden_in_words(dataset: Dataset, maker: Maker) -> None:
     dataset.PerformedProcedureStepID = maker.note("accession in text", f"A{maker.random.randrange(10**6, 10**7)}")
     day, year = maker.random.randrange(1, 29), maker.random.randrange(1931, 1999)
     dataset.RequestedContrastAgent = f"given {maker.note('date in text', f'{day:02d}-NOV-{year}')}"
-    dataset.AcquisitionComments = f"zip {maker.note('ZIP code', str(maker.random.randrange(30000, 99999)))} brain"
+    dataset.AcquisitionComments = f"zip {maker.note('ZIP code', _postal(maker))} brain"
     dataset.FrameComments = f"from {maker.note('address of a machine', _address(maker))}"
     dataset.ContrastBolusAgent = f"agent of Dr {maker.note('name behind a title', maker.word())}"
+
+
+def _postal(maker: Maker) -> str:
+    """ZIP+4: five digits alone stand in many a UID by chance."""
+    return f"{maker.random.randrange(30000, 99999)}-{maker.random.randrange(1000, 9999)}"
 
 
 def _address(maker: Maker) -> str:
