@@ -56,3 +56,9 @@ class Zones:
     def registry_address(self) -> str:
         """Where versions are published: `MEDGAN_REGISTRY_ROOT` (a folder or `s3://bucket/prefix`), else `registry`."""
         return os.environ.get("MEDGAN_REGISTRY_ROOT") or str(self.registry)
+
+    @property
+    def catalogue(self) -> str:
+        """Address of the catalogue's first page: `file://...` where the registry is a folder."""
+        address = self.registry_address
+        return f"{address}/index.html" if "://" in address else (Path(address).resolve() / "index.html").as_uri()

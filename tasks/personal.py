@@ -15,7 +15,7 @@ def personalise(release: str, cases: LocalCases, request: PersonalRequest) -> Pe
     """Pull and verify the release from this workspace's registry, and compare ways to train for the cases."""
     zones = runtime.zones()
     dataset = load.load(
-        release, registry=str(zones.registry), trust=zones.keys / "pipeline.pub", cache=zones.published / "cache"
+        release, registry=zones.registry_address, trust=zones.keys / "pipeline.pub", cache=zones.published / "cache"
     )
     with runtime.progress("personalise") as progress:
         report = fit.personalise(dataset, cases, request, zones=zones, on_progress=progress)

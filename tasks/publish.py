@@ -40,7 +40,7 @@ def publish_version(cleared: ClearedCohort, terms: ReleaseTerms, night: Night) -
     runtime.log("published", name=release.name, version=release.version, images=release.images)
     page.link(
         key="catalogue",
-        address=(zones.registry / "index.html").as_uri(),
+        address=zones.catalogue,
         description=f"{release.name}@{release.version} in the catalogue",
     )
     return release

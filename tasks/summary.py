@@ -38,6 +38,7 @@ def render(report: NightReport) -> str:
     ingest, scan = report.ingest.ingest, report.ingest.scan
     model, made, release = report.training.model, report.synthesis.synthetic, report.release
     privacy, zones = report.synthesis.privacy, runtime.zones()
+    registry = zones.registry_address
     trust = zones.keys / "pipeline.pub"
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(ingest.quarantined.items()))
     lines = [
@@ -52,9 +53,9 @@ def render(report: NightReport) -> str:
         f"  gate           {privacy.verdict.value} by {len(privacy.tests)} tests (policy {privacy.policy})",
         *(f"    {_test(test)}" for test in _telling(privacy.tests)),
         f"published {release.name}@{release.version}  {release.images:,} images, {release.bytes / 1e6:.1f} MB",
-        f"  catalogue      {zones.registry / 'index.html'}",
+        f"  catalogue      {registry}/index.html",
         f"  whole reports  {zones.synthetic / 'cohorts' / made.synthetic}/{{quality,privacy}}.html",
-        f"  pull it        medgan pull {release.name}@{release.version} --registry {zones.registry} --trust {trust}",
+        f"  pull it        medgan pull {release.name}@{release.version} --registry {registry} --trust {trust}",
     ]
     return "\n".join(lines)
 
@@ -62,7 +63,7 @@ def render(report: NightReport) -> str:
 def previews(report: NightReport) -> list[Path]:
     """The version's preview pictures, one a class."""
     folder = runtime.zones().registry / report.release.name / report.release.version / "preview"
-    return sorted(path for path in folder.iterdir() if path.suffix in {".png", ".webp"})
+    return sorted(path for path in folder.glob("*") if path.suffix in {".png", ".webp"})
 
 
 def _splits(report: NightReport) -> str:

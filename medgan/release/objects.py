@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medgan.client import disk, objects, verify
-from medgan.client.index import ENVELOPE
+from medgan.client.index import ENVELOPE, FILE
 from medgan.client.registry import Source
 from medgan.errors import Conflict, InvalidRequest
 from medgan.records import Manifest
@@ -111,7 +111,10 @@ class ObjectStore:
                 sent.result()
         if f"{where}/{verify.ENVELOPE}" not in there:
             self._create(f"{where}/{verify.ENVELOPE}", (staging / verify.ENVELOPE).read_bytes())
-        disk.write_file(self.desk / where / verify.MANIFEST, body)  # the receipt that erasure and people look up
+        # the receipt that erasure looks up and a run's page shows
+        disk.write_file(self.desk / where / verify.MANIFEST, body)
+        for picture in (staging / "preview").glob("*.webp"):
+            disk.write_file(self.desk / where / "preview" / picture.name, picture.read_bytes())
 
     def replace(self, path: str, body: bytes, held: Held) -> None:
         """See `Store`."""
@@ -127,6 +130,8 @@ class ObjectStore:
                 self._unless_ours(ENVELOPE, body)
         for path in sorted(set(files) - {ENVELOPE}):
             self._put(path, files[path], keep=False)
+        if FILE in files:
+            disk.write_file(self.desk / FILE, files[FILE])  # what metrics and doctors read
 
     def erase(self, name: str, version: str) -> None:
         """See `Store`."""
