@@ -140,6 +140,16 @@ class KSpaceCrop:
         return _apply(rows, columns, answer_HW) - measured.seen
 
 
+def noise_level(seen_HW: Image) -> float:
+    """Sigma of white noise: median of the finest diagonal wavelet (Donoho and Johnstone 1994) of the foreground."""
+    height, width = (side // 2 * 2 for side in seen_HW.shape)
+    x = np.asarray(seen_HW[:height, :width], np.float64)
+    diagonal = (x[::2, ::2] - x[1::2, ::2] - x[::2, 1::2] + x[1::2, 1::2]) / 2
+    mean = (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4
+    bright = diagonal[mean > np.median(mean)] if (mean > np.median(mean)).any() else diagonal.ravel()
+    return float(np.median(np.abs(bright)) / 0.6745)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RicianNoise:
     """MR magnitude noise: both channels of the receiver add Gaussian noise (Gudbjartsson and Patz 1995, eq. 1)."""
@@ -159,8 +169,10 @@ class RicianNoise:
         return Measurement(seen=seen, shape=(image_HW.shape[0], image_HW.shape[1]), level=2 * float(sigma))
 
     def naive(self, measured: Measurement) -> Image:
-        """The noisy image itself."""
-        return measured.seen
+        """The noisy image without its bias: the root of m^2 - 2 sigma^2, which is right on average of the square."""
+        magnitude, sigma = (measured.seen + 1) / 2, noise_level(measured.seen) / 2
+        unbiased: Image = 2 * np.sqrt(np.maximum(magnitude**2 - np.float32(2 * sigma**2), 0)) - 1
+        return unbiased.astype(np.float32)
 
     def project(self, answer_NCHW: Tensor, measured: list[Measurement]) -> Tensor:  # noqa: ARG002 - noise hides it
         """No answer is excluded by noise."""

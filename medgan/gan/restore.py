@@ -24,7 +24,7 @@ from torch import Tensor
 from medgan.errors import IntegrityError, InvalidRequest, TrainingDiverged
 from medgan.gan import checkpoint, ema, familiar
 from medgan.gan.arithmetic import fixed
-from medgan.gan.degrade import TASKS, Degradation, Image, Jpeg, Measurement, task
+from medgan.gan.degrade import TASKS, Degradation, Image, Jpeg, Measurement, noise_level, task
 from medgan.gan.familiar import Familiar
 from medgan.gan.loss import LOSSES, squared_gradients
 from medgan.gan.recipes import fast_precision
@@ -126,16 +126,6 @@ class Scans:
             held = held if held.any() else np.ones(len(self.images), bool)
         train = np.flatnonzero(~held) if (~held).any() else np.flatnonzero(held)
         return train.tolist(), np.flatnonzero(held).tolist()
-
-
-def noise_level(seen_HW: Image) -> float:
-    """Sigma of white noise: median of the finest diagonal wavelet (Donoho and Johnstone 1994) of the foreground."""
-    height, width = (side // 2 * 2 for side in seen_HW.shape)
-    x = np.asarray(seen_HW[:height, :width], np.float64)
-    diagonal = (x[::2, ::2] - x[1::2, ::2] - x[::2, 1::2] + x[1::2, 1::2]) / 2
-    mean = (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4
-    bright = diagonal[mean > np.median(mean)] if (mean > np.median(mean)).any() else diagonal.ravel()
-    return float(np.median(np.abs(bright)) / 0.6745)
 
 
 def network_input(degradation: Degradation, measured: Sequence[Measurement]) -> Tensor:

@@ -55,8 +55,8 @@ def render(report: RestorationReport, held_out: dict[str, float], pictures: list
     exact = task(report.task).degradation.exact
     told = "contradicts what was seen by" if exact else "took for noise (rms):"
     shown = "".join(
-        f"<figure>{''.join(_image(png, name) for name, png in _named(one))}<figcaption>{told} {one.inconsistency:.1e} of "
-        f"the window; the change has {100 * one.invented_share:.1f} % of the image's energy</figcaption></figure>"
+        f"<figure>{''.join(_image(png, name) for name, png in _named(one))}<figcaption>{told} {one.inconsistency:.1e} "
+        f"of the window; the change has {100 * one.invented_share:.1f} % of the image's energy</figcaption></figure>"
         for one in pictures
     )
     return (

@@ -219,6 +219,8 @@ def main(arguments: list[str] | None = None) -> int:
             out.write(f"{'':22}{'PSNR dB':>9}{'SSIM':>9}{'spectrum dB':>12}{'contradiction':>16}  {where}\n")
             plain = [model.degradation.naive(one) for one in seen]
             out.write(row("plain", plain, test, seen, task))
+            if task == "denoise":
+                out.write(row("input", [one.seen for one in seen], test, seen, task))
             if task.startswith("super"):
                 out.write(row("bicubic", [bicubic(one) for one in seen], test, seen, task))
             if task == "denoise":
