@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 STATE, CURVE, GRIDS = "state.safetensors", "train.jsonl", "grids"
 _GRID_SIDE = 8
-_POLISHED_BY = {2: 2048, 3: 256}
-"""Images, or volumes, that the last filter is set by; never more than the run has seen."""
+_POLISHED_BY, _POLISHED_PIXELS = 2048, 1 << 25
+"""Images that the last filter is set by, fewer where they are large (128 MB of float32); no more than the run saw."""
 _WATCH_FROM_KIMG, _LEAST_SPREAD = 20.0, 0.2
 """A generator whose images differ less than a fifth as much as real ones has collapsed; younger ones are let be."""
 
@@ -297,7 +297,8 @@ def preview(config: TrainConfig, players: Players, images: TrainingSet) -> NDArr
 def _polish(config: TrainConfig, players: Players, images: TrainingSet) -> None:
     """Set the average's filter by images drawn under the training set's own conditions."""
     rng = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 62) + 1]))
-    count = min(_POLISHED_BY[config.dims], config.total_steps * config.batch)
+    affordable = max(64, _POLISHED_PIXELS // config.size_px**config.dims)
+    count = min(_POLISHED_BY, affordable, config.total_steps * config.batch)
     rows = indices(0, count, len(images.class_index), config.seed)
     z_NZ = torch.from_numpy(rng.standard_normal((count, config.latent_dim), dtype=np.float32))
     c = torch.from_numpy(conditions.joined(images.class_index[rows], images.features[rows]))

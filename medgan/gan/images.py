@@ -59,7 +59,8 @@ class TrainingSet:
     def ring_power(self) -> NDArray[np.float64]:
         """Mean power (R,) by spatial frequency over up to 4,096 evenly spaced images (see `spectrum`)."""
         rows = np.linspace(0, len(self.pixels) - 1, min(len(self.pixels), 4096)).round().astype(np.int64)
-        return spectrum.power_of(to_unit(self.pixels[rows], self.lo, self.hi))
+        parts = np.array_split(rows, -(-len(rows) // 64))  # from a memory map, a little at a time
+        return spectrum.mean_power(to_unit(self.pixels[part], self.lo, self.hi) for part in parts)
 
     def batch(self, indices_N: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Images (N, 1, H, W) float32 in about [-1, 1] and their class indices."""

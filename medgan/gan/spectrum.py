@@ -11,6 +11,7 @@ Legend: x is (N, 1, H, W) or (N, 1, D, H, W) in [-1, 1]; R rings of about one cy
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -57,11 +58,10 @@ def ring_power(x: Tensor) -> Tensor:
     return rings
 
 
-def power_of(x_NHW: NDArray[np.float32], *, at_once: int = 256) -> NDArray[np.float64]:
-    """`ring_power` of many images (N, H, W[, D]), in parts."""
-    parts = [torch.from_numpy(x_NHW[s : s + at_once])[:, None] for s in range(0, len(x_NHW), at_once)]
-    total = sum(ring_power(part).double() * len(part) for part in parts)
-    rings: NDArray[np.float64] = (total / len(x_NHW)).numpy()  # type: ignore[union-attr]  # there is an image
+def mean_power(parts: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """`ring_power` (R,) of many images, given in parts (n, H, W) or (n, D, H, W)."""
+    powers = [(ring_power(torch.from_numpy(part)[:, None]).double().numpy(), len(part)) for part in parts]
+    rings: NDArray[np.float64] = np.average([power for power, _ in powers], 0, [count for _, count in powers])
     return rings
 
 

@@ -5,12 +5,11 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
-from medgan.gan import spectrum
 from medgan.gan.fit import fit
 from medgan.gan.images import to_unit
 from medgan.gan.parallel import ALONE
 from medgan.gan.sample import Sampler
-from medgan.gan.spectrum import Polish, calibrate, power_of, pull, ring_power
+from medgan.gan.spectrum import Polish, calibrate, mean_power, pull, ring_power
 from tests.unit.gan.builders import small_config, small_set
 
 
@@ -28,12 +27,12 @@ def test_ring_power_is_that_of_a_plain_transform():
     ring = np.rint(np.hypot(frequency[:, None], frequency)).astype(int)
     plain = [power[ring == r].mean() for r in range(ring.max() + 1)]
     assert np.allclose(ring_power(x).numpy(), plain, rtol=1e-4)
-    assert np.allclose(power_of(x[:, 0].numpy(), at_once=2), plain, rtol=1e-4)
+    assert np.allclose(mean_power([x[:2, 0].numpy(), x[2:, 0].numpy()]), plain, rtol=1e-4)
 
 
 def test_pull_has_the_gradient_of_the_mean_squared_log_ratio():
     x = real(8).requires_grad_()
-    target = power_of(real(64)[:, 0].numpy())
+    target = mean_power([real(64)[:, 0].numpy()])
     (pull(x, target, ALONE) * ring_power(x)).sum().backward()
     ours, x.grad = x.grad, None
     (ring_power(x).log() - torch.from_numpy(target).float().log())[1:].square().sum().div(len(target)).backward()
@@ -50,13 +49,13 @@ def test_a_filter_starts_as_the_identity():
 def test_calibration_undoes_softness_on_images_it_has_not_seen():
     sharp = real(512)
     soft = 0.5 * sharp + 0.5 * avg_pool2d(sharp, 3, 1, 1, count_include_pad=False)
-    target = power_of(sharp[:, 0].numpy())
+    target = mean_power([sharp[:, 0].numpy()])
     polish = Polish(2)
     calibrate(polish, soft[::2], target)
 
     def gap(x: torch.Tensor) -> float:
         return float(
-            (10 * np.log10(power_of(x[:, 0].numpy()) / power_of(sharp[1::2, 0].numpy())))[8:17].__abs__().mean()
+            (10 * np.log10(mean_power([x[:, 0].numpy()]) / mean_power([sharp[1::2, 0].numpy()])))[8:17].__abs__().mean()
         )
 
     assert gap(soft[1::2]) > 2.5  # dB
@@ -87,6 +86,6 @@ def test_a_pull_brings_the_spectrum_nearer(tmp_path):
     for weight in (0.0, 2.0):
         fit(images, small_config(spectrum_weight=weight, total_kimg=1.6, tick_kimg=1.6), tmp_path / str(weight))
         made = Sampler(tmp_path / str(weight)).images(np.arange(128), np.arange(128) % 2, seed=0)
-        power = spectrum.power_of(to_unit(made, 0.0, 65535.0))
+        power = mean_power([to_unit(made, 0.0, 65535.0)])
         gaps[weight] = float(np.abs(np.log(power / images.ring_power))[1:].mean())
     assert gaps[2.0] < 0.6 * gaps[0.0]
