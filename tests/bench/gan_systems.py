@@ -3,7 +3,8 @@
 PneumoniaMNIST at 32 px, split as everywhere (76 % train, the rest holdout). Each system first plays a few rounds to
 learn its speed, then trains for as many images as fit the budget. Numbers are held against the holdout; the first
 line is what real train images score. `--seeds` repeats with other seeds; `--mednist ZIP` trains on MedNIST instead
-(a folder of `<class>/*.jpg` with `labels.csv`, zipped), split by blocks of neighbours in file order.
+(a folder of `<class>/*.jpg` with `labels.csv`, zipped), split by blocks of neighbours in file order; `--fashion` on
+Fashion-MNIST (Debian's `dataset-fashion-mnist`) in its own split, at `--size 16` by averaging 28 px to 14 in a frame.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from medgan.quality.compare import Sample, compare
 from tests.bench.__main__ import machine
 from tests.builders.cohort import FINDINGS, radiographs
 
+FASHION = Path("/usr/share/datasets/fashion-mnist")
 SHOWN = ("frechet", "coverage", "recall", "spectrum_high_db", "tstr_auc", "tstr_balanced_accuracy")
 ATTRS = {"intensity_range": [0, 65535], "rescale_slope": 1 / 65535, "rescale_intercept": 0.0, "units": "1"}
 
@@ -58,6 +60,26 @@ def mednist(path: Path, size_px: int) -> tuple[Sample, Sample, tuple[str, ...]]:
     labels = np.array([classes.index(row["finding"]) for row in rows])
     held = np.arange(len(rows)) // 50 % 5 == 4
     return *_split(squares(pixels, size_px), labels, held), classes
+
+
+def fashion(size_px: int) -> tuple[Sample, Sample, tuple[str, ...]]:
+    """60,000 train and 10,000 test images; at 16 px each 2 x 2 block of the 28 becomes one pixel of the middle 14."""
+    import gzip
+
+    def idx(name: str, skip: int) -> np.ndarray:
+        return np.frombuffer(gzip.decompress((FASHION / f"{name}.gz").read_bytes())[skip:], np.uint8)
+
+    sides = []
+    for part in ("train", "t10k"):
+        pixels = idx(f"{part}-images-idx3-ubyte", 16).reshape(-1, 28, 28)
+        if size_px == 16:
+            small = pixels.reshape(-1, 14, 2, 14, 2).mean((2, 4))
+            stored = np.rint(np.pad(small, ((0, 0), (1, 1), (1, 1))) * 257).astype(np.uint16)
+        else:
+            stored = squares(pixels, size_px)
+        labels = idx(f"{part}-labels-idx1-ubyte", 8).astype(np.int64)
+        sides.append(Sample(stored=stored, class_index=labels, attrs=ATTRS))
+    return *sides, tuple(["top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"])
 
 
 def squares(pixels: np.ndarray, size_px: int) -> np.ndarray:
@@ -112,9 +134,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--mednist", type=Path)
+    parser.add_argument("--fashion", action="store_true")
     parser.add_argument("--systems", nargs="*", default=sorted(recipes.SYSTEMS))
     given = parser.parse_args(arguments)
-    train, holdout, classes = mednist(given.mednist, given.size) if given.mednist else xray(given.size)
+    if given.fashion:
+        train, holdout, classes = fashion(given.size)
+    else:
+        train, holdout, classes = mednist(given.mednist, given.size) if given.mednist else xray(given.size)
     out = sys.stdout
     out.write(f"{machine()}; one thread, {given.seconds:g} CPU-seconds, {given.seeds} seed(s), medians\n")
     out.write(f"{len(train)} train, {len(holdout)} holdout images at {given.size} px\n")
