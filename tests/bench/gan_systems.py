@@ -79,7 +79,7 @@ def fashion(size_px: int) -> tuple[Sample, Sample, tuple[str, ...]]:
             stored = squares(pixels, size_px)
         labels = idx(f"{part}-labels-idx1-ubyte", 8).astype(np.int64)
         sides.append(Sample(stored=stored, class_index=labels, attrs=ATTRS))
-    return *sides, tuple(["top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"])
+    return *sides, ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 
 
 def squares(pixels: np.ndarray, size_px: int) -> np.ndarray:
