@@ -142,6 +142,7 @@ class TrainConfig:
         self._require(exact, "privacy needs precision fp32 on a CPU")
         unaided = not self.conditions and self.augment_p == 0 and self.critic_steps == 1 and self.clip == 0
         self._require(unaided, "privacy goes without conditions beside the class, augmentation and clipped weights")
+        self._require(self.dims == 2, "privacy is for flat images")  # noqa: PLR2004
         unseen = not self.spectrum_weight and not self.match_spectrum and self.accumulate == 1
         self._require(
             unseen, "privacy goes without spectrum_weight, match_spectrum (real spectra bear no noise) and parts"

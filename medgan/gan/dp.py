@@ -80,6 +80,12 @@ class Secret:
         stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor().update(bytes(8 * count))
         return ((np.frombuffer(stream, "<u8") >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
+    def generator(self, purpose: str, step: int) -> np.random.Generator:
+        """A generator whose draws nobody foresees: latents must be, or a patient's leaving would move the others'."""
+        label = f"{purpose} {step}".encode()
+        key = hashlib.blake2b(label, key=self._key, digest_size=16).digest()
+        return np.random.Generator(np.random.Philox(key=np.frombuffer(key, "<u8")))
+
     def normals(self, purpose: str, step: int, count: int) -> npt.NDArray[np.float64]:
         """(count,) standard normal draws."""
         draws = special.ndtri(self.uniforms(purpose, step, _GAUSSIANS_A_DRAW * count)).reshape(_GAUSSIANS_A_DRAW, count)

@@ -56,7 +56,7 @@ def solve(config: TrainConfig, patients: int) -> Noise:
 
 
 class Game:
-    """The rounds of one private run. Everything random follows from the run's secret and its seed."""
+    """The rounds of one private run. Weights start from the seed; all else that is random follows from the secret."""
 
     def __init__(
         self, config: TrainConfig, images: TrainingSet, patients: NDArray[np.object_], folder: Path, *, name: str
@@ -74,7 +74,9 @@ class Game:
         rate = scheduled(config.learning_rate, config.learning_rate_end, step / config.total_steps)
         for optimiser in (players.optimiser_g, players.optimiser_d):
             optimiser.param_groups[0]["lr"] = rate
-        rng = np.random.Generator(np.random.Philox(key=[config.seed, step]))
+        # of the secret, not of the seed: who is drawn decides whose fake gets which latent, and latents that somebody
+        # knows would let one patient's leaving change the gradients of the others
+        rng = self.secret.generator("latents", step)
         self._discriminator_step(players, rng)
         judged_N = self._judge(players, rng)
         ladder = players.ladder

@@ -207,8 +207,8 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
 def private(config: TrainConfig, privacy: DP) -> TrainConfig:
     """The recipe under differential privacy: its networks and latents, and a game that bears noise.
 
-    The non-saturating game with plain gradients on a discriminator without normalisation, larger batches, slower Adam
-    without momentum in the discriminator's noise (Bie, Kamath and Zhang 2023, section 5).
+    The non-saturating game without penalty, a discriminator without normalisation, larger batches (Bie, Kamath and
+    Zhang 2023, section 5).
     """
     return replace(
         config,
