@@ -100,9 +100,8 @@ class Topology:
     def start_prefect(self) -> None:
         """The Prefect server on PostgreSQL, with a password."""
         port = self.ports["prefect"]
-        where = f"prefect:{self.database_password}@127.0.0.1:{self.ports['postgres']}/postgres"
         env = self.environment | {
-            "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{where}",
+            "PREFECT_API_DATABASE_CONNECTION_URL": self.database_url("postgres"),
             "PREFECT_SERVER_API_AUTH_STRING": f"medgan:{self.password}",
             "PREFECT_SERVER_METRICS_ENABLED": "true",
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
@@ -164,6 +163,11 @@ class Topology:
         for number in (1, 2):
             self.start_dask_worker(number)
 
+    def database_url(self, database: str) -> str:
+        """A database as Prefect's setting names it."""
+        where = f"127.0.0.1:{self.ports['postgres']}/{database}"
+        return f"postgresql+asyncpg://prefect:{self.database_password}@{where}"
+
     def sql(self, database: str, text: str) -> str:
         """Run SQL; rows as text."""
         return self._postgres("psql", "-d", database, "-At", "-v", "ON_ERROR_STOP=1", "-q", given=text)
@@ -209,11 +213,11 @@ class Topology:
                 raise AssertionError(f"{path}: {refused.code}") from None
             return None
 
-    def command(self, *words: str, module: str = "prefect") -> str:
+    def command(self, *words: str, module: str = "prefect", **told: str) -> str:
         """`python -m MODULE WORDS` to its end, which must be a good one; what it printed."""
         done = subprocess.run(
             [sys.executable, "-m", module, *words],
-            cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False,
+            cwd=ROOT, env=self.environment | told, capture_output=True, text=True, check=False,
         )  # fmt: skip
         with (self.servers.folder / "commands.log").open("a") as log:
             log.write(done.stdout + done.stderr)

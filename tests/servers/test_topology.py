@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 import urllib.error
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
@@ -232,10 +235,14 @@ def test_a_run_is_started_by_hand_in_the_browser(running, first_run, tool):
         tab.until("document.body.innerText.includes('Older states of the collection go too')", seconds=120)
         tab.run("[...document.querySelectorAll('button')].find(b => b.innerText.trim() === 'Submit').click()")
         run = wait_until("a run by hand", lambda: next(iter(site.runs("retention/retention")), None))
+        if pictures := os.environ.get("MEDGAN_PICTURES"):  # for docs/images, by hand
+            _pictures(site, tab, first_run["id"], Path(pictures))
     assert site.finished(run["id"])["type"] == "COMPLETED"
 
 
-def test_a_backup_restores_registry_collection_ledger_and_the_database(running, first_run, tmp_path):
+def test_a_backup_restores_registry_collection_ledger_and_database_and_an_older_database_is_upgraded(
+    running, first_run, tmp_path
+):
     site = running.site
     site.finished(first_run["id"])
     restored = tmp_path / "restored"
@@ -254,7 +261,17 @@ def test_a_backup_restores_registry_collection_ledger_and_the_database(running, 
     site.sql("postgres", "create database restored")
     site.sql("restored", site.dump())
     count = "select count(*) from flow_run"
-    assert site.sql("restored", count).strip() == site.sql("postgres", count).strip() != "0"
+    runs = site.sql("postgres", count).strip()
+    assert site.sql("restored", count).strip() == runs != "0"
+    # An older database: the last two migrations taken back, as an upgrade of Prefect would find it.
+    revision = "select version_num from alembic_version"
+    newest = site.sql("restored", revision)
+    told = {"PREFECT_API_DATABASE_CONNECTION_URL": site.database_url("restored")}
+    site.command("server", "database", "downgrade", "-y", "-r", "-2", **told)
+    assert site.sql("restored", revision) != newest
+    site.command("server", "database", "upgrade", "-y", **told)
+    assert site.sql("restored", revision) == newest
+    assert site.sql("restored", count).strip() == runs
 
 
 def test_no_identifier_is_in_the_database_its_log_of_writes_or_any_log(running, first_run):
@@ -270,6 +287,24 @@ def test_no_identifier_is_in_the_database_its_log_of_writes_or_any_log(running, 
         site.servers.stop(name)
     places = {"raw files": site.database, "dump": dump, "logs": site.servers.folder, "home": site.folder / "home"}
     assert {place: residue(root, running.needles) for place, root in places.items()} == {place: {} for place in places}
+
+
+def _pictures(site: Topology, tab: Browser, run: str, folder: Path) -> None:
+    """The form of a night, and its page: what ran, and what was found."""
+    ui, deployment = site.api.removesuffix("/api"), site.call(f"/deployments/name/{NIGHT}")
+    night_summary = site.call(
+        "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": ["night"]}}}
+    )
+    pages = {
+        "prefect-form": f"/deployments/deployment/{deployment['id']}/run",
+        "prefect-run": f"/runs/flow-run/{run}",
+        "prefect-artifacts": f"/runs/flow-run/{run}?tab=Artifacts",
+        "prefect-night": f"/artifacts/artifact/{night_summary[0]['id']}",
+    }
+    for name, page in pages.items():
+        tab.open(ui + page)
+        time.sleep(15)  # its panels arrive one by one
+        tab.picture(folder / f"{name}.png")
 
 
 def _mirror(registry, store: str) -> None:
