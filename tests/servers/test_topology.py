@@ -240,9 +240,7 @@ def test_a_run_is_started_by_hand_in_the_browser(running, first_run, tool):
     assert site.finished(run["id"])["type"] == "COMPLETED"
 
 
-def test_a_backup_restores_registry_collection_ledger_and_database_and_an_older_database_is_upgraded(
-    running, first_run, tmp_path
-):
+def test_a_backup_restores_a_site_and_an_older_database_is_upgraded(running, first_run, tmp_path):
     site = running.site
     site.finished(first_run["id"])
     restored = tmp_path / "restored"
