@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import psutil
+
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 600.0
@@ -95,10 +97,16 @@ class Servers:
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         """End the process and everything it started: by `how`, and by SIGKILL after 30 s."""
         process = self.running.pop(name)
+        # By their ids, because a child may have left the group: Prefect's worker gives each run one of its own.
+        family = _family(process.pid)
         _signal(process, how)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        _signal(process, signal.SIGKILL)  # whatever of the group outlived its head
+        if how != signal.SIGKILL:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+        _signal(process, signal.SIGKILL)
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
         process.wait()
 
     def kill(self, name: str) -> None:
@@ -115,6 +123,14 @@ def servers(folder: Path) -> Iterator[Servers]:
     """`with servers(tmp_path / "servers") as running:` for fixtures of any scope."""
     with Servers(folder) as running:
         yield running
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """Everything that a process has started, however far down."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _signal(process: subprocess.Popen[bytes], how: signal.Signals) -> None:

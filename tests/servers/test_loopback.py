@@ -9,7 +9,7 @@ import pytest
 from tests.builders.servers import listening, wait_until
 
 SERVER = "import http.server, sys; http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), None).serve_forever()"
-PARENT = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]], start_new_session=True)"
 
 
 def test_a_server_and_the_children_it_started_are_gone_after_it_is_stopped(servers, free_port):
