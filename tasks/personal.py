@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-
 from medgan.client import load
 from medgan.personal import fit
 from medgan.records import LocalCases, PersonalReport, PersonalRequest
-from tasks import runtime
+from tasks import page, runtime
 
 
 @runtime.step("personalise")
@@ -20,11 +18,11 @@ def personalise(release: str, cases: LocalCases, request: PersonalRequest) -> Pe
     with runtime.progress("personalise") as progress:
         report = fit.personalise(dataset, cases, request, zones=zones, on_progress=progress)
     runtime.log("personalised", release=report.release, cases=cases.cases, test_images=report.test_images)
-    create_markdown_artifact(key="personal-headline", markdown=report.headline)
-    create_table_artifact(
+    page.text("personal-headline", "What the release gained.", report.headline)
+    page.table(
         key="personal-gains",
         description=f"{report.metric} of real + personalised synthetic minus another way; 95 % intervals over seeds.",
-        table=[
+        rows=[
             {
                 "over": one.over,
                 "real cases": one.shots,
