@@ -124,10 +124,12 @@ def _real_beside_synthetic(train: Sample, ours: Sample) -> bytes:
 
 
 def _first(sample: Sample, count: int) -> NDArray[np.int64]:
-    """Rows of the first images of each class, about equally many, `count` in all."""
+    """Rows of the first images of each class, about equally many, `count` in all; others fill a rare one up."""
     values = np.unique(sample.class_index)
-    rows = [np.flatnonzero(sample.class_index == value)[: -(-count // len(values))] for value in values]
-    return np.concatenate(rows)[:count]
+    each = [np.flatnonzero(sample.class_index == value)[: -(-count // len(values))] for value in values]
+    rows = np.concatenate(each)[:count]
+    others = np.setdiff1d(np.arange(len(sample.class_index)), rows)
+    return np.concatenate([rows, others[: count - len(rows)]])
 
 
 def _grey(sample: Sample, rows: NDArray[np.int64]) -> NDArray[np.uint8]:

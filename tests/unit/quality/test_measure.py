@@ -19,7 +19,7 @@ from medgan.gan import grid
 from medgan.gan.images import to_unit
 from medgan.quality import features, utility
 from medgan.quality.compare import Sample, compare
-from medgan.quality.measure import measure
+from medgan.quality.measure import _first, _real_beside_synthetic, measure
 from medgan.records import CohortSpec, SyntheticCohort, sha256_hex
 from medgan.settings import Zones
 from tests.builders.cohort import pneumonia_cohort
@@ -225,3 +225,13 @@ def test_intensity_is_measured_in_physical_units(samples):
     assert abs(result.value - result.reference) <= 10.001
     assert time.process_time() - begun < 60
     assert to_unit(np.array([0, 65535]), 0, 65535).tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("rare", [0, 1, 3])
+def test_a_rare_class_leaves_its_room_on_the_picture_to_the_others(rare):
+    classes = np.repeat([0, 1], [rare, 200 - rare]).astype(np.int64)
+    attrs = {"intensity_range": [0, 65535], "rescale_slope": 1.0, "rescale_intercept": 0.0}
+    sample = Sample(stored=np.zeros((200, 16, 16), np.uint16), class_index=classes, attrs=attrs)
+    even = Sample(stored=sample.stored, class_index=np.tile([0, 1], 100).astype(np.int64), attrs=attrs)
+    assert _real_beside_synthetic(sample, even).startswith(b"\x89PNG")
+    assert sorted(_first(sample, 200)) == list(range(200))
