@@ -40,7 +40,7 @@ def ask(refusal: PrivacyRefused, report: PrivacyReport, *, hours: int, question:
 
 
 def _question(refusal: PrivacyRefused, report: PrivacyReport, hours: int) -> str:
-    worst_first = sorted(report.tests, key=lambda test: (test.passed, test.conclusive))
+    worst_first = sorted(report.tests, key=lambda test: (test.passed, not test.conclusive))
     rows = "\n".join(
         f"| {'passed' if test.passed else 'FAILED' if test.conclusive else 'not decided'} | {test.test} | "
         f"{test.value:.4g} | {test.limit:.4g} | {test.title} |"
