@@ -313,4 +313,5 @@ def _mirror(registry, store: str) -> None:
     client = boto3.client("s3", endpoint_url=store, **anybody)
     client.create_bucket(Bucket="released")
     for path in sorted(p for p in registry.rglob("*") if p.is_file()):
-        client.upload_file(str(path), "released", path.relative_to(registry).as_posix())
+        name = path.relative_to(registry).as_posix()
+        client.upload_file(str(path), "released", name, ExtraArgs={"ACL": "public-read"})
