@@ -236,8 +236,9 @@ def test_rows_are_drawn_again_and_nothing_else_changes(trained, tmp_path, schedu
     assert after.labels["id"].nunique() == 96
     assert redraw(first, [41, 3, 40, 3], 1, zones=zones, run=run) == second
     other = elsewhere(zones, tmp_path / "other")
-    assert generate(model, CohortSpec(images=96), zones=other, workers=1) == first
-    assert redraw(first, [3, 40, 41], 1, zones=other, run=Run(workers=1)) == second
+    larger = Run(scheduler=scheduler, block_images=48)
+    assert generate(model, CohortSpec(images=96), zones=other, run=larger) == first
+    assert redraw(first, [3, 40, 41], 1, zones=other, run=larger) == second
     third = redraw(second, [3], 2, zones=zones, run=run)
     assert (third.redrawn, third.redrawn_from) == (3, second.synthetic)
     assert not np.array_equal(synthetic.load(third, zones=zones).images[3], after.images[3])
