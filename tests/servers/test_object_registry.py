@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import sys
 from datetime import UTC, datetime
 from urllib.request import Request, urlopen
@@ -63,6 +64,9 @@ def test_published_pulled_approved_and_withdrawn_over_s3(bucket, published, tmp_
     assert release == published.release  # the same bytes as in a folder
     folder = pulls.pull("chest-demo", registry=bucket, trust=published.key, now=NOW, cache=tmp_path / "cache")
     assert np.array_equal(medgan.open_folder(folder).images, published.built.images)
+    lazy = medgan.load("chest-demo", registry=bucket, lazy=True, now=NOW, cache=tmp_path / "lazy")
+    assert np.array_equal(pickle.loads(pickle.dumps(lazy.reader)).gather([1050, 3]), lazy.images[[1050, 3]])  # noqa: S301
+    assert np.array_equal(lazy.images, published.built.images)
     other = build.synthetic_cohort(published.zones, start=1500, count=40)
     second = build.request(night=2, created="2026-11-21T22:00:00Z")
     assert publish.publish(other.cleared, second, zones=published.zones).version == "2.0.0"
