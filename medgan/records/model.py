@@ -29,7 +29,15 @@ class TrainRequest(Record):
         default="xray_32_cpu",
         description="Name of a recipe of medgan.gan.recipes.",
         json_schema_extra={
-            "examples": ["xray_32_cpu", "hands_64_cpu", "mr_brain_64_cpu", "ct_chest_128_gpu", "xray_256_gpu"]
+            "examples": [
+                "xray_32_cpu",
+                "hands_64_cpu",
+                "mr_brain_64_cpu",
+                "mr_volume_32_cpu",
+                "ct_volume_64_gpu",
+                "ct_chest_128_gpu",
+                "xray_256_gpu",
+            ]
         },
     )
     seed: int = Field(default=0, ge=0)
