@@ -21,7 +21,7 @@ HARMONICS = 8
 """Fourier features of a quantity: cos(k pi t) / k for k = 1..8, t in [0, 1] over the range; no wrap from end to end."""
 LEAST_PATIENTS = 11
 """Fewer patients than this behind a value describe people, not a population (privacy.md, G7)."""
-UNKNOWN = frozenset({"", "unknown", "nan", "none"})
+UNKNOWN = frozenset({"", "unknown", "nan", "none", "<na>"})
 _RANGE_PERCENT = (1, 99)
 
 
@@ -65,7 +65,7 @@ class Field:
 
     def _of_quantities(self, given: Sequence[Any] | NDArray[Any]) -> NDArray[np.float32]:
         try:
-            value_N = np.array([np.nan if value is None else value for value in given], np.float64)
+            value_N = np.array([np.nan if str(value).lower() in UNKNOWN else value for value in given], np.float64)
         except (TypeError, ValueError):
             raise InvalidRequest(f"{self.name} is a quantity: give numbers, and NaN where it is not known") from None
         unknown_N = ~np.isfinite(value_N)
@@ -82,8 +82,9 @@ def learn(name: str, column: Sequence[Any] | NDArray[Any], patients: Sequence[An
     Numbers make a quantity on the 1st to 99th percentile of patients, anything else a category.
     """
     first = np.unique(np.asarray(patients).astype(str), return_index=True)[1]
-    if np.issubdtype(np.asarray(column).dtype, np.number):
-        known = np.asarray(column, np.float64)[first]
+    told = [value for value in column if str(value).lower() not in UNKNOWN]
+    if told and all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in told):
+        known = np.array([np.nan if str(value).lower() in UNKNOWN else value for value in column], np.float64)[first]
         known = known[np.isfinite(known)]
         if len(known) < LEAST_PATIENTS:
             return None

@@ -28,6 +28,8 @@ TAPS = {2: 15, 3: 7}
 """Side of the filter: the least at which the radiographs' rings come within 0.1 dB."""
 _SIDES = 8.0
 """No ring is made louder or softer than this (power ratio): a filter mends, it does not paint."""
+_LEAST = 1e-3
+"""A ring with less of its target than this is pulled as if it had so much: a flat image must not be torn."""
 _ROUNDS = 8
 
 
@@ -74,8 +76,9 @@ def pull(x: Tensor, target_R: NDArray[np.float64], world: World) -> Tensor:
     with torch.no_grad():
         power = ring_power(x)
         world.average_([power])
-        target = torch.from_numpy(target_R).to(power)
-        weights = 2 * (power.clamp_min(1e-8) / target.clamp_min(1e-8)).log() / power.clamp_min(1e-8) / len(power)
+        target = torch.from_numpy(target_R).to(power).clamp_min(1e-8)
+        power = torch.maximum(power, _LEAST * target)
+        weights = 2 * (power / target).log() / power / len(power)
         weights[0] = 0
     return weights
 

@@ -65,6 +65,14 @@ def test_a_column_that_says_nothing_is_no_condition(column):
     assert learn("any", column, np.arange(50)) is None
 
 
+def test_numbers_with_gaps_are_a_quantity_and_digits_in_text_are_names():
+    gaps = np.array([*range(30), None, float("nan")], object)
+    field = learn("age", gaps, np.arange(32))
+    assert not field.values
+    assert np.array_equal(learn_all({"age": gaps}, np.arange(32))[1][-2:], [field.null, field.null])
+    assert learn("site", np.array(["1", "2"] * 20), np.arange(40)).values == ("1", "2")
+
+
 def test_age_range_counts_patients_and_not_images():
     age = np.array([*range(20, 80), *([99] * 1000)], float)
     assert learn("age", age, np.array([*range(60), *([60] * 1000)])).high < 99

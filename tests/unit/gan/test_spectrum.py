@@ -39,6 +39,12 @@ def test_pull_has_the_gradient_of_the_mean_squared_log_ratio():
     assert torch.allclose(ours, x.grad, rtol=1e-3, atol=1e-7)
 
 
+def test_a_flat_image_is_not_torn():
+    x = (1e-5 * torch.randn(4, 1, 32, 32)).requires_grad_()
+    (pull(x, mean_power([real(64)[:, 0].numpy()]), ALONE) * ring_power(x)).sum().backward()
+    assert float(x.grad.abs().max()) < 50
+
+
 def test_a_filter_starts_as_the_identity():
     x = torch.randn(2, 1, 32, 32)
     assert torch.equal(Polish(2)(x), x)
