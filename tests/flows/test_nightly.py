@@ -93,7 +93,7 @@ def test_prometheus_is_told_of_the_night_by_names_and_numbers_only(site, first_n
     (night,) = families["medgan_nights"].samples
     assert (night.labels, night.value) == ({"dataset": "chest-xray", "outcome": "published"}, 1)
     held = {sample.labels["of"]: sample.value for sample in families["medgan_collection"].samples}
-    assert held["patients"] <= PATIENTS <= held["instances"] + 100
+    assert 0.9 * PATIENTS < held["patients"] <= held["instances"]
     assert families["medgan_release_images"].samples[0].value == 256
     assert families["medgan_index_expires_timestamp_seconds"].samples[0].value > time.time()
     assert {s.labels["zone"] for s in families["medgan_zone_free_bytes"].samples} == set(ROOTS)
