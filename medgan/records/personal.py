@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from medgan.records.base import Handle, Name, Record, Sha256
+from medgan.records.base import Handle, Record, Sha256
 
 
 class PersonalRequest(Record):
@@ -71,8 +71,3 @@ class PersonalReport(Record):
     gains: tuple[Gain, ...]
     headline: str
     report_sha256: Sha256
-
-    @property
-    def name(self) -> Name:
-        """The data set's name."""
-        return self.release.partition("@")[0]

@@ -52,8 +52,8 @@ def render(report: RestorationReport, held_out: dict[str, float], pictures: list
     counts = [("files received", report.received), ("restored", report.restored), ("left alone", report.untouched)]
     counts += [(f"quarantined: {reason}", count) for reason, count in report.quarantined.items()]
     table = "".join(f"<tr><th>{html.escape(name)}<td>{count:,}" for name, count in counts)
-    exact = task(report.task).degradation.exact
-    told = "contradicts what was seen by" if exact else "took for noise (rms):"
+    done = task(report.task)
+    told = "contradicts what was seen by" if done.degradation.exact else "took for noise (rms):"
     shown = "".join(
         f"<figure>{''.join(_image(png, name) for name, png in _named(one))}<figcaption>{told} {one.inconsistency:.1e} "
         f"of the window; the change has {100 * one.invented_share:.1f} % of the image's energy</figcaption></figure>"
@@ -65,7 +65,7 @@ def render(report: RestorationReport, held_out: dict[str, float], pictures: list
         "th{text-align:left;font-weight:400;padding-right:2rem}td{text-align:right}"
         "figure{margin:1.5rem 0}img{width:32%;background:#000;image-rendering:pixelated;margin-right:1%}"
         ".note{border-left:4px solid #b35c00;padding:.3rem 1rem;background:#fff6ec}</style>"
-        f"<h1>Restored: {html.escape(report.task)}</h1>"
+        f"<h1>{html.escape(done.title)}</h1>"
         '<p class="note">A neural network made part of these images. They are derived instances beside the originals, '
         "not in their place. The right-hand picture is a bound that 95 % of errors on held-out patients kept below: "
         "black is certain, white is a fifth of the window or more.</p>"
