@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from medgan.errors import InvalidRequest
@@ -59,6 +60,8 @@ def joint_table(
     Raises:
         InvalidRequest: an attribute asked for is not known, or its cells are too small to be told.
     """
+    if train.empty:
+        raise InvalidRequest("there is no training patient to follow")
     persons = attributes.people(train)
     known = [
         name for name in attributes.ATTRIBUTES if name in persons or (name == "age_band" and "age_years" in persons)
@@ -139,13 +142,13 @@ def _merged(cells: _Cells, columns: tuple[str, ...], edges: Sequence[int]) -> pd
 def _told(cells: _Cells, columns: tuple[str, ...], edges: Sequence[int]) -> JointTable:
     """Every possible cell that is large enough; `class` alone is told whatever its size, the gate judges it."""
     frame = _merged(cells, columns, edges)
-    least = SMALL_CELL + _NOISE_MARGIN * cells.sigma * np.sqrt(frame["merged"].to_numpy(dtype=np.float64))
+    least = _least(cells, frame)
     possible = np.array(
         [attributes.is_possible(dict(zip(columns, cell, strict=True))) for cell in _rows(frame, columns)], dtype=bool
     )
     patients = frame["patients"].to_numpy(dtype=np.float64)
     kept = possible & ((patients >= least) | ((columns == ("class",)) & (cells.sigma == 0)))
-    total = float(np.clip(patients[possible], 0, None).sum())
+    total = float(patients[possible].sum())  # noise has no mean: clipping it would invent patients
     counts = {
         cell: float(count)
         for cell, count, keep in zip(_rows(frame, columns), patients.tolist(), kept.tolist(), strict=True)
@@ -158,6 +161,13 @@ def _told(cells: _Cells, columns: tuple[str, ...], edges: Sequence[int]) -> Join
     return JointTable(columns=columns, counts=counts, left_out=left_out)
 
 
+def _least(cells: _Cells, frame: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Fewest patients that each cell must show to be told."""
+    margin = _NOISE_MARGIN * cells.sigma * np.sqrt(frame["merged"].to_numpy(dtype=np.float64))
+    least: npt.NDArray[np.float64] = SMALL_CELL + margin
+    return least
+
+
 def _rows(frame: pd.DataFrame, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [tuple(map(str, row)) for row in frame[list(columns)].itertuples(index=False, name=None)]
 
@@ -165,7 +175,9 @@ def _rows(frame: pd.DataFrame, columns: tuple[str, ...]) -> list[tuple[str, ...]
 def _edge_to_merge(cells: _Cells, columns: tuple[str, ...], edges: Sequence[int]) -> int:
     """The edge beside the band that has lost most patients to small cells; ties go to the youngest."""
     frame = _merged(cells, columns, edges)
-    lost = frame[frame["patients"] < SMALL_CELL].groupby("age_band")["patients"].sum().clip(lower=0)
+    lost = frame[frame["patients"] < _least(cells, frame)].groupby("age_band")["patients"].sum().clip(lower=0)
+    if lost.empty:  # what is lost is lost to rules: wider bands tell no more, but there is an end to them
+        return edges[-1]
     band = min(lost.index, key=lambda name: (-lost[name], attributes.band_years(name)[0]))
     low, beyond = attributes.band_years(band)
     if low == 0:

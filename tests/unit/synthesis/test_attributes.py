@@ -50,6 +50,7 @@ def made(images: int, wanted: list[Target], real: pd.DataFrame) -> tuple[pd.Data
     return pd.DataFrame(list(table.counts), columns=list(table.columns)).assign(images=counts), table
 
 
+@settings(deadline=None)
 @given(st.integers(0, 5000), st.lists(st.floats(0.001, 10), min_size=1, max_size=8))
 def test_counts_sum_to_what_was_asked_and_miss_no_share_by_one(total, weights):
     counts = targets.largest_remainder(total, weights)
@@ -117,7 +118,7 @@ def test_several_marginals_and_exact_joint_counts_are_met_to_the_image():
     assert (views["north", "PA"], views["south", "AP"]) == (1250, 2500)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(
     st.integers(200, 3000),
     st.floats(0.05, 0.95),
@@ -199,6 +200,18 @@ def test_noisy_counts_differ_by_key_hide_one_person_and_tell_no_small_cell():
     for table in tables:
         assert min(table.counts.values()) >= SMALL_CELL
         assert sum(table.counts.values()) == pytest.approx(6000, rel=joint.LEFT_OUT + 0.02)
+
+
+@pytest.mark.parametrize("patients", [0, 5, 30, 100, 400])
+@pytest.mark.parametrize("epsilon", [None, 0.1, 1.0, 10.0])
+def test_few_patients_and_much_noise_give_a_coarse_table_or_a_refusal(patients, epsilon):
+    noise = epsilon and Noise(sigma=gaussian_sigma(epsilon, 1e-4), key=b"k" * 32)
+    try:
+        table = joint_table(hospital(max(patients, 1)).head(patients), noise=noise or None)
+    except InvalidRequest:
+        return
+    assert table.columns[0] == "class"
+    assert epsilon is None or min(table.counts.values(), default=SMALL_CELL) >= SMALL_CELL
 
 
 @pytest.mark.parametrize(("age", "band"), [(5, "0-29"), (29.9, "0-29"), (30, "30-59"), (60, "60+"), (104, "60+")])
