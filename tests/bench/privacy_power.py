@@ -173,13 +173,7 @@ def bench(title: str, views: np.ndarray, sizes: Sizes, *, runs: int, pool: int) 
     own = np.arange(len(views))
     table = neighbours(views, views, fitted, own)
     single = table.similarity["plain"][:, 0] < TWIN_CORRELATION  # `cohort.prepare` drops images that were filed twice
-    if not single.all():
-        views, dropped = views[single], int((~single).sum())
-        table = (
-            neighbours(views, views, fitted, np.arange(len(views)))
-            if dropped > len(views) // 100
-            else _without(table, single)
-        )
+    views, table = views[single], _without(table, single)
     sources, planted = {}, {}
     for number, name in enumerate(CHANGES):
         rng = np.random.default_rng(number)
