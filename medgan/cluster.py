@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from medgan.errors import InvalidRequest, StoreUnavailable
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
 _QUIET = {
@@ -52,7 +52,7 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
     loopback only and is gone when the block ends.
     """
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     _only_warnings("distributed")
     if scheduler is not None:
@@ -65,7 +65,18 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
         raise InvalidRequest(message)
     with (
         dask.config.set(_QUIET),
-        LocalCluster(  # type: ignore[no-untyped-call]
+        _local_cluster(count) as cluster,
+        Client(cluster) as client,  # type: ignore[no-untyped-call]
+    ):
+        yield client
+
+
+def _local_cluster(count: int) -> LocalCluster:
+    """The embedded cluster; `StoreUnavailable` when its processes do not come up."""
+    from distributed import LocalCluster
+
+    try:
+        return LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=count,
             threads_per_worker=1,
             processes=True,
@@ -75,10 +86,10 @@ def open_client(*, workers: int | None = None, scheduler: str | None = None) -> 
             scheduler_kwargs={"dashboard": False},
             silence_logs=40,
             env=dict.fromkeys(_THREAD_VARIABLES, "1"),
-        ) as cluster,
-        Client(cluster) as client,  # type: ignore[no-untyped-call]
-    ):
-        yield client
+        )
+    except RuntimeError:
+        message = "the workers of the embedded cluster could not be started: free memory or cores, then run again"
+        raise StoreUnavailable(message) from None
 
 
 def wait_for_workers(client: Client) -> None:

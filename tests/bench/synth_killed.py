@@ -65,8 +65,12 @@ def main() -> int:
         calm, rough = (dataclasses.replace(zones, synthetic=Path(folder) / name) for name in ("calm", "rough"))
         expected = generate(model, spec, zones=calm, workers=2)
         killer = Killer(options.every)
-        killer.start()
-        made = generate(model, spec, zones=rough, run=Run(workers=2, block_images=options.blocks))
+
+        def begun(done: int, _: int) -> None:
+            if done and not killer.is_alive() and not killer.stop.is_set():
+                killer.start()
+
+        made = generate(model, spec, zones=rough, run=Run(workers=2, block_images=options.blocks, on_progress=begun))
         killer.stop.set()
         same = made == expected and synthetic.load(made, zones=rough).labels.equals(
             synthetic.load(expected, zones=calm).labels
