@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +69,16 @@ def reserve(
 
     Raises:
         PrivacyRefused: with this run some patient's total would exceed `total_epsilon`; nothing was entered.
-        IntegrityError: an entry is broken, so that what was spent cannot be told.
+        IntegrityError: an entry is broken, so that what was spent cannot be told; or the run reserved something else.
     """
     folder = _folder(collection, zones)
     with durable.locked(folder / ".lock"):
         entries = _entries(folder)
-        if any(entry.run == run for entry, _ in entries):
-            return _spent(entries, delta)
         own = members(patients)
+        for entry, took_part in entries:
+            if entry.run == run:
+                _same(entry, took_part, noise, own)
+                return _spent(entries, delta)
         content = np.ascontiguousarray(own, "<u8").tobytes()
         entry = BudgetEntry(
             run=run,
@@ -129,6 +132,16 @@ def _entry(path: Path) -> tuple[BudgetEntry, Members]:
     if entry is None or hashlib.sha256(content).hexdigest() != entry.patients_sha256:
         raise IntegrityError("an entry of the privacy budget is broken, so what was spent cannot be told: restore it")
     return entry, np.frombuffer(content, "<u8").astype(np.uint64)
+
+
+def _same(entry: BudgetEntry, took_part: Members, noise: Noise, own: Members) -> None:
+    """A resumed run spends what it reserved: the same noise (but for rounding) on the same patients."""
+    reserved = entry.rate == noise.rate and entry.count == noise.count and isclose(entry.sigma, noise.sigma)
+    if not reserved or not np.array_equal(took_part, own):
+        raise IntegrityError(
+            "this run reserved another privacy budget than it would now spend (another version of medgan began it): "
+            "what it reserved stays spent; start a training with another seed"
+        )
 
 
 def _spent(entries: list[tuple[BudgetEntry, Members]], delta: float) -> Spent:

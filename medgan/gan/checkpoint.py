@@ -99,7 +99,16 @@ def load_state(path: Path, players: Players, *, config_sha256: str, weights_only
             index, _, slot = key.partition("/")
             state.setdefault(int(index), {})[slot] = tensor
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        _lay_out(optimiser)
     return position
+
+
+def _lay_out(optimiser: Optimiser) -> None:
+    """Give moments the memory order of their weights: fused Adam walks both as they lie, and files hold rows."""
+    for parameter, slots in optimiser.state.items():
+        for name, slot in slots.items():
+            if slot.shape == parameter.shape and slot.stride() != parameter.stride():
+                slots[name] = torch.empty_like(parameter, dtype=slot.dtype).copy_(slot)
 
 
 def _networks(players: Players) -> dict[str, nn.Module]:

@@ -29,7 +29,7 @@ from medgan.gan.familiar import Familiar
 from medgan.gan.loss import LOSSES, squared_gradients
 from medgan.gan.recipes import fast_precision
 from medgan.gan.restorer import PatchCritic, Shape, Unet, log_scale
-from medgan.gan.step import Optimiser, Players
+from medgan.gan.step import Players
 
 CODE_VERSION = 1
 WEIGHTS, DESCRIPTION, STATE = "restorer.safetensors", "restorer.json", "state.safetensors"
@@ -297,8 +297,7 @@ def fit(
     rows, held = scans.split()
     with fixed(config.threads):
         players = start(config)
-        if checkpoint.load_state(folder / STATE, players, config_sha256=config.digest) is not None:
-            _lay_out_as_weights(players.optimiser_g, players.optimiser_d)
+        checkpoint.load_state(folder / STATE, players, config_sha256=config.digest)
         recent: list[Progress] = []
         while players.step < config.total_steps:
             recent.append(_play(config, players, scans, rows))
@@ -321,15 +320,6 @@ def fit(
     text = json.dumps(description, sort_keys=True, indent=1, allow_nan=False)
     checkpoint.write_atomically(folder / DESCRIPTION, text.encode())
     return Restorer(folder)
-
-
-def _lay_out_as_weights(*optimisers: Optimiser) -> None:
-    """A resumed run is an unbroken one bit for bit only when moments lie in memory as their weights do."""
-    for optimiser in optimisers:
-        for weight, slots in optimiser.state.items():
-            for name, slot in slots.items():
-                if slot.shape == weight.shape:
-                    slots[name] = torch.empty_like(weight).copy_(slot)
 
 
 def _describe(

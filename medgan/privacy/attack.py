@@ -135,11 +135,14 @@ def _guarantee(
         delta_most = 1 / (10 * train_patients)
         spent = max(budget.epsilon, budget.spent_epsilon or 0.0)  # versions add up: the nights before count
         passed = spent <= most and budget.delta <= delta_most * (1 + 1e-9) and budget.unit == "patient"
+        passed = passed and synthetic.redrawn_from is None and synthetic.fidelity is None
         detail = (
             f"epsilon {budget.epsilon:.3g} of this training, {spent:.3g} of all {budget.trainings or 1} on the "
             f"collection, at delta {budget.delta:.2g} (at most {delta_most:.2g}), unit {budget.unit}, accountant "
             f"{budget.accountant}; of the images: the released attributes are G7's"
         )
+        if synthetic.redrawn_from is not None or synthetic.fidelity is not None:
+            detail += "; void, because images were drawn again for what real ones say of them"
     return (
         GateTest(
             test="G8",
@@ -176,6 +179,7 @@ def _cleaning(
             before = Cleaning(dropped=earlier.dropped + len(earlier.redraw), rounds=earlier.rounds + 1)
     allowed = policy.copies.dropped_most * synthetic.images
     alone = not any(not test.passed and test.conclusive for test in tests if test.test != "G1")
+    alone = alone and policy.differential_privacy is None  # choosing images by real ones undoes that guarantee
     if found and alone and before.dropped + len(found) <= allowed and before.rounds < _MOST_ROUNDS:
         return replace(before, redraw=tuple(found))
     return before

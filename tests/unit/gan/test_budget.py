@@ -31,6 +31,15 @@ def test_a_run_is_entered_once_however_often_it_resumes(zones):
     assert enter(zones, "b", range(50)).epsilon == TWO
 
 
+@pytest.mark.parametrize("noise", [Noise(sigma=1.9, rate=0.05, count=400), Noise(sigma=2.0, rate=0.05, count=500)])
+def test_a_run_does_not_resume_with_another_noise_than_it_reserved(zones, noise):
+    enter(zones, "a", range(50))
+    with pytest.raises(IntegrityError, match="reserved"):
+        enter(zones, "a", range(50), noise=noise)
+    with pytest.raises(IntegrityError, match="reserved"):
+        enter(zones, "a", range(51))
+
+
 def test_only_the_trainings_that_a_patient_took_part_in_are_added_up(zones):
     enter(zones, "a", range(50))
     assert enter(zones, "b", range(50, 90)).epsilon == ONE

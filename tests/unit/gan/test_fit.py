@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from medgan.errors import InvalidRequest, TrainingDiverged
+from medgan.gan import checkpoint, generator
 from medgan.gan import fit as fitting
-from medgan.gan import generator
 from medgan.gan.fit import fit
 from medgan.gan.images import indices, read_plain
 from medgan.gan.parallel import World
-from medgan.gan.step import Score, play
+from medgan.gan.step import Players, Score, play
 from tests.unit.gan.builders import small_config, small_set
 
 TIMES = {"seconds", "kimg_per_second"}
@@ -74,6 +74,19 @@ def test_run_killed_in_the_middle_goes_on_to_the_same_curve_and_weights(tmp_path
     fit(small_set(), small_config(), tmp_path / "killed")
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+
+def test_a_run_in_bf16_goes_on_bit_for_bit(tmp_path):
+    config, images = small_config(precision="bf16"), small_set(48)
+    unbroken, resumed = (Players.start(config, len(images.classes)) for _ in range(2))
+    play(config, unbroken, images)
+    checkpoint.save_state(tmp_path / "state", unbroken, seconds=0, config_sha256="0" * 64)
+    checkpoint.load_state(tmp_path / "state", resumed, config_sha256="0" * 64)
+    for players in (unbroken, resumed):
+        play(config, players, images)
+    for one, other in ((unbroken.generator, resumed.generator), (unbroken.discriminator, resumed.discriminator)):
+        pairs = zip(one.parameters(), other.parameters(), strict=True)
+        assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
 def test_state_of_another_configuration_is_not_resumed(tmp_path):

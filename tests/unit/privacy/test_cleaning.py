@@ -40,6 +40,11 @@ def test_a_cohort_that_is_refused_for_more_than_copies_is_not_cleaned_up(case, m
         assert _cleaning(made, [4], tests, LIMITS, zones=case.zones).redraw == ()
 
 
+def test_under_differential_privacy_no_image_is_chosen_by_real_ones(case, made):
+    lenient = LIMITS.model_copy(update={"differential_privacy": policy.load("dp").differential_privacy})
+    assert _cleaning(made, [4], COPIED, lenient, zones=case.zones).redraw == ()
+
+
 def test_what_was_dropped_before_counts(case, made):
     source = case.synthetic(case.fresh[:250])
     home = synthetic.folder(source.synthetic, zones=case.zones)

@@ -187,3 +187,6 @@ def test_the_dp_policy_asks_the_stored_model_for_its_guarantee(case, cleared, bu
     (test,) = _guarantee(made, policy.load("dp"), 689, zones=case.zones)
     assert (test.test, test.passed, test.conclusive) == ("G8", passed, True)
     assert _guarantee(made, policy.load("strict"), 689, zones=case.zones) == ()
+    chosen = made.model_copy(update={"redrawn_from": made.synthetic})
+    (test,) = _guarantee(chosen, policy.load("dp"), 689, zones=case.zones)
+    assert not test.passed  # images were chosen by real ones, which bears no noise
