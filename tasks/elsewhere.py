@@ -7,7 +7,7 @@ from typing import cast
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
-from medgan.errors import StoreUnavailable, TrainingDiverged
+from medgan.errors import PrivacyRefused, StoreUnavailable, TrainingDiverged, ValidationFailed
 from medgan.records import CohortRecipe, CollectionSnapshot, TrainOutcome, TrainRequest
 from tasks import runtime
 
@@ -33,7 +33,8 @@ def train_elsewhere(snapshot: CollectionSnapshot, recipe: CohortRecipe, request:
     state = run.state
     if state is None or not state.is_completed():
         what = "nothing" if state is None else state.name
-        if state is not None and TrainingDiverged.__name__ in (state.message or ""):
-            raise TrainingDiverged("the training run diverged: its own page says more; the next night has another seed")
+        for verdict in (TrainingDiverged, PrivacyRefused, ValidationFailed):  # to wait or to retry changes none of them
+            if state is not None and verdict.__name__ in (state.message or ""):
+                raise verdict(f"the training run ended with a verdict ({verdict.__name__}): its own page says more")
         raise StoreUnavailable(f"the training run ended as {what}: its own page says why; a new one resumes it")
     return TrainOutcome.model_validate(state.result())

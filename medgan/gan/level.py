@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from medgan.errors import PrivacyRefused
+from medgan.errors import IntegrityError, PrivacyRefused
 from medgan.settings import Zones
 
 LEVEL, PATIENT, SITE = "level", "patient", "site"
@@ -24,6 +24,17 @@ def refuse_patient_level(handle: str, *, zones: Zones) -> None:
             "this model was adapted to single patients: it stays in the pseudonymised zone. Adapt to a site of "
             "at least 20 patients for images that may leave it"
         )
+
+
+def base_of(handle: str, *, zones: Zones) -> str | None:
+    """The model that this one was adapted from, or None: its patients may show in what this one makes."""
+    try:
+        described = json.loads((zones.pseudonymised / "models" / handle / _CONFIG).read_bytes())
+        return str(described["adapted"]["base"]) if described.get("adapted") else None
+    except OSError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise IntegrityError("a model's description is broken: train or adapt it again") from None
 
 
 def is_patient_level(folder: Path) -> bool:

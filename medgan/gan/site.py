@@ -38,7 +38,8 @@ def adapt_to_site(
     """The base brought to the train split of a site's cohort, as a model that may face the gate.
 
     Raises:
-        PrivacyRefused: fewer than 20 train patients: that would be an adapter to persons (`adapt_to_patients`).
+        PrivacyRefused: fewer than 20 train patients: that would be an adapter to persons (`adapt_to_patients`); or
+            the base is one.
         InvalidRequest: another image size, or classes that the base does not know.
     """
     patients = cohort.cohort.patients["train"]
@@ -47,6 +48,7 @@ def adapt_to_site(
             f"{patients} train patients are persons, not a site: at least {LEAST_SITE_PATIENTS} are needed for a model "
             "that may face the gate; adapt to patients instead, inside the pseudonymised zone"
         )
+    level.refuse_patient_level(base.model, zones=zones)
     handle = _handle("mo", base, cohort, request)
     folder = zones.pseudonymised / "models" / handle
     finished = load(folder)

@@ -6,6 +6,7 @@ The reports are a function of the bytes of both cohorts and of the policy: a sec
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import pandas as pd
 from medgan.cohort import read
 from medgan.cohort import synthetic as made
 from medgan.collection import durable
-from medgan.errors import InvalidRequest
+from medgan.errors import IntegrityError, InvalidRequest
+from medgan.gan import level
 from medgan.privacy import attributes, judge, page, selftest, whitebox
-from medgan.privacy.evidence import Evidence, RealImages, collect
+from medgan.privacy.evidence import Evidence, RealImages, collect, correlation_with
 from medgan.privacy.policy import Policy
 from medgan.privacy.policy import load as load_policy
 from medgan.privacy.views import VIEW_PX, Images, to_view
@@ -28,7 +30,7 @@ from medgan.settings import Zones
 _NO_GUARANTEE = 1e9
 """Stands for an infinite epsilon, which JSON cannot say."""
 REPORT, PAGE, RECORD = "privacy.json", "privacy.html", "privacy-record.json"
-_MOST_ROUNDS = 4
+_MOST_ROUNDS, _MOST_BASES = 4, 8
 SEED = 0
 """Of the embeddings' training changes, of the planted copies and of the bootstrap: not of anything released."""
 
@@ -39,7 +41,8 @@ def attack(
     """Run every test of `policy`, write `privacy.{json,html}` and the record, and return the record.
 
     Raises:
-        InvalidRequest: no such policy; a synthetic cohort of another training cohort; a split without images.
+        InvalidRequest: no such policy; a synthetic cohort of another training cohort; a split without images; the
+            model that this one was adapted from is gone.
         IntegrityError: either cohort's bytes are not what its record says.
     """
     limits = load_policy(policy)
@@ -52,7 +55,9 @@ def attack(
         return finished
     real, patients = _real(cohort, zones=zones)
     low, high = attrs["intensity_range"]
-    tests, report = assess(to_view(images, (float(low), float(high))), real, limits)
+    before = _learned_before(synthetic.model, zones=zones)
+    tests, report = assess(to_view(images, (float(low), float(high))), real, limits, before=before)
+    patients |= {"images of base models": sum(map(len, before))} if before else {}
     found = report.pop("copies")
     tests += _attribute_tests(labels, cohort, limits, zones=zones)
     tests += _guarantee(synthetic, limits, patients["train patients"], zones=zones)
@@ -63,13 +68,21 @@ def attack(
     )
 
 
-def assess(synthetic: Images, real: RealImages, limits: Policy) -> tuple[tuple[GateTest, ...], dict[str, Any]]:
-    """Every test of images against images: the tests, and what a report says beside them."""
+def assess(
+    synthetic: Images, real: RealImages, limits: Policy, *, before: Sequence[Images] = ()
+) -> tuple[tuple[GateTest, ...], dict[str, Any]]:
+    """Every test of images against images: the tests, and what a report says beside them.
+
+    `before`: train images of the models that the generator was adapted from; copies of them count as copies.
+    """
     evidence = collect(synthetic, real, seed=SEED)
+    correlation = evidence.synthetic.correlation
+    for images in before:
+        correlation = np.maximum(correlation, correlation_with(synthetic, images, evidence.embedding))
     scale = judge.calibrate(evidence.calibration, limits)
     planted = selftest.plant(evidence, real, scale, limits, seed=SEED)
     tests = (
-        judge.copies(evidence.synthetic.correlation, limits),
+        judge.copies(correlation, limits),
         judge.tail(int(scale.hits(evidence.synthetic).sum()), evidence.synthetic_images, scale, limits),
         *((judge.reidentification(evidence, limits),) if _several(real) else ()),
         *judge.membership(evidence, limits, seed=SEED),
@@ -81,7 +94,7 @@ def assess(synthetic: Images, real: RealImages, limits: Policy) -> tuple[tuple[G
     report = {
         "counts": {"synthetic": evidence.synthetic_images, "twins left out": evidence.twins},
         "control": _control(evidence, scale),
-        "copies": np.flatnonzero(evidence.synthetic.correlation >= limits.copies.correlation).tolist(),
+        "copies": np.flatnonzero(correlation >= limits.copies.correlation).tolist(),
         "embedding_sha256": evidence.embedding.digest,
         "planted": [{"change": p.change, "count": p.count, "found": p.found, "refused": p.refused} for p in planted],
         "curves": page.curves(evidence, scale),
@@ -109,6 +122,31 @@ def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[RealImages, dict[st
         counts[f"{split} patients"] = int(table["patient_key"].nunique())
         counts[f"{split} images"] = len(images)
     return RealImages(**parts), counts
+
+
+def _learned_before(model: str, *, zones: Zones) -> list[Images]:
+    """Views of what the models behind an adapted one were trained on: it may still make images of their patients."""
+    found: list[Images] = []
+    handle, steps = level.base_of(model, zones=zones), 0
+    while handle is not None:
+        steps += 1
+        if steps > _MOST_BASES:
+            raise IntegrityError(f"a model is adapted from more than {_MOST_BASES} others: train one afresh")
+        loaded = read.load(_trained_on(handle, zones=zones), zones=zones)
+        low, high = loaded.attrs["intensity_range"]
+        found.append(to_view(loaded.split("train")[0], (float(low), float(high))))
+        handle = level.base_of(handle, zones=zones)
+    return found
+
+
+def _trained_on(model: str, *, zones: Zones) -> str:
+    """Handle of the cohort that the stored model was trained on."""
+    path = zones.pseudonymised / "models" / model / "model.json"
+    if not path.is_file():
+        raise InvalidRequest(
+            "the model that this one was adapted from is gone, and copies of its patients cannot be seen"
+        )
+    return TrainedModel.model_validate_json(path.read_bytes()).cohort
 
 
 def _attribute_tests(
@@ -211,6 +249,7 @@ def not_tested(tests: tuple[GateTest, ...], patients: dict[str, int]) -> tuple[s
     """What no test of this run looked at, in words for the report and the datasheet."""
     ran = {test.test for test in tests}
     several = patients["train images"] > patients["train patients"]
+    adapted = "images of base models" in patients
     reasons = {
         "G3": "G3 re-identification of a patient: " + ("not run" if several else "no patient has two images"),
         "G6": "G6 isolated records: not run",
@@ -219,6 +258,7 @@ def not_tested(tests: tuple[GateTest, ...], patients: dict[str, int]) -> tuple[s
     }
     return (
         *(reason for test, reason in reasons.items() if test not in ran),
+        *(["patients of the model that this one was adapted from: only copies (G1)"] if adapted else []),
         f"detail finer than {VIEW_PX} px: larger images are compared at that size",
         "leaks that survive none of the embeddings, such as a small part of one image in another",
         "attackers who know the networks' weights: they are not released (the discriminator's: see the record)",

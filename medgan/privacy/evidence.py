@@ -143,8 +143,18 @@ def _same_patient(real: RealImages, embedding: Embedding) -> Scores:
     return np.where(near.index == np.arange(len(first)), near.similarity, -1)
 
 
+def correlation_with(queries: Images, originals: Images, embedding: Embedding) -> Scores:
+    """(Q,) pixel correlation of each query with the best match among `originals`, after registration."""
+    return _correlation(queries, originals, nearest(queries, originals, embedding))
+
+
+def _correlation(queries: Images, train: Images, near: dict[str, Nearest]) -> Scores:
+    plain: Scores = np.max([correlation(queries, train, near[name]) for name in ("E1", "E2")], axis=0)
+    return plain
+
+
 def _similarity(queries: Images, train: Images, near: dict[str, Nearest]) -> Similarity:
-    plain = np.max([correlation(queries, train, near[name]) for name in ("E1", "E2")], axis=0)
+    plain = _correlation(queries, train, near)
     bands = {name: band.similarity for name, band in near.items()}
     return Similarity(bands=bands, correlation=plain, index=near["E2"].index)
 

@@ -1,0 +1,67 @@
+"""A model that was adapted from another may still make images of the other's patients: the gate looks for them too."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from medgan.cohort import read, synthetic
+from medgan.errors import InvalidRequest
+from medgan.gan import level
+from medgan.privacy import attack
+from medgan.records import TrainedModel, Verdict
+from tests.builders.cohort import prepared_cohort
+
+SITE, BASE = "mo-" + "5" * 32, "mo-" + "b" * 32
+
+
+@pytest.fixture(scope="module")
+def adapted(case):
+    """The site's model in the store, its base, and train images of the base's cohort that are not the site's."""
+    cohort = prepared_cohort(case.zones, 60, 32)
+    model = TrainedModel(
+        model=BASE,
+        cohort=cohort.cohort,
+        collection_snapshot=cohort.collection_snapshot,
+        config_sha256="0" * 64,
+        generator_sha256="0" * 64,
+        classes=("normal", "pneumonia"),
+        size_px=32,
+        kimg=1,
+        seconds=1,
+    )
+    for handle, described in ((SITE, {"level": level.SITE, "adapted": {"base": BASE}}), (BASE, {})):
+        folder = case.zones.pseudonymised / "models" / handle
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(described))
+    (case.zones.pseudonymised / "models" / BASE / "model.json").write_bytes(model.canonical())
+    known = {image.tobytes() for image in read.load(case.cohort.cohort, zones=case.zones).images}
+    return [image for image in read.load(cohort, zones=case.zones).split("train")[0] if image.tobytes() not in known]
+
+
+def of_site(case, images):
+    made = case.synthetic(images).model_copy(update={"model": SITE})
+    (synthetic.folder(made.synthetic, zones=case.zones) / synthetic.RECORD).write_bytes(made.canonical())
+    return made
+
+
+def test_a_copy_of_the_base_models_patient_is_refused(case, adapted):
+    images = case.fresh[:240].copy()
+    images[17] = adapted[3]
+    report = attack.attack(of_site(case, images), case.cohort, zones=case.zones, policy="internal")
+    copies = next(test for test in report.tests if test.test == "G1")
+    assert (report.verdict, copies.value, copies.passed) == (Verdict.REFUSED, 1, False)
+    assert any("adapted from" in told for told in report.not_tested)
+
+
+def test_a_base_that_is_gone_is_a_refusal_and_no_pass(case, adapted):
+    assert adapted
+    path = case.zones.pseudonymised / "models" / BASE / "model.json"
+    body = path.read_bytes()
+    path.unlink()
+    with pytest.raises(InvalidRequest, match="gone"):
+        attack._learned_before(SITE, zones=case.zones)
+    path.write_bytes(body)
+    assert len(attack._learned_before(SITE, zones=case.zones)) == 1
+    assert attack._learned_before(BASE, zones=case.zones) == []
