@@ -57,8 +57,9 @@ def audit(candidate: Path, train: Path, holdout: Path, *, policy: str, output: P
         holdout_1=views[2][halves[0]],
         holdout_2=views[2][halves[1]],
         train_patients=np.arange(len(views[1])).astype(object),
-        holdout_1_patients=halves[0].astype(object),
-        holdout_2_patients=halves[1].astype(object),
+        # numbered on from train: a number that both had would be one patient with two images
+        holdout_1_patients=(len(views[1]) + halves[0]).astype(object),
+        holdout_2_patients=(len(views[1]) + halves[1]).astype(object),
     )
     tests, report = attack.assess(views[0], real, limits)
     report["counts"]["near copies"] = len(report.pop("copies"))
