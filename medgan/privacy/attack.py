@@ -59,7 +59,7 @@ def attack(
     tests, report = assess(to_view(images, (float(low), float(high))), real, limits, before=before)
     patients |= {"images of base models": sum(map(len, before))} if before else {}
     found = report.pop("copies")
-    tests += _attribute_tests(labels, cohort, limits, zones=zones)
+    tests += _attribute_tests(labels, cohort, limits, like=synthetic.spec.like, zones=zones)
     tests += _guarantee(synthetic, limits, patients["train patients"], zones=zones)
     report["record"] = whitebox.attack(synthetic.model, cohort, zones=zones)
     report |= {"policy": limits.model_dump(mode="json"), "counts": patients | report["counts"]}
@@ -150,10 +150,14 @@ def _trained_on(model: str, *, zones: Zones) -> str:
 
 
 def _attribute_tests(
-    labels: pd.DataFrame, cohort: ValidatedCohort, policy: Policy, *, zones: Zones
+    labels: pd.DataFrame, cohort: ValidatedCohort, policy: Policy, *, like: str | None, zones: Zones
 ) -> tuple[GateTest, ...]:
-    table = read.load(cohort.cohort, zones=zones).table
+    """G7 about the people whom the table follows: the training cohort's, or those of the cohort that was asked for."""
+    followed = cohort.cohort if like is None or like.startswith("site:") else like
+    table = read.load(followed, zones=zones).table
     train = table["split"] == "train"
+    if train.all() or not train.any():
+        raise InvalidRequest("the cohort that the attributes follow has no train or no holdout patients to compare")
     return attributes.attacks(labels, table[train], table[~train], policy)
 
 

@@ -17,13 +17,11 @@ import pandas as pd
 from medgan.privacy.policy import Policy
 from medgan.records import GateTest
 
-_ATTRIBUTES = ("class", "sex", "age_band")
-
-
-_RISKS = 5
-"""Singling-out, linkability, and inference of class, sex and age band."""
+_ATTRIBUTES = ("class", "sex", "age_band", "site", "view")
+_SOURCES = {"site": ("site", "institution"), "view": ("view", "view_position")}
+_BESIDE_INFERENCE = 2
+"""Singling-out and linkability, beside the inference of each attribute."""
 _UPPER_95 = NormalDist().inv_cdf(0.95)
-_BROKEN = NormalDist().inv_cdf(1 - 0.01 / _RISKS)
 
 
 def released(labels: pd.DataFrame) -> tuple[str, ...]:
@@ -33,14 +31,23 @@ def released(labels: pd.DataFrame) -> tuple[str, ...]:
 
 def as_released(real: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """Real patients in the words of the released table: one row each, the same attributes, ages in its bands."""
-    people = real.drop_duplicates("patient_key").reset_index(drop=True)
-    columns = {"class": people["class"]}
+    return _in_words(real.drop_duplicates("patient_key").reset_index(drop=True), labels)
+
+
+def _in_words(rows: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Real rows with the columns and values of the released table."""
+    columns = {"class": rows["class"]}
     if "sex" in labels:
         known = set(labels["sex"])
-        columns["sex"] = people["sex"].map(lambda value: value if value in known else "unknown")
+        columns["sex"] = rows["sex"].map(lambda value: value if value in known else "unknown")
     if "age_band" in labels:
         bands = sorted(set(labels["age_band"]))
-        columns["age_band"] = people["age_years"].map(lambda age: _band_of(age, bands))
+        columns["age_band"] = rows["age_years"].map(lambda age: _band_of(age, bands))
+    for name, sources in _SOURCES.items():
+        if name in labels:
+            found = next((source for source in sources if source in rows), None)
+            told = pd.Series("unknown", index=rows.index) if found is None else rows[found].astype("str")
+            columns[name] = told.fillna("unknown").replace({"": "unknown", "nan": "unknown"})
     return pd.DataFrame(columns)
 
 
@@ -48,21 +55,23 @@ def attacks(labels: pd.DataFrame, train: pd.DataFrame, holdout: pd.DataFrame, po
     """G7 over the released table: smallest cell, singling-out, linkability, inference of each attribute."""
     names = released(labels)
     members, others = as_released(train, labels), as_released(holdout, labels)
-    tests = [_smallest_cell(labels, members, names, policy)]
-    tests.append(
-        _risk("singling-out", _singled_out(labels, members, names), _singled_out(labels, others, names), policy)
-    )
+    tests = [_smallest_cell(labels, train, names, policy)]
+    broken = NormalDist().inv_cdf(1 - 0.01 / (_BESIDE_INFERENCE + len(names)))
+    singled, control = (_singled_out(labels, people, names) for people in (members, others))
+    tests.append(_risk("singling-out", singled, control, policy, broken))
     if len(names) > 1:
-        tests.append(_risk("linkability", _linked(labels, members, names), _linked(labels, others, names), policy))
+        linked, control = (_linked(labels, people, names) for people in (members, others))
+        tests.append(_risk("linkability", linked, control, policy, broken))
         for secret in names:
             guessed, control = (_inferred(labels, people, names, secret) for people in (members, others))
-            tests.append(_risk(f"inference of {secret.replace('_', ' ')}", guessed, control, policy))
+            tests.append(_risk(f"inference of {secret.replace('_', ' ')}", guessed, control, policy, broken))
     return tuple(tests)
 
 
-def _smallest_cell(labels: pd.DataFrame, members: pd.DataFrame, names: Sequence[str], policy: Policy) -> GateTest:
-    """Fewest real patients behind any combination of attributes that the table shows."""
-    sizes = members.groupby(list(names)).size()
+def _smallest_cell(labels: pd.DataFrame, train: pd.DataFrame, names: Sequence[str], policy: Policy) -> GateTest:
+    """Fewest real patients behind any combination of attributes that the table shows; some have several."""
+    cells = _in_words(train, labels).assign(patient_key=train["patient_key"])
+    sizes = cells.groupby(list(names))["patient_key"].nunique()
     shown = labels[list(names)].drop_duplicates().itertuples(index=False, name=None)
     fewest = min(int(sizes.get(cell if len(names) > 1 else cell[0], 0)) for cell in shown)
     return GateTest(
@@ -75,7 +84,9 @@ def _smallest_cell(labels: pd.DataFrame, members: pd.DataFrame, names: Sequence[
     )
 
 
-def _risk(attack: str, members: npt.NDArray[np.float64], others: npt.NDArray[np.float64], policy: Policy) -> GateTest:
+def _risk(
+    attack: str, members: npt.NDArray[np.float64], others: npt.NDArray[np.float64], policy: Policy, broken: float
+) -> GateTest:
     """(success on train - success on holdout) / (1 - success on holdout), with its 95 % upper bound (delta method).
 
     A limit counts as broken, and not merely as undecided, at one in a hundred over all of G7's risks together:
@@ -85,7 +96,7 @@ def _risk(attack: str, members: npt.NDArray[np.float64], others: npt.NDArray[np.
     room = max(1 - rates[1], 1e-9)
     risk = (rates[0] - rates[1]) / room
     error = np.hypot(errors[0] / room, (1 - rates[0]) / room**2 * errors[1])
-    upper, lower = risk + _UPPER_95 * error, risk - _BROKEN * error
+    upper, lower = risk + _UPPER_95 * error, risk - broken * error
     passed = bool(upper <= policy.attributes.risk_most)
     return GateTest(
         test="G7",

@@ -54,6 +54,19 @@ def test_a_row_behind_which_few_people_stand_fails():
     assert test.conclusive
 
 
+def test_a_site_of_few_people_is_seen_and_a_patient_with_two_findings_counts_in_both():
+    train, labels = people(4000, 1), table()
+    train["institution"] = ["small"] * 8 + ["large"] * 3992
+    labels["site"] = ["small", *["large"] * (len(labels) - 1)]
+    title = "fewest patients behind a row of the released table"
+    test = by_title(attributes.attacks(labels, train, people(2000, 2).assign(institution="large"), STRICT))[title]
+    assert test.value < 9
+    assert not test.passed
+    both = pd.concat([people(40, 1).assign(**{"class": name}) for name in ("normal", "pneumonia")])
+    shown = pd.DataFrame({"class": ["normal", "pneumonia"] * 20})
+    assert by_title(attributes.attacks(shown, both, people(40, 2), STRICT))[title].value == 40
+
+
 def test_a_table_that_repeats_train_lets_secrets_be_inferred():
     train, holdout = people(4000, 1), people(4000, 2)
     train["class"] = np.where(train["sex"] == "F", "normal", "pneumonia")  # true of these patients only
