@@ -159,7 +159,7 @@ class FolderStore:
 
     def write_index(self, files: Mapping[str, bytes], held: Held | None) -> None:
         """See `Store`; pages first, the envelope last."""
-        if held is not None and self.read(ENVELOPE) != held:
+        if ENVELOPE in files and self.read(ENVELOPE) != held:
             raise Conflict(BUSY)  # a file system whose locks do not reach the other machine
         for path in _envelope_last(files):
             disk.write_file(self.root / path, files[path])

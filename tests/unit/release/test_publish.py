@@ -195,3 +195,13 @@ def test_datasheet_shows_the_records_numbers(published):
     text = (published.folder / "DATASHEET.md").read_text()
     for words in ("1,100 images", "0.902", "0.915", "**cleared**", "Not tested: attribute inference", "CC-BY-4.0"):
         assert words in text
+
+
+def test_two_first_publishers_that_do_not_share_a_lock_do_not_overwrite_each_other(tmp_path):
+    store = stores.FolderStore(tmp_path)
+    store.write_index({stores.ENVELOPE: b"first"}, None)
+    with pytest.raises(Conflict):
+        store.write_index({stores.ENVELOPE: b"second"}, None)
+    assert store.read(stores.ENVELOPE) == stores.Held(body=b"first")
+    store.write_index({stores.ENVELOPE: b"second"}, stores.Held(body=b"first"))
+    store.write_index({"index.html": b"pages alone"}, None)
