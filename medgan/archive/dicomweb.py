@@ -5,6 +5,7 @@ No redirect is followed, no proxy or netrc of the environment is used, no answer
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,12 +26,18 @@ from medgan.errors import InvalidRequest, StoreUnavailable
 
 Report = Callable[[int, int], None]
 
+# Their log lines quote UIDs, addresses and what a server writes into its Warning header.
+for _name in ("dicomweb_client", "urllib3"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
+
 _ACCEPT: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'  # PS3.18 8.7.3: as it is held
 _CONNECT_SECONDS: Final = 10.0
 _READ_SECONDS: Final = 60.0
 _ANSWER_SECONDS: Final = 900.0
 _MOST_JSON_BYTES: Final = 256 * limits.MIB
 _CHUNK_BYTES: Final = 1 << 20
+_NOT_THIS_ONE: Final = frozenset({400, 404, 406, 409, 410, 415, 422, 500, 501})
+"""What says that one instance cannot be had; it waits, and keeps none of the others from coming."""
 _PAGE: Final = 5_000
 
 
@@ -105,16 +112,20 @@ class _Server:
                 page = getattr(self._client, what)(
                     search_filters=keys or None, limit=limit or _PAGE, offset=len(matches), **where
                 )
+                if not isinstance(page, list) or len(matches) > limits.MAX_LANDED:
+                    raise ValueError
+                # A server may give less than it was asked for (PS3.18 8.3.4.4) and have more; another knows no
+                # offset and gives the same again.
+                if limit or not page or page[-1] in matches[-1:]:
+                    return matches + page if limit else matches
                 matches += page
-                if limit or len(page) < _PAGE:
-                    return matches
 
     def retrieve(self, one: Listed, landing: Landing) -> bool:
         """Land one instance; whether the server delivered it."""
         url = f"{self._base}/studies/{one.study}/series/{one.series}/instances/{one.instance}"
         with _explained():
             response = self._session.get(url, headers={"Accept": _ACCEPT}, stream=True)
-            if response.status_code in {404, 410}:
+            if response.status_code in _NOT_THIS_ONE:
                 response.close()
                 return False
             response.raise_for_status()
@@ -229,7 +240,7 @@ class _explained:  # noqa: N801 - a context manager, named as a verb
             if 400 <= status < 500:  # noqa: PLR2004 - our fault
                 raise InvalidRequest(f"the DICOMweb server refused the query (HTTP {status})") from None
             raise StoreUnavailable(f"the DICOMweb server failed (HTTP {status}): run again") from None
-        if isinstance(error, requests.RequestException | OSError | ValueError | KeyError):
+        if isinstance(error, requests.RequestException | OSError | ValueError | KeyError | TypeError | RecursionError):
             raise StoreUnavailable(
                 "the DICOMweb server stopped answering, or not as DICOMweb: what arrived is kept, run again"
             ) from None
@@ -237,7 +248,8 @@ class _explained:  # noqa: N801 - a context manager, named as a verb
 
 def _value(match: dict[str, Any], tag: str) -> str:
     """First value of an attribute in the DICOM JSON model (PS3.18 F.2), or empty."""
-    values = match.get(tag, {}).get("Value") if isinstance(match, dict) else None
+    attribute = match.get(tag) if isinstance(match, dict) else None
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
     return str(values[0]) if isinstance(values, list) and values else ""
 
 

@@ -47,4 +47,7 @@ def _age(path: Path) -> float:
         status = path.lstat()
     except OSError:
         return 0.0
-    return time.time() - max(status.st_mtime, status.st_ctime)
+    now = time.time()
+    # A device with a wrong clock dates its file into the future: that file would wait until then.
+    past = [moment for moment in (status.st_mtime, status.st_ctime) if moment <= now]
+    return now - max(past, default=now)

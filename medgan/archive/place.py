@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from medgan.errors import InvalidRequest, StoreUnavailable
 
@@ -57,6 +57,8 @@ _OPTIONS: Final[dict[Kind, frozenset[str]]] = {
 }
 """What an address of each kind may say in small letters; DICOM keywords begin with a capital."""
 _TITLE: Final = re.compile(r"[A-Za-z0-9_.-][A-Za-z0-9_. -]{0,15}")  # PS3.5 6.2, AE: 16 characters; ours are plainer
+_METADATA: Final = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")))
+"""Metadata services of clouds that are not link-local."""
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{1,31}:")
 
 
@@ -92,7 +94,7 @@ def parse(text: str) -> Place:
     if not _SCHEME.match(text) or (len(text) > 1 and text[1] == ":"):
         resolved = Path(text).expanduser().resolve()
         return Place(kind="files", text=str(resolved), path=resolved)
-    split = urlsplit(text)
+    split = _split(text)
     kind = _SCHEMES.get(split.scheme)
     if kind is None or "::" in text:
         known = ", ".join(sorted(_SCHEMES))
@@ -108,10 +110,7 @@ def parse(text: str) -> Place:
     if kind == "drop":
         resolved = Path(unquote(split.path)).resolve()
         return Place(kind=kind, text=text, scheme=split.scheme, path=resolved, options=options)
-    try:
-        port = split.port or 0
-    except ValueError:
-        raise InvalidRequest("the port in the address is no port") from None
+    port = _port(split)
     title = unquote(split.username or "")
     if kind in {"pacs", "receiver"}:
         _check_titles(title, options)
@@ -123,6 +122,20 @@ def parse(text: str) -> Place:
         kind=kind, text=text, scheme=split.scheme, title=title, host=split.hostname, port=port,
         tail=unquote(split.path).strip("/"), options=options,
     )  # fmt: skip
+
+
+def _split(text: str) -> SplitResult:
+    try:
+        return urlsplit(text)
+    except ValueError:  # its text may quote the address
+        raise InvalidRequest("the address cannot be read: is a bracket of its host missing?") from None
+
+
+def _port(split: SplitResult) -> int:
+    try:
+        return split.port or 0
+    except ValueError:
+        raise InvalidRequest("the port in the address is no port") from None
 
 
 def admit(place: Place) -> None:
@@ -144,10 +157,10 @@ def endpoint(place: Place) -> tuple[str, int]:
         return place.host, place.port
     given = place.options.get("endpoint", "")
     if given:
-        split = urlsplit(given)
+        split = _split(given)
         if split.scheme not in {"http", "https"} or not split.hostname or split.username:
             raise InvalidRequest("endpoint in the address is http(s)://host[:port]")
-        return split.hostname, split.port or 0
+        return split.hostname, _port(split)
     return (BUCKETS[place.scheme] or place.host), place.port
 
 
@@ -167,7 +180,8 @@ def admit_host(host: str, port: int = 0) -> None:
         # A name on the list may point anywhere; the metadata service of a cloud is never an archive.
         ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
         plain = getattr(ip, "ipv4_mapped", None) or ip
-        if plain.is_link_local or plain.is_multicast or plain.is_unspecified or plain.is_reserved:
+        reserved = plain.is_reserved and not plain.is_loopback  # ::1 counts as both
+        if plain.is_link_local or plain.is_multicast or plain.is_unspecified or reserved or plain in _METADATA:
             raise InvalidRequest("the host of the source is a link-local, multicast or reserved address: refused")
 
 

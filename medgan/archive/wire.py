@@ -11,6 +11,7 @@ import select
 import ssl
 import threading
 import time
+import warnings
 from typing import Any, Final
 
 from pynetdicom import _config, evt
@@ -29,7 +30,16 @@ _READ_BYTES: Final = 1 << 16
 _config.LOG_HANDLER_LEVEL = "none"
 _config.LOG_REQUEST_IDENTIFIERS = False
 _config.LOG_RESPONSE_IDENTIFIERS = False
-logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+for _name in ("pynetdicom", "pydicom"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
+
+
+def hush() -> None:
+    """Keep pydicom, in any thread, from quoting in a warning what a peer answered and breaks its VR."""
+    warnings.filterwarnings("ignore", module="pydicom")
+
+
+hush()
 
 
 class Budget:

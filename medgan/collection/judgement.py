@@ -37,10 +37,12 @@ def remembered(found: Intake, pending: Collection[str], judged_by: str, *, zones
     """
     refused: dict[str, str] = {}
     records = quarantine.recorded(zones)
-    released = {sha256 for sha256, decision in review.decisions(zones).items() if decision == review.RELEASE}
-    for sha256 in set(pending) & records - released:
+    released = review.releases(zones)
+    for sha256 in set(pending) & records:
         record = quarantine.load(zones, sha256)
-        if record is not None and record.judged_by == judged_by and record.reason not in PASSING:
+        if record is None or record.reason in released.get(sha256, frozenset()):
+            continue
+        if record.judged_by == judged_by and record.reason not in PASSING:
             refused[sha256] = record.reason.value
     new = set(pending) - refused.keys()
     for study in found.studies:

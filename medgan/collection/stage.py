@@ -46,10 +46,10 @@ def run(batch: Batch, context: StageContext) -> str:
     expression = profile.load(context.profile)
     with durable.new_folder(target) as folder:
         stage = Stage(folder)
-        decided = review.decisions(context.zones)
+        released = review.releases(context.zones)
         for study, locator in zip(batch.studies, batch.locators, strict=True):
             try:
-                reviewed = decided.get(locator.sha256) == review.RELEASE
+                reviewed = released.get(locator.sha256, frozenset())
                 _add(stage, locator, expression, keyring, context, reviewed=reviewed)
             except BadInstance as refusal:
                 stage.refused[locator.sha256] = _refuse(locator.sha256, refusal.reason, "ingest", study, context)
@@ -64,7 +64,13 @@ def run(batch: Batch, context: StageContext) -> str:
 
 
 def _add(
-    stage: Stage, locator: Any, expression: profile.Profile, keyring: Keyring, context: StageContext, *, reviewed: bool
+    stage: Stage,
+    locator: Any,
+    expression: profile.Profile,
+    keyring: Keyring,
+    context: StageContext,
+    *,
+    reviewed: frozenset[str],
 ) -> None:
     zones = context.zones
     data = instance.read(locator, zones=zones, keyring=keyring)

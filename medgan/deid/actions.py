@@ -21,6 +21,7 @@ COPY: Final = b"\0copy"
 
 NUMBER_BYTES = {b"US": 2, b"SS": 2, b"AT": 4, b"UL": 4, b"SL": 4, b"FL": 4, b"FD": 8, b"SV": 8, b"UV": 8}
 TOP_AGE = b"090Y"
+_OFFSETS = frozenset((0x7FE00001, 0x7FE00002))  # what a text would mean as an offset lies beyond the file
 DUMMY_DATE, DUMMY_TIME = b"19000101", b"000000"
 DUMMY = {
     **dict.fromkeys((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"PN", b"AE", b"CS"), b"DEIDENTIFIED"),
@@ -341,10 +342,17 @@ class KeepBulk(Action):
     sentence = "is kept: the image cannot be shown without it"
 
     def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
-        """The bytes themselves; none of what can be read as a text from end to end."""
-        del rule
+        """The bytes themselves; none of what can be read as a text from end to end, lines and all."""
+        if rule.tag in _OFFSETS:
+            raw = work.buffer[element.start : element.stop]
+            numbers = memoryview(raw).cast("Q") if len(raw) % 8 == 0 else [1 << 63]
+            return COPY if all(number <= len(work.buffer) for number in numbers) else None
         raw = work.buffer[element.start : element.stop].replace(b"\0", b" ").strip()
-        return None if raw.isascii() and raw.decode("ascii").isprintable() and raw else COPY
+        try:
+            words = raw.decode().split()
+        except UnicodeDecodeError:
+            return COPY
+        return None if words and all(word.isprintable() for word in words) else COPY
 
 
 class KeepPixels(KeepBulk):

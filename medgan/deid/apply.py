@@ -29,11 +29,11 @@ from medgan.deid.elements import (
 )
 from medgan.deid.native import little_endian
 from medgan.deid.profile import METHODS, Profile
-from medgan.errors import BadInstance
+from medgan.errors import BadInstance, MedganError
 from medgan.keys import Keyring
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from pydicom import Dataset
 
@@ -269,12 +269,18 @@ def _listed(profile: Profile) -> dict[int, bool]:
 
 
 def deidentify(
-    data: bytes, *, profile: Profile, keyring: Keyring, reviewed: bool = False, cuts: Mapping[str, Shear] | None = None
+    data: bytes,
+    *,
+    profile: Profile,
+    keyring: Keyring,
+    reviewed: bool | Collection[str] = False,
+    cuts: Mapping[str, Shear] | None = None,
 ) -> DeidentifiedInstance:
     """De-identify one instance: `data` is a Part 10 file or a bare dataset, the result a Part 10 file.
 
     `cuts` has, for the option clean-recognizable-visual-features, where the face of each series (by pseudonymous
-    key) is cut away, see `deface.plan`; an instance that holds a whole volume finds its own.
+    key) is cut away, see `deface.plan`; an instance that holds a whole volume finds its own. `reviewed` are the
+    reasons that somebody released it for, true for all: who looked for text has not said that there is no face.
 
     Raises `BadInstance`: NOT_DICOM, TRUNCATED, BAD_LENGTH, TOO_DEEP, TOO_MANY_ELEMENTS, BOMB, CORRUPT_HEADER,
     BAD_UID, NO_PATIENT, NO_PIXELS for waveforms, UNSUPPORTED for documents and
@@ -295,10 +301,11 @@ def deidentify(
     result = b"".join((meta, *body))
     _refuse_residue(work, pieces, meta)
     if "clean-pixel-data" in profile.options:
-        result = _clean_pixels(result, reviewed=reviewed)
+        result = _clean_pixels(result, reviewed=_released(reviewed, "BURNED_IN"))
     series_key = pseudonym.series_key(keyring, uids[1])
-    if "clean-recognizable-visual-features" in profile.options and not reviewed:
-        result = _clean_face(result, data, (cuts or {}).get(series_key))
+    if "clean-recognizable-visual-features" in profile.options:
+        cut = (cuts or {}).get(series_key)
+        result = _clean_face(result, data, cut, reviewed=_released(reviewed, "FACE"))
     return DeidentifiedInstance(
         data=result,
         instance_key=pseudonym.instance_key(keyring, uids[0]),
@@ -336,12 +343,25 @@ def _clean_pixels(data: bytes, *, reviewed: bool) -> bytes:
     return burned_in.clean(data, dcmread(io.BytesIO(data)), reviewed=reviewed)
 
 
-def _clean_face(result: bytes, data: bytes, cut: Shear | None) -> bytes:
-    """`result` without the face of a head."""
+def _released(reviewed: bool | Collection[str], reason: str) -> bool:
+    return reviewed if isinstance(reviewed, bool) else reason in reviewed
+
+
+def _clean_face(result: bytes, data: bytes, cut: Shear | None, *, reviewed: bool) -> bytes:
+    """`result` without the face of a head; as it is only where none can be cut and somebody looked."""
     from medgan.archive import instance
     from medgan.deid import deface
 
-    return deface.clean(result, instance.parse(data), cut)
+    try:
+        return deface.clean(result, instance.parse(data), cut)
+    except BadInstance as refusal:
+        if reviewed and refusal.reason == "FACE":
+            return result
+        raise
+    except MedganError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever a hostile header makes a library raise, its text may quote values
+        raise BadInstance("FACE", "its geometry cannot be read, so its face cannot be cut away safely") from None
 
 
 def _refuse_residue(work: Work, pieces: dict[int, bytes], meta: bytes) -> None:

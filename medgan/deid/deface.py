@@ -23,7 +23,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from medgan.archive import instance, pixels, series
 from medgan.deid import brain
-from medgan.errors import BadInstance
+from medgan.errors import BadInstance, MedganError
 from medgan.records import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 OPTION = "clean-recognizable-visual-features"
 MODALITIES = frozenset(("CT", "MR"))
+_CT_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "2.1", "2.2"))
+_MR_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("4", "4.1", "4.3", "4.4"))
 # Body parts (PS3.16 Annex L) that hold no face. An instance is left alone only when it names one of them and no word
 # of its descriptions speaks of a head: what says nothing is taken for a head.
 ELSEWHERE = re.compile(
@@ -47,6 +49,7 @@ HEAD_WORDS = re.compile(
     r"testa|encef|enc\u00e9ph|mprage|flair|fmri|bold|stealth",
     re.IGNORECASE,
 )
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _WORDY = ("StudyDescription", "SeriesDescription", "ProtocolName", "RequestedProcedureDescription", "BodyPartExamined")
 MIN_SLICES, MIN_TRAVEL_MM = 8, 60.0  # fewer or less is no volume that a brain could be found in
 TRIES = 8  # volumes of one frame of reference that are looked at before it is given up
@@ -199,9 +202,17 @@ def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
     return x, y, z
 
 
+def _modalities(dataset: Dataset) -> set[str]:
+    """What an instance says it is by its Modality, and what its SOP class says: a header may forget the first."""
+    said = dataset.get("Modality") or ""
+    named = {said} if isinstance(said, str) else {str(one) for one in said}
+    kind = str(dataset.get("SOPClassUID") or "")
+    return named | ({"CT"} if kind in _CT_CLASSES else set()) | ({"MR"} if kind in _MR_CLASSES else set())
+
+
 def concerns(dataset: Dataset) -> bool:
     """Whether an instance may show a face: CT or MR with pixels, unless it says that it is of another body part."""
-    if str(dataset.get("Modality") or "") not in MODALITIES or "PixelData" not in dataset:
+    if not _modalities(dataset) & MODALITIES or not any(keyword in dataset for keyword in _PIXELS):
         return False
     part = re.sub(r"[^A-Z]", "", str(dataset.get("BodyPartExamined") or "").upper())
     words = " ".join(str(dataset.get(keyword) or "") for keyword in _WORDY)
@@ -217,6 +228,8 @@ class _Seen:
     reference: str
     hounsfield: bool
     geometry: tuple[FrameGeometry, ...]
+    grey: bool = True
+    """A colour map of a head is cut like the others, but no brain is looked for in it."""
 
 
 def plan(instances: Iterable[Callable[[], bytes]]) -> dict[str, Shear]:
@@ -244,14 +257,19 @@ def _look(place: int, load: Callable[[], bytes]) -> _Seen | None:
             return None
         geometry = _tiles(dataset)[1]
         name = str(dataset.SeriesInstanceUID)
-    except (BadInstance, AttributeError):
+    except BadInstance:
+        return None
+    except MedganError:
+        raise
+    except Exception:  # noqa: BLE001 - a hostile header may raise anything; cleaning refuses the instance by itself
         return None
     return _Seen(
         place=place,
         series=name,
         reference=str(dataset.get("FrameOfReferenceUID") or name),
-        hounsfield=dataset.Modality == "CT",
+        hounsfield="CT" in _modalities(dataset),
         geometry=geometry,
+        grey=dataset.get("SamplesPerPixel", 1) == 1,
     )
 
 
@@ -262,6 +280,12 @@ def _cuts(group: list[_Seen], loaders: list[Callable[[], bytes]]) -> dict[str, S
         try:
             cut = find(_volume(frames, loaders), stack.affine, hounsfield=frames[0][0].hounsfield)
         except BadInstance:
+            cut = None
+        except MedganError:
+            raise
+        except Exception:  # noqa: BLE001 - slices of two sizes, steps of 1e-200: one series must not stop the others
+            cut = None
+        if cut is None:
             continue
         if cut.whole:
             return dict.fromkeys((seen.series for seen in group), cut)
@@ -273,13 +297,20 @@ def _candidates(group: list[_Seen]) -> list[tuple[str, list[tuple[_Seen, int]], 
     """The first volume of each series that could hold a brain, what covers most first; repetitions show the same."""
     found = []
     for name in sorted({seen.series for seen in group}):
-        frames = [(seen, at) for seen in group if seen.series == name for at in range(len(seen.geometry))]
-        for stack in series.volumes([seen.geometry[at] for seen, at in frames])[:1]:
+        frames = [(one, at) for one in group if one.series == name and one.grey for at in range(len(one.geometry))]
+        for stack in _stacks([seen.geometry[at] for seen, at in frames])[:1]:
             travel_mm = stack.spacing_mm[0] * (len(stack.order) - 1)
             if len(stack.order) >= MIN_SLICES and travel_mm >= MIN_TRAVEL_MM:
                 found.append((travel_mm, name, [frames[index] for index in stack.order], stack))
     found.sort(key=lambda candidate: (-candidate[0], candidate[1]))
     return [(name, frames, stack) for _, name, frames, stack in found]
+
+
+def _stacks(frames: list[FrameGeometry]) -> tuple[series.Volume, ...]:
+    try:
+        return series.volumes(frames)
+    except (ArithmeticError, ValueError):  # positions that no patient has
+        return ()
 
 
 def _volume(frames: list[tuple[_Seen, int]], loaders: list[Callable[[], bytes]]) -> NDArray[np.float32]:
@@ -321,7 +352,7 @@ def clean(data: bytes, source: Dataset, shear: Shear | None) -> bytes:
         return data
     where, geometry = _tiles(source)
     if shear is None and len(geometry) >= MIN_SLICES:
-        alone = _Seen(place=0, series="", reference="", hounsfield=source.Modality == "CT", geometry=geometry)
+        alone = _Seen(place=0, series="", reference="", hounsfield="CT" in _modalities(source), geometry=geometry)
         shear = _cuts([alone], [functools.partial(_written, source)]).get("")
     dataset = dcmread(io.BytesIO(data))
     decoded = pixels.decode(dataset)

@@ -30,12 +30,18 @@ def decisions_folder(zones: Zones) -> Path:
 
 def pending(zones: Zones) -> list[tuple[QuarantineRecord, str]]:
     """Every quarantine record with the latest decision on it (empty where there is none), by digest."""
-    decided = decisions(zones)
+    decided, released = decisions(zones), releases(zones)
     records = [
         QuarantineRecord.model_validate_json(path.read_bytes())
         for path in sorted(quarantine.folder(zones).glob("*.json"))
     ]
-    return [(record, decided.get(record.sha256, "")) for record in records]
+
+    def latest(record: QuarantineRecord) -> str:
+        """A release for another reason decides nothing about this one."""
+        decision = decided.get(record.sha256, "")
+        return "" if decision == RELEASE and record.reason not in released[record.sha256] else decision
+
+    return [(record, latest(record)) for record in records]
 
 
 def find(zones: Zones, prefix: str) -> QuarantineRecord:
@@ -64,6 +70,20 @@ def decisions(zones: Zones) -> dict[str, str]:
     folder = decisions_folder(zones)
     audit.verify(folder)
     return {entry["sha256"]: entry["decision"] for entry in audit.entries(folder)}
+
+
+def releases(zones: Zones) -> dict[str, frozenset[str]]:
+    """Reasons that each file was released for, by digest; a rejection takes all of them back.
+
+    `IntegrityError` where the log was tampered with.
+    """
+    folder = decisions_folder(zones)
+    audit.verify(folder)
+    released: dict[str, frozenset[str]] = {}
+    for entry in audit.entries(folder):
+        known = released.get(entry["sha256"], frozenset())
+        released[entry["sha256"]] = known | {entry["reason"]} if entry["decision"] == RELEASE else frozenset()
+    return released
 
 
 def is_released(zones: Zones, sha256: str) -> bool:

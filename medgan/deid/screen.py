@@ -35,11 +35,11 @@ _TELLING = (
     re.compile(rf"(?<![a-z]){_MONTH}(?![a-z])[\s.,/-]*\d{{1,4}}(?:[\s.,/-]+\d{{1,4}})?", re.IGNORECASE),
     re.compile(r"(?:\+|\(|\b)\d{2,5}[)\s/.-]+\d{2,5}[\s/.-]+\d{2,}"),
     re.compile(r"(?<![\d.])\d{3}[\s.-]\d{4}(?![\d.])"),
-    re.compile(r"\S*@\S*|\S*://\S*|\bwww\.\S*", re.IGNORECASE),
+    re.compile(r"(?<!\S)\S*(?:@|://)\S*|\bwww\.\S*", re.IGNORECASE),  # from where a word begins: linear in its length
     re.compile(r"\b(?:Dr|Prof|Mr|Mrs|Ms|Miss|Herr|Frau|Mme|Dott)\b\.?(?:[\s,]+[A-Z][\w'-]*){1,4}"),
     re.compile(r"\bDR\.(?:[\s,]*[A-Z][\w'-]*){1,4}"),
     re.compile(r"(?<![\w.])(?:[A-Z]\.[ ]?){2,}"),
-    re.compile(r"\b(?:9\d|1[0-4]\d)(?=\s*-?\s*(?:y(?:ears?|rs?|o|/o)?\b|jahre))", re.IGNORECASE),
+    re.compile(r"\b(?:9\d|1[0-4]\d)(?=\s*(?:-\s*)?(?:y(?:ears?|rs?|o|/o)?\b|jahre))", re.IGNORECASE),
 )
 # Numbers with an initial: A12345, but b1000 and TR2000 say how the image was made.
 _SERIAL = re.compile(r"(?<![A-Za-z])(?!b\d|T[REI]\d)[A-Za-z]{1,4}[-#]?\d{4,}(?!\d)", re.IGNORECASE)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from medgan.settings import Zones
 
 CASES, RECORD = "cases.npz", "cases.json"
 _LEAST_PX, _MOST_PX = 16, 128
+_MOST_CLASSES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +142,10 @@ def synthetic(dataset: Dataset, classes: tuple[str, ...], *, most: int, attribut
 
 def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], tuple[str, ...]]:
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             arrays = {name: held[name] for name in held.files}
         images, target = arrays["images"], arrays["target"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         raise InvalidRequest("local cases are an .npz with arrays `images` (N, H, W) and `target` (N,)") from None
     if images.ndim != 3 or target.shape != (len(images),) or len(images) == 0 or images.dtype.kind not in "uif":  # noqa: PLR2004
         raise InvalidRequest("local cases need `images` (N, H, W) of numbers and one `target` an image")
@@ -159,6 +162,8 @@ def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], tu
     if target.dtype.kind in "US":
         names, index = np.unique(target.astype(str), return_inverse=True)
         return images, index.astype(np.int64), patient.astype(np.int64), tuple(map(str, names))
+    if target.dtype.kind not in "biu" or int(target.max()) >= _MOST_CLASSES:
+        raise InvalidRequest(f"`target` is a class name, a number, or an index below {_MOST_CLASSES:,}")
     index = target.astype(np.int64)
     named = tuple(map(str, arrays.get("classes", np.arange(index.max() + 1)).astype(str)))
     if index.min() < 0 or index.max() >= len(named):

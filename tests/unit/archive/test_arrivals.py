@@ -115,6 +115,14 @@ def test_a_file_that_changed_a_moment_ago_waits_whatever_time_the_copy_claims(in
         scanned(ref, zones)
 
 
+def test_a_file_dated_into_the_future_does_not_wait_for_it(incoming, zones):
+    ref = registered(incoming, zones, settle=0)
+    (incoming / "scanner.dcm").write_bytes(sound())
+    os.utime(incoming / "scanner.dcm", (4_000_000_000, 4_000_000_000))
+    found = scanned(ref, zones)
+    assert (found.instances, found.waiting) == (1, 0)
+
+
 def test_a_file_that_stayed_cut_short_for_a_day_is_refused_with_its_reason(incoming, zones, monkeypatch):
     ref = registered(incoming, zones)
     (incoming / "half.dcm").write_bytes(sound()[:-100])

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import http.server
 import json
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
+from urllib.parse import parse_qsl
 
 import pytest
+from pynetdicom.dsutils import decode
 
-from medgan.archive import bucket, dicomweb, place, scan, sources
+from medgan.archive import bucket, dicomweb, place, scan, sources, wire
 from medgan.archive.landing import Landing
 from medgan.errors import InvalidRequest, StoreUnavailable
 from medgan.settings import Zones
@@ -43,6 +47,7 @@ def test_a_place_is_known_by_its_form(text, kind):
     [
         "file:///etc/passwd", "http://pacs.example/", "simplecache::s3://bucket", "gopher://x", "dicom://PACS@pacs.example",
         "dicom://pacs.example:104", "dicom://A_TITLE_THAT_IS_TOO_LONG@pacs:104", "dicom://me:secret@pacs:104",
+        "dicom://PACS@[secret", "dicom://PACS@[passwd]:104", "dicom://PACS@pacs:99999999",
         "dicomweb+https:///no-host", "dicom://PACS@pacs:104?asociations=4", "drop:/incoming?sette=5", "receive://MEDGAN@127.0.0.1:11112?from=CT*",
     ],
 )  # fmt: skip
@@ -64,6 +69,8 @@ def test_an_address_of_another_form_is_refused_and_not_repeated(text):
         ("*", "[::ffff:169.254.169.254]"),
         ("*", "0.0.0.0"),  # noqa: S104
         ("*", "224.0.0.1"),
+        ("*", "[fd00:ec2::254]"),
+        ("*", "100.100.100.200"),
         ("*", "2852039166"),  # 169.254.169.254 as one number
     ],
 )
@@ -76,6 +83,20 @@ def test_a_host_that_is_not_listed_or_is_link_local_is_refused(listed, host, mon
     ):
         with pytest.raises(InvalidRequest):
             place.admit(place.parse(address))
+
+
+@pytest.mark.parametrize("endpoint", ["http://[secret", "http://minio:99999999", "file:///secret"])
+def test_an_endpoint_that_cannot_be_read_is_refused_and_not_repeated(endpoint, monkeypatch):
+    monkeypatch.setenv(place.HOSTS_VARIABLE, "*")
+    with pytest.raises(InvalidRequest) as refused:
+        place.admit(place.parse(f"s3://b/p?endpoint={endpoint}"))
+    assert "secret" not in str(refused.value)
+
+
+def test_this_machine_may_be_listed_by_either_address(monkeypatch):
+    monkeypatch.setenv(place.HOSTS_VARIABLE, "127.0.0.1,::1")
+    place.admit_host("127.0.0.1", 104)
+    place.admit_host("::1", 104)
 
 
 @pytest.mark.parametrize("listed", ["127.0.0.1", "pacs.example, 127.0.0.*", "127.0.0.1:8042"])
@@ -156,6 +177,9 @@ def test_a_redirect_of_a_dicomweb_server_is_not_followed(status, zones, monkeypa
         (200, b"<html>", StoreUnavailable),
         (200, json.dumps([{"0020000D": {"Value": ["../../x"]}}]).encode(), None),
         (200, json.dumps([{"0020000D": {}}, {}]).encode(), None),
+        (200, json.dumps([{"0020000D": ["x"]}, 3, {"0020000D": {"Value": [{}]}}]).encode(), None),
+        (200, b"7", StoreUnavailable),
+        (200, b"[" * 100_000, StoreUnavailable),
     ],
 )
 def test_a_server_that_answers_nonsense_is_an_error_of_ours_or_lists_nothing(status, body, error, zones, monkeypatch):
@@ -168,6 +192,47 @@ def test_a_server_that_answers_nonsense_is_an_error_of_ours_or_lists_nothing(sta
         with pytest.raises(error) as raised:
             dicomweb.fetch(web(port), landing, source="web")
     assert "127.0.0.1" not in str(raised.value)
+
+
+def _of(tag: str, value: str) -> dict[str, object]:
+    return {tag: {"vr": "UI", "Value": [value]}}
+
+
+def _study_of(count: int, at_once: int, *, knows_offset: bool) -> Answer:
+    """A server with one study that lists `at_once` matches at most, and has not all that it lists."""
+    study, series = _of("0020000D", "1.2"), _of("0020000E", "1.2.3")
+    listed = [{**study, **series, **_of("00080018", f"1.2.3.{number}")} for number in range(count)]
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        path, _, asked = handler.path.partition("?")
+        offset = int(dict(parse_qsl(asked)).get("offset", 0)) if knows_offset else 0
+        found = {"/dicom-web/studies": [study], "/dicom-web/studies/1.2/instances": listed}.get(path)
+        if found is not None:
+            body = json.dumps(found[offset : offset + at_once]).encode()
+            reply(handler, 200, body, Content_Type="application/dicom+json", Warning="299 DOE^JOHN")
+        elif path.endswith((".0", ".1")):
+            reply(handler, 500 if path.endswith(".0") else 406)
+        else:
+            reply(handler, 200, b"DICM" + path.encode(), Content_Type="application/dicom")
+
+    return answer
+
+
+def test_a_server_that_lists_little_at_once_is_asked_for_the_rest_and_what_it_cannot_give_waits(
+    zones, monkeypatch, capfd
+):
+    monkeypatch.setenv(place.HOSTS_VARIABLE, "127.0.0.1")
+    with web_server(_study_of(5, 2, knows_offset=True)) as (port, _):
+        visit = dicomweb.fetch(web(port), Landing("web", zones=zones, keyring=KEYRING), source="web")
+    assert (visit.listed, visit.arrived, visit.waiting) == (5, 3, 2)
+    assert "DOE" not in "".join(capfd.readouterr())
+
+
+def test_a_server_that_knows_no_offset_is_not_asked_for_ever(zones, monkeypatch):
+    monkeypatch.setenv(place.HOSTS_VARIABLE, "127.0.0.1")
+    with web_server(_study_of(5, 5, knows_offset=False)) as (port, _):
+        visit = dicomweb.fetch(web(port), Landing("web", zones=zones, keyring=KEYRING), source="web")
+    assert visit.listed == 5
 
 
 def test_an_answer_beyond_the_cap_is_cut_off(zones, monkeypatch):
@@ -211,3 +276,11 @@ def test_a_redirect_of_a_store_is_not_followed(status, zones, monkeypatch):
                 bucket.fetch(address, landing, source="store")
     assert asked
     assert not elsewhere
+
+
+def test_what_a_pacs_answers_is_not_quoted_where_it_breaks_its_vr(recwarn, capfd):
+    raw = struct.pack("<HHL", 0x20, 0x0D, 8) + b"DOE^JOHN"
+    wire.hush()  # as importing it did; pytest puts its own filters before ours
+    assert str(decode(BytesIO(raw), True, True).StudyInstanceUID) == "DOE^JOHN"
+    assert not recwarn.list
+    assert "DOE" not in "".join(capfd.readouterr())

@@ -134,6 +134,24 @@ def test_decisions_about_quarantined_files_are_chained(tmp_path):
         review.decide(zones, digests["TRUNCATED"], review.RELEASE, reviewer="R1")
 
 
+def test_a_release_counts_for_the_reason_that_was_looked_at(tmp_path):
+    zones, digest = Zones.under(tmp_path), "a" * 64
+
+    def refuse(reason: QuarantineReason) -> str:
+        quarantine.record(zones, QuarantineRecord(sha256=digest, reason=reason, stage="ingest"))
+        return review.pending(zones)[0][1]
+
+    refuse(QuarantineReason.BURNED_IN)
+    review.decide(zones, digest, review.RELEASE, reviewer="R1")
+    assert refuse(QuarantineReason.BURNED_IN) == review.RELEASE
+    assert refuse(QuarantineReason.FACE) == ""
+    assert review.releases(zones) == {digest: {"BURNED_IN"}}
+    review.decide(zones, digest, review.RELEASE, reviewer="R1")
+    assert review.releases(zones) == {digest: {"BURNED_IN", "FACE"}}
+    review.decide(zones, digest, review.REJECT, reviewer="R2")
+    assert not review.releases(zones)[digest]
+
+
 def test_explain_prints_sorted_sentences():
     said = RUN.invoke(app, ["deid", "explain", "--profile", "basic+modified-dates"])
     sentences = said.output.splitlines()

@@ -11,7 +11,7 @@ from medgan.archive import pixels
 from medgan.deid import apply, batch, deface, profile, pseudonym
 from medgan.errors import BadInstance
 from tests.unit.deid import heads
-from tests.unit.deid.builders import phantom_with, read
+from tests.unit.deid.builders import phantom_with, read, write
 
 STEP_MM = 2
 
@@ -119,3 +119,58 @@ def test_the_tool_looks_at_a_whole_series_before_it_writes(tmp_path):
     assert (report.written, report.quarantined) == (len(files), {})
     paths = (tmp_path / "out").glob("pt-*/st-*/se-*/in-*.dcm")
     assert {read(path.read_bytes()).RecognizableVisualFeatures for path in paths} == {"NO"}
+
+
+def _colour(image, number):
+    image.SamplesPerPixel, image.PhotometricInterpretation, image.PlanarConfiguration = 3, "RGB", 0
+    image.BitsAllocated = image.BitsStored = 8
+    image.HighBit, image.PixelRepresentation = 7, 0
+    image.PixelData = bytes([number] * 3 * image.Rows * image.Columns)
+
+
+def _two_sizes(image, number):
+    if number == 3:
+        image.Rows = image.Rows // 2
+        image.PixelData = image.PixelData[: len(image.PixelData) // 2]
+
+
+def _no_size(image, _number):
+    image.PixelSpacing = [1e-200, 1e-200]
+
+
+@pytest.mark.parametrize("change", [_colour, _two_sizes, _no_size])
+def test_a_series_that_is_no_grey_volume_stops_neither_the_plan_nor_the_night(change, cleaning, keyring):
+    files = []
+    for number, data in enumerate(heads.write_series(np.zeros((10, 16, 16)), 8)):
+        image = read(data)
+        change(image, number)
+        files.append(write(image))
+    assert deface.plan([lambda data=data: data for data in files]) == {}
+    with pytest.raises(BadInstance) as refused:
+        apply.deidentify(files[0], profile=cleaning, keyring=keyring)
+    assert refused.value.reason == "FACE"
+
+
+def test_who_released_an_image_for_its_text_has_not_released_its_face(cleaning, keyring):
+    one = phantom_with("MR", BodyPartExamined="HEAD")
+    with pytest.raises(BadInstance) as refused:
+        apply.deidentify(one, profile=cleaning, keyring=keyring, reviewed={"BURNED_IN"})
+    assert refused.value.reason == "FACE"
+    apply.deidentify(one, profile=cleaning, keyring=keyring, reviewed={"BURNED_IN", "FACE"})
+
+
+def test_a_known_cut_is_made_even_where_somebody_looked(cleaning, keyring):
+    one = phantom_with("MR", BodyPartExamined="HEAD")
+    key = apply.deidentify(one, profile=cleaning, keyring=keyring, reviewed=True).series_key
+    everything = deface.Shear(normal=(0.0, 0.0, 1.0), offset=-1e6, forward=(0.0, 0.0, 1.0), behind=-1e6)
+    clean = apply.deidentify(one, profile=cleaning, keyring=keyring, reviewed=True, cuts={key: everything})
+    assert np.ptp(pixels.decode(clean.dataset).frames) == 0
+
+
+@pytest.mark.parametrize("values", [{"Modality": ""}, {"Modality": ["OT", "MR"]}, {"Modality": "OT"}])
+def test_a_header_that_does_not_say_mr_is_known_by_its_class(values):
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.PixelData = "1.2.840.10008.5.1.4.1.1.4", b"\0\0"
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    assert deface.concerns(dataset)

@@ -187,3 +187,24 @@ def test_what_cannot_be_cleaned_is_refused_with_its_reason(name, reason, basic, 
     with pytest.raises(BadInstance) as refused:
         apply.deidentify(data, profile=basic, keyring=keyring)
     assert refused.value.reason == reason
+
+
+def test_a_text_without_an_end_is_searched_in_one_pass():
+    assert screen.clean_text("a" * 1_000_000 + " head", frozenset()) == "head"
+    assert screen.clean_text("head x@y.org http://a/b 95 - years old-@-b neck", frozenset()).split()[0] == "head"
+    assert "@" not in screen.clean_text("head jo@example.org", frozenset())
+    assert "95" not in screen.clean_text("head 95 - years", frozenset())
+
+
+@pytest.mark.parametrize("text", ["JOHN DOE\r\nMRN 1234567", "M\u00fcller J\u00fcrgen, Kassel", "JOHN DOE"])
+@pytest.mark.parametrize("keyword", ["RedPaletteColorLookupTableData", "ExtendedOffsetTable"])
+def test_bulk_that_reads_as_lines_of_text_goes(text, keyword, keyring):
+    value = text.encode().ljust(24, b"\0")
+    clean = apply.deidentify(phantom_with(**{keyword: value}), profile=profile.load(), keyring=keyring)
+    assert keyword not in clean.dataset
+
+
+def test_offsets_that_look_like_letters_stay(keyring):
+    lengths = struct.pack("<2Q", 0x41, 0x42)
+    clean = apply.deidentify(phantom_with(ExtendedOffsetTableLengths=lengths), profile=profile.load(), keyring=keyring)
+    assert clean.dataset.ExtendedOffsetTableLengths == lengths

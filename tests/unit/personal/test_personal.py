@@ -66,12 +66,24 @@ def test_a_record_that_is_not_the_stored_one_is_refused(team_file, published):
         ({"images": np.full((2, 8, 8), np.nan), "target": np.zeros(2, int)}, "not finite"),
         ({"images": np.zeros((2, 8, 8)), "target": np.array([0.0, np.inf])}, "not finite"),
         ({"images": np.zeros((2, 8, 8)), "target": np.array([0, 7]), "classes": np.array(["a"])}, "outside"),
+        ({"images": np.zeros((2, 8, 8)), "target": np.array([0, 10**13])}, "index below"),
+        ({"images": np.zeros((2, 8, 8)), "target": np.array([0, 1j])}, "index below"),
     ],
 )
 def test_a_file_that_is_no_case_file_is_told_why(arrays, told, tmp_path, published):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(InvalidRequest, match=told):
         local_cases.register(tmp_path / "x.npz", zones=published.zones)
+
+
+def test_a_file_that_is_broken_or_no_npz_is_told_so(tmp_path, team_file, published):
+    np.save(tmp_path / "one.npy", np.zeros((2, 8, 8)))
+    whole = team_file.read_bytes()
+    (tmp_path / "flipped.npz").write_bytes(whole[:200] + bytes(50) + whole[250:])
+    (tmp_path / "head.npz").write_bytes(whole[:100])
+    for name in ("one.npy", "flipped.npz", "head.npz"):
+        with pytest.raises(InvalidRequest, match="npz"):
+            local_cases.register(tmp_path / name, zones=published.zones)
 
 
 def test_release_rows_come_in_the_teams_order_of_classes(published):
