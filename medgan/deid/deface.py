@@ -57,7 +57,7 @@ TRIES = 8  # volumes of one frame of reference that are looked at before it is g
 GRID_MM = 3.0
 MARGIN_MM = 6.0  # between hull and plane: two voxels of the grid, and what a head moves between two series
 ANGLE_DEGREES = 45.0  # of the plane's normal below the horizontal: between orbits and temporal poles it finds the gap
-FRACTIONS = (0.6, 0.5, 0.7, 0.4)  # 0.6 keeps nearest to the brain of a real T1 head, the others are tried after it
+FRACTIONS = (0.6, 0.5, 0.7, 0.4)  # in the order that fitted the one real T1 head (docs/adr/0046)
 OPENING_VOXELS = 3  # what is thinner than 2 cm is no part of a brain: the balloon runs out along nerves and vessels
 # What a brain's mask measures, infant to adult, with the stem and a rim of fluid: outside of that it is something else.
 VOLUME_ML, MIN_FILL = (450.0, 2300.0), 0.8

@@ -12,7 +12,8 @@
   (PS3.6), with the rule that a value must pass.
 - `safe_private.csv`: the private attributes of PS3.15 Table E.3.10-1 by creator, group and element (`SAFE_PRIVATE`),
   with VR, multiplicity and meaning from the private dictionary that pydicom ships; what that does not know has the
-  VR that Siemens's and NeuroQuant's conformance statements give (`SAFE_PRIVATE_VR`), or none.
+  VR that PixelMed's comments give for Siemens SC2000 and NeuroQuant (`SAFE_PRIVATE_VR`), or none. The list of tags
+  was read from GDCM's public transcription of the table.
 - `vocabulary.txt`: words that kept text may consist of, from the same dictionary and pydicom's code dictionaries.
 - `names.txt`: what of that vocabulary is also somebody's name, and is taken out of it: given names and the 3,000
   commonest surnames of the United States' census of 1990 (public domain, in PyPI names 0.3.0), and words that the
