@@ -175,13 +175,20 @@ def _guarantee(
     spent = _NO_GUARANTEE
     if budget is not None:
         delta_most = 1 / (10 * train_patients)
-        spent = max(budget.epsilon, budget.spent_epsilon or 0.0)  # versions add up: the nights before count
-        passed = spent <= most and budget.delta <= delta_most * (1 + 1e-9) and budget.unit == "patient"
+        trainings, of_table = budget.trainings or 1, synthetic.attribute_privacy
+        # Versions add up: the nights before count, and each of them released a table that cost as much as this one.
+        tables = trainings * of_table.epsilon if of_table else _NO_GUARANTEE
+        spent = min(_NO_GUARANTEE, max(budget.epsilon, budget.spent_epsilon or 0.0) + tables)
+        # Each mechanism's delta is held to the limit; what they add up to is told.
+        deltas = [budget.delta, *([of_table.delta] if of_table else [])]
+        passed = spent <= most and max(deltas) <= delta_most * (1 + 1e-9) and budget.unit == "patient"
         passed = passed and synthetic.redrawn_from is None and synthetic.fidelity is None
         detail = (
-            f"epsilon {budget.epsilon:.3g} of this training, {spent:.3g} of all {budget.trainings or 1} on the "
-            f"collection, at delta {budget.delta:.2g} (at most {delta_most:.2g}), unit {budget.unit}, accountant "
-            f"{budget.accountant}; of the images: the released attributes are G7's"
+            f"epsilon {budget.epsilon:.3g} of this training, {budget.spent_epsilon or budget.epsilon:.3g} of all "
+            f"{trainings} on the collection, "
+            + (f"{tables:.3g} of as many tables of attributes" if of_table else "the table of attributes without any")
+            + f", at delta {sum(deltas):.2g} in all (each at most {delta_most:.2g}), unit {budget.unit}, "
+            f"accountant {budget.accountant}"
         )
         if synthetic.redrawn_from is not None or synthetic.fidelity is not None:
             detail += "; void, because images were drawn again for what real ones say of them"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,8 @@ import pandas as pd
 
 from medgan.privacy.policy import Policy
 from medgan.records import GateTest
+from medgan.records.synthetic import ATTRIBUTE_SOURCES, Attribute
 
-_ATTRIBUTES = ("class", "sex", "age_band", "site", "view")
-_SOURCES = {"site": ("site", "institution"), "view": ("view", "view_position")}
 _BESIDE_INFERENCE = 2
 """Singling-out and linkability, beside the inference of each attribute."""
 _UPPER_95 = NormalDist().inv_cdf(0.95)
@@ -26,7 +26,7 @@ _UPPER_95 = NormalDist().inv_cdf(0.95)
 
 def released(labels: pd.DataFrame) -> tuple[str, ...]:
     """The attributes that the released table has."""
-    return tuple(name for name in _ATTRIBUTES if name in labels)
+    return tuple(name for name in get_args(Attribute) if name in labels)
 
 
 def as_released(real: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
@@ -43,7 +43,7 @@ def _in_words(rows: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     if "age_band" in labels:
         bands = sorted(set(labels["age_band"]))
         columns["age_band"] = rows["age_years"].map(lambda age: _band_of(age, bands))
-    for name, sources in _SOURCES.items():
+    for name, sources in ATTRIBUTE_SOURCES.items():
         if name in labels:
             found = next((source for source in sources if source in rows), None)
             told = pd.Series("unknown", index=rows.index) if found is None else rows[found].astype("str")

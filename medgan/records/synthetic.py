@@ -10,6 +10,8 @@ from medgan.records.base import Handle, Record, Sha256
 from medgan.records.model import PrivacyBudget
 
 Attribute = Literal["class", "sex", "age_band", "site", "view"]
+ATTRIBUTE_SOURCES = {"site": ("site", "institution"), "view": ("view", "view_position")}
+"""The covariates of a cohort that a released attribute comes from, first found first."""
 CROSS = " x "
 """Joins the values of a joint cell: `pneumonia x F`."""
 _TOLERANCE = 1e-6

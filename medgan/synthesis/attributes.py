@@ -12,12 +12,11 @@ from typing import get_args
 import pandas as pd
 
 from medgan.errors import InvalidRequest
-from medgan.records.synthetic import Attribute
+from medgan.records.synthetic import ATTRIBUTE_SOURCES, Attribute
 
 ATTRIBUTES: tuple[str, ...] = get_args(Attribute)
 DECADES = tuple(range(10, 91, 10))
 UNKNOWN = "unknown"
-_SOURCES = {"site": ("site", "institution"), "view": ("view", "view_position")}
 _SEXES = ("F", "M", "O")
 
 _WOMEN_ONLY = ("pregnan", "obstetric", "uterus", "uterine", "ovar", "menopaus", "endometri", "placent")
@@ -34,7 +33,7 @@ def people(train: pd.DataFrame) -> pd.DataFrame:
         columns["sex"] = rows["sex"].map(lambda value: value if value in _SEXES else UNKNOWN)
     if "age_years" in rows and rows["age_years"].notna().all():
         columns["age_years"] = rows["age_years"].astype(float)
-    for name, sources in _SOURCES.items():
+    for name, sources in ATTRIBUTE_SOURCES.items():
         found = next((source for source in sources if source in rows), None)
         if found is not None:
             columns[name] = rows[found].astype("str").fillna(UNKNOWN).replace({"": UNKNOWN, "nan": UNKNOWN})
@@ -91,4 +90,4 @@ def released_name(column: str) -> str:
     """What the synthetic table calls a column of the real one."""
     if column == "age_years":
         return "age_band"
-    return next((name for name, sources in _SOURCES.items() if column in sources), column)
+    return next((name for name, sources in ATTRIBUTE_SOURCES.items() if column in sources), column)

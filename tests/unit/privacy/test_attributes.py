@@ -42,6 +42,18 @@ def test_an_independent_table_tells_nothing():
     assert all(test.passed or not test.conclusive for test in tests)
 
 
+def test_site_and_view_are_attacked_where_they_are_released():
+    train, holdout = people(4000, 1), people(4000, 2)
+    train["institution"] = np.where(train["sex"] == "F", "north", "south")  # true of these patients only
+    holdout["institution"] = np.random.default_rng(3).choice(["north", "south"], len(holdout))
+    labels = table()
+    labels["site"] = np.where(labels["sex"] == "F", "north", "south")
+    test = by_title(attributes.attacks(labels, train, holdout, STRICT))["inference of site"]
+    assert test.value > 0.9
+    assert not test.passed
+    assert test.conclusive
+
+
 def test_a_row_behind_which_few_people_stand_fails():
     labels = pd.concat([table(), pd.DataFrame({"class": ["normal"], "sex": ["O"], "age_band": ["60+"]})])
     train = people(4000, 1)

@@ -161,7 +161,8 @@ def test_the_record_is_canonical(case, cleared):
     [
         (None, False),
         ({"epsilon": 2.5, "delta": 1e-5}, True),
-        ({"epsilon": 4.0, "delta": 1e-5}, False),
+        ({"epsilon": 2.6, "delta": 1e-5}, False),  # the table costs 0.5
+        ({"epsilon": 1.5, "delta": 1e-5, "spent_epsilon": 2.4, "trainings": 2}, False),  # and did every night
         ({"epsilon": 2.5, "delta": 1e-5, "spent_epsilon": 3.4, "trainings": 2}, False),
         ({"epsilon": 2.5, "delta": 0.01}, False),
         ({"epsilon": 2.5, "delta": 1e-5, "unit": "image"}, False),
@@ -184,6 +185,10 @@ def test_the_dp_policy_asks_the_stored_model_for_its_guarantee(case, cleared, bu
     path = case.zones.pseudonymised / "models" / made.model / "model.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model.canonical())
+    (test,) = _guarantee(made, policy.load("dp"), 689, zones=case.zones)
+    assert not test.passed  # its table of attributes bears no noise
+    noisy = PrivacyBudget(epsilon=0.5, delta=1e-5, accountant="analytic Gaussian")
+    made = made.model_copy(update={"attribute_privacy": noisy})
     (test,) = _guarantee(made, policy.load("dp"), 689, zones=case.zones)
     assert (test.test, test.passed, test.conclusive) == ("G8", passed, True)
     assert _guarantee(made, policy.load("strict"), 689, zones=case.zones) == ()
