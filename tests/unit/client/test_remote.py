@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -314,6 +315,7 @@ def test_read_only_home_and_cache_serve_what_was_pulled(published, tmp_path):
 
 def _open_to_all(folder: Path) -> None:
     """Let another user in: pytest's folders are for their owner alone."""
-    for path in (*folder.parents[:2], folder, *folder.rglob("*")):
+    root = Path(tempfile.gettempdir()).resolve()
+    for path in (*(parent for parent in folder.parents if root in parent.parents), folder, *folder.rglob("*")):
         if path.is_dir():
             path.chmod(path.stat().st_mode | 0o055)
