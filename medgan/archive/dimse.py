@@ -213,9 +213,7 @@ def _association(
     """An association with the PACS; whoever leaves the block by an error aborts it."""
     places.admit(place)
     ours = wire.entity(_own_title(place), seconds=place.number("timeout", 60, least=5, most=3600))
-    tls = (ssl.create_default_context(cafile=place.options.get("ca")), place.host) if place.scheme == "dicoms" else None
-    if tls is not None and "cert" in place.options:
-        tls[0].load_cert_chain(place.options["cert"], place.options.get("key"))
+    tls = (_tls(place), place.host) if place.scheme == "dicoms" else None
     association = ours.associate(
         place.host, place.port, contexts=list(contexts), ae_title=place.title, ext_neg=list(roles) or None,
         evt_handlers=[*wire.guards(budget or wire.Budget()), *handlers], tls_args=tls,
@@ -230,6 +228,16 @@ def _association(
         association.abort()
         raise
     association.release()
+
+
+def _tls(place: Place) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=place.options.get("ca"))
+        if "cert" in place.options:
+            context.load_cert_chain(place.options["cert"], place.options.get("key"))
+    except OSError:
+        raise InvalidRequest("ca, cert or key in the address is no file of certificates that can be read") from None
+    return context
 
 
 def _own_title(place: Place) -> str:

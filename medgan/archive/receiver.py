@@ -150,14 +150,14 @@ def _tls(place: Place) -> ssl.SSLContext | None:
     """Mutual TLS (PS3.15 B.12) where the address names a certificate; peers are proved by the `ca` file."""
     if "cert" not in place.options:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=place.options.get("ca"))
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if "ca" in place.options:
-        context.verify_mode = ssl.CERT_REQUIRED
     try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=place.options.get("ca"))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if "ca" in place.options:
+            context.verify_mode = ssl.CERT_REQUIRED
         context.load_cert_chain(place.options["cert"], place.options.get("key"))
     except OSError:
-        raise InvalidRequest("the certificate or key of the receiver cannot be read") from None
+        raise InvalidRequest("the ca, certificate or key of the receiver cannot be read") from None
     return context
 
 

@@ -5,11 +5,16 @@ By botocore, which hands redirects back to its caller; Arrow's S3 client, which 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 from medgan.errors import InvalidRequest
+
+# Their log lines quote the names of objects.
+for _name in ("botocore", "urllib3"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 _CONNECT_SECONDS: Final = 10
 _READ_SECONDS: Final = 60

@@ -8,14 +8,17 @@ is written into a chained log beside it, with who asked.
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from medgan.archive.storage import write_atomically
 from medgan.deid import audit
-from medgan.errors import IntegrityError, InvalidRequest
+from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable
 from medgan.keys import Keyring
 from medgan.records import canonical_json
 
@@ -59,12 +62,28 @@ def opened(path: Path, keyring: Keyring) -> dict[str, str]:
 
 def add(path: Path, fresh: Mapping[str, Mapping[str, str | int]], keyring: Keyring) -> int:
     """Add what the map at `path` does not say yet; returns how many pseudonyms it then holds."""
-    sealed = opened(path, keyring)
-    for pseudonym, said in fresh.items():
-        if pseudonym not in sealed:
-            sealed[pseudonym] = base64.b64encode(keyring.seal(PURPOSE, canonical_json(dict(said)))).decode()
-    write_atomically(path, canonical_json({"schema_version": SCHEMA_VERSION, "sealed": sealed}))
+    with _alone(path):
+        sealed = opened(path, keyring)
+        for pseudonym, said in fresh.items():
+            if pseudonym not in sealed:
+                sealed[pseudonym] = base64.b64encode(keyring.seal(PURPOSE, canonical_json(dict(said)))).decode()
+        write_atomically(path, canonical_json({"schema_version": SCHEMA_VERSION, "sealed": sealed}))
     return len(sealed)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other run adds to the map: what is written last would otherwise be all there is."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        raise StoreUnavailable("the map's folder cannot be written: check its permissions, then run again") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def look_up(path: Path, pseudonym: str, keyring: Keyring, *, reviewer: str) -> dict[str, str | int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -123,12 +125,12 @@ def from_files(source: Path, *, modality: str) -> tuple[Scans, dict[str, Any]]:
 
 def _arrays(source: Path) -> Iterable[tuple[NDArray[Any], Any]]:
     try:
-        loaded = np.load(source, allow_pickle=False)
-        images = loaded if isinstance(loaded, np.ndarray) else loaded["images"]
-        patient = (
-            loaded["patient"] if not isinstance(loaded, np.ndarray) and "patient" in loaded else np.zeros(len(images))
-        )
-    except (OSError, ValueError, KeyError):
+        with source.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            images = loaded if isinstance(loaded, np.ndarray) else loaded["images"]
+            has_patient = not isinstance(loaded, np.ndarray) and "patient" in loaded
+            patient = loaded["patient"] if has_patient else np.zeros(images.shape[:1])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         raise InvalidRequest("an .npz to learn restoration from holds an array `images` (N, H, W)") from None
     if images.ndim != 3 or len(patient) != len(images):  # noqa: PLR2004 - (N, H, W)
         raise InvalidRequest("`images` must be (N, H, W), and `patient` (N,) where it is given")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -226,13 +227,14 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 
     try:
         if path.suffix == ".npy":
-            mask = np.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                mask = np.load(file, allow_pickle=False)
         else:
             with Image.open(path) as picture:
                 mask = np.asarray(picture.convert("L"))
-    except (OSError, ValueError, UnidentifiedImageError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, UnidentifiedImageError, Image.DecompressionBombError):
         raise InvalidRequest("the mask cannot be read: give a PNG or an .npy of the images' size") from None
-    if mask.ndim != 2:  # noqa: PLR2004 - (H, W)
+    if not isinstance(mask, np.ndarray) or mask.ndim != 2:  # noqa: PLR2004 - (H, W)
         raise InvalidRequest("the mask must be two-dimensional")
     return np.asarray(mask != 0)
 

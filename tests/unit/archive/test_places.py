@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import logging
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from urllib.parse import parse_qsl
 import pytest
 from pynetdicom.dsutils import decode
 
-from medgan.archive import bucket, dicomweb, place, scan, sources, wire
+from medgan.archive import bucket, dicomweb, dimse, place, receiver, s3, scan, sources, wire
 from medgan.archive.landing import Landing
 from medgan.errors import InvalidRequest, StoreUnavailable
 from medgan.settings import Zones
@@ -284,3 +285,20 @@ def test_what_a_pacs_answers_is_not_quoted_where_it_breaks_its_vr(recwarn, capfd
     assert str(decode(BytesIO(raw), True, True).StudyInstanceUID) == "DOE^JOHN"
     assert not recwarn.list
     assert "DOE" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("option", ["ca=/no/such/file", "cert=/no/such/file"])
+def test_a_certificate_that_is_not_there_is_said_without_its_place(option, zones, monkeypatch):
+    monkeypatch.setenv(place.HOSTS_VARIABLE, "127.0.0.1")
+    with pytest.raises(InvalidRequest) as refused:
+        dimse.check(place.parse(f"dicoms://PACS@127.0.0.1:104?{option}"))
+    assert "/no/such" not in str(refused.value)
+    address = place.parse(f"receive://MEDGAN@127.0.0.1:11112?from=CT1&cert=/no/such/file&{option}")
+    with pytest.raises(InvalidRequest):
+        receiver.serve(address, Landing("pushed", zones=zones, keyring=KEYRING))
+
+
+@pytest.mark.parametrize("name", ["urllib3.connection", "dicomweb_client.web", "botocore.parsers", "pydicom"])
+def test_libraries_that_speak_to_sources_log_nothing(name):
+    assert s3.S3
+    assert not logging.getLogger(name).isEnabledFor(logging.CRITICAL)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from typer.testing import CliRunner
 
@@ -91,3 +93,14 @@ def test_a_map_never_lies_with_what_it_leads_back_from(site):
     with pytest.raises(IntegrityError):
         mapping.look_up(site / "map.json", "pt-0", keys.load(f"file:{site / 'keys' / 'map.key'}"), reviewer="dpo")
     assert not (site / "out").exists()
+
+
+def test_two_runs_that_add_at_the_same_time_lose_nothing(tmp_path, keyring):
+    path = tmp_path / "way-back.json"
+
+    def add(number):
+        mapping.add(path, {f"pt-{number}": {"patient_id": str(number)}}, keyring)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(24)))
+    assert len(mapping.opened(path, keyring)) == 24

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medgan.errors import InvalidRequest, UnusableArchive
-from medgan.restoration import run
+from medgan.restoration import learn, run
 from tests.unit.deid.dciodvfy import PROGRAM, new_errors
 from tests.unit.restoration.builders import instance, phantoms
 
@@ -159,3 +159,13 @@ def test_without_a_model_the_command_says_what_to_do(archive, tmp_path, monkeypa
     result = CliRunner().invoke(app, ["restore", str(archive), str(tmp_path / "out"), "--task", "denoise"])
     assert isinstance(result.exception, InvalidRequest)
     assert "medgan restorer" in str(result.exception)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"\x93NUMPY"])
+@pytest.mark.parametrize("name", ["x.npz", "x.npy"])
+def test_arrays_that_are_cut_short_are_told_so(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidRequest):
+        learn.from_files(tmp_path / name, modality="MR")
+    with pytest.raises(InvalidRequest):
+        run.read_mask((tmp_path / name).rename(tmp_path / "mask.npy"))
