@@ -1,8 +1,8 @@
 """What people decide about quarantined files: a record of each decision, chained like the audit.
 
-`release` says that somebody looked and found nothing that identifies; the next ingest lets a BURNED_IN or FACE
-refusal pass. `reject` says that it stays out for good. Nothing else is ever let through: a file that
-cannot be read cannot be released.
+`release` says that somebody looked and found nothing that identifies; the next ingest lets that refusal,
+BURNED_IN or FACE, pass, and no other. `reject` says that it stays out for good. Nothing else is ever let
+through: a file that cannot be read cannot be released.
 """
 
 from __future__ import annotations
