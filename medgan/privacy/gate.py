@@ -37,6 +37,10 @@ def clear(synthetic: SyntheticCohort, quality: QualityReport, privacy: PrivacyRe
         raise PrivacyRefused("there is no privacy report beside this cohort: run the attacks first")
     _same(privacy, _stored(home / attack.RECORD, PrivacyReport), home / attack.REPORT, synthetic)
     _same(quality, _stored(home / _QUALITY_RECORD, QualityReport), home / _QUALITY, synthetic)
+    if (privacy.gate, privacy.labels_sha256) != (attack.GATE, synthetic.labels_sha256):
+        raise PrivacyRefused(
+            "the verdict is an older gate's, or about another table of attributes: run the attacks again"
+        )
     if privacy.verdict is not Verdict.CLEARED or not privacy.tests:
         raise PrivacyRefused(_why(privacy))
     return ClearedCohort(

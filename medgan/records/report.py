@@ -57,6 +57,8 @@ class PrivacyReport(Record):
     synthetic: Handle
     cohort: Handle
     pixel_sha256: Sha256
+    labels_sha256: Sha256
+    gate: int = Field(ge=1, description="Generation of the gate's tests: an older one's verdict is given anew.")
     policy: Name
     policy_sha256: Sha256
     verdict: Verdict

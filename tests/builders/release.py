@@ -17,6 +17,7 @@ import pandas as pd
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from medgan.privacy.attack import GATE
 from medgan.records import (
     ClearedCohort,
     CohortSpec,
@@ -178,6 +179,8 @@ def write_privacy(folder: Path, synthetic: SyntheticCohort, verdict: Verdict) ->
         synthetic=synthetic.synthetic,
         cohort=synthetic.cohort,
         pixel_sha256=synthetic.pixel_sha256,
+        labels_sha256=synthetic.labels_sha256,
+        gate=GATE,
         policy="strict",
         policy_sha256="4" * 64,
         verdict=verdict,

@@ -52,6 +52,8 @@ def test_what_was_dropped_before_counts(case, made):
         synthetic=source.synthetic,
         cohort=source.cohort,
         pixel_sha256=source.pixel_sha256,
+        labels_sha256=source.labels_sha256,
+        gate=attack.GATE,
         policy="internal",
         policy_sha256=LIMITS.digest,
         verdict=Verdict.REFUSED,

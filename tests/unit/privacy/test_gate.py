@@ -8,6 +8,7 @@ import pytest
 
 from medgan.cohort import synthetic
 from medgan.errors import IntegrityError, InvalidRequest, PrivacyRefused
+from medgan.privacy import attack as attack_module
 from medgan.privacy import gate, policy
 from medgan.privacy.attack import _guarantee, attack
 from medgan.privacy.views import changed
@@ -98,6 +99,20 @@ def test_a_report_about_other_bytes_does_not_open_the_gate(case, cleared):
         (home / name).write_bytes((synthetic.folder(made.synthetic, zones=case.zones) / name).read_bytes())
     with pytest.raises(IntegrityError):
         gate.clear(other, quality_of(case, other), report, zones=case.zones)
+
+
+@pytest.mark.parametrize("change", [{"gate": 1}, {"labels_sha256": "0" * 64}])
+def test_an_older_gate_or_another_table_clears_nothing_and_is_judged_anew(case, cleared, change):
+    made, _, report = cleared
+    record = synthetic.folder(made.synthetic, zones=case.zones) / "privacy-record.json"
+    stored = record.read_bytes()
+    old = report.model_copy(update=change)
+    record.write_bytes(old.canonical())
+    with pytest.raises(PrivacyRefused, match="run the attacks again"):
+        gate.clear(made, quality_of(case, made), old, zones=case.zones)
+    assert attack_module._finished(record.parent, made, policy.load("internal")) is None
+    record.write_bytes(stored)
+    assert attack_module._finished(record.parent, made, policy.load("internal")) == report
 
 
 def test_without_evidence_nothing_is_cleared(case, cleared):
