@@ -9,6 +9,7 @@ import pytest
 _FLOWS = Path(__file__).parent / "flows"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group tests by file, so that a module's fixtures are built once; the flow tests share one site and one night."""
     for item in items:
