@@ -164,7 +164,10 @@ def action_of(row: table.Row, options: frozenset[str]) -> Action:
     if "K" in chosen:
         return KEPT_BY_VR.get(row.vr, actions.KEEP)
     if "C" in chosen:
-        return actions.CLEAN_ITEMS if row.vr == "SQ" else actions.CLEAN_TEXT
+        if row.vr == "SQ":
+            return actions.CLEAN_ITEMS
+        # Where the basic action is D the object needs a value: type 1, Table E.1-1a.
+        return actions.CLEAN_NEEDED_TEXT if row.basic == "D" else actions.CLEAN_TEXT
     return BASIC_ACTIONS[row.basic]
 
 

@@ -105,8 +105,8 @@ def test_every_option_does_what_its_column_says(pattern, option, keyring):
         assert element is not None
         assert sample(row)[2] in data
     elif option == "modified-dates":
-        assert action in (actions.SHIFT_DATE, actions.CLEAN_TEXT)
+        assert action in (actions.SHIFT_DATE, actions.CLEAN_TEXT, actions.CLEAN_NEEDED_TEXT)
         assert not holds(data)
     else:
-        assert action in (actions.CLEAN_ITEMS, actions.CLEAN_TEXT, actions.KEEP)
+        assert action in (actions.CLEAN_ITEMS, actions.CLEAN_TEXT, actions.CLEAN_NEEDED_TEXT, actions.KEEP)
         assert not holds(data)
