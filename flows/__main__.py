@@ -9,7 +9,6 @@ its outcome as a record; the next one reads it with `--from`, so the night can b
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -35,6 +34,7 @@ from medgan.records import (
     TrainRequest,
 )
 from medgan.settings import Zones
+from tasks import temporary
 
 app = typer.Typer(
     name="flows",
@@ -192,7 +192,7 @@ def deploy(
     """Tell the Prefect server of pools, deployments and automations; repeat it after every change."""
     sites = {path.stem: _night_parameters(path) for path in site or ()}
     address = None if webhook is None else _secret(webhook)
-    _start(workspace)
+    temporary.configure(workspace)
     from tasks.deploy import deploy as make
 
     for line in make(sites, webhook=address):
@@ -206,7 +206,7 @@ def watch(
     every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 10,
 ) -> None:
     """Watch a registered drop folder: whatever has settled in it starts the ingest deployment."""
-    _start(workspace)
+    temporary.configure(workspace)
     from tasks.watch import announce, arrivals
 
     for files in arrivals(source, Zones.under(workspace), every_seconds=every):
@@ -309,13 +309,9 @@ def _register(archive: Path, workspace: Path) -> Any:
 
 
 def _start(workspace: Path) -> None:
-    """Point Prefect at the workspace, unless the environment says otherwise. Before Prefect is imported."""
-    root = workspace.expanduser().resolve()
-    os.environ["MEDGAN_WORKSPACE"] = str(root)
-    os.environ.setdefault("PREFECT_HOME", str(root / "prefect"))
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+    """What a flow needs before it is imported: Prefect's settings, and a server."""
+    temporary.configure(workspace)
+    temporary.start()
 
 
 def _read(step: Path, kind: type[RecordT]) -> RecordT:

@@ -1,0 +1,68 @@
+"""The server of a single command ends with it, and leaves a database that holds the run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from tests.builders.servers import listening, wait_until
+from tests.flows.conftest import ROOT, clean_environment
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
+
+COMMAND = """
+import os, sys
+from pathlib import Path
+from tasks import temporary
+temporary.configure(Path(sys.argv[1]))
+temporary.start()
+from prefect import flow
+flow(name="told")(lambda: None)()
+print(os.environ["PREFECT_API_URL"], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+    """A command that has started its server and run a flow, and waits for its standard input to end."""
+    workspace = tmp_path / "not" / "made yet"
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, workspace],
+        cwd=ROOT, env=clean_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        yield process, workspace
+        process.kill()
+
+
+@pytest.mark.parametrize("how", ["kill -9", "to its end"])
+def test_the_server_is_gone_when_its_command_is_and_what_it_was_told_is_kept(command, how):
+    process, workspace = command
+    address = process.stdout.readline().decode()
+    port = int(address.split(":")[2].partition("/")[0])
+    (server,) = psutil.Process(process.pid).children()
+    assert listening(port)
+    assert os.getpgid(server.pid) != os.getpgid(process.pid), "Ctrl-C of a terminal reaches the flow alone"
+    if how == "kill -9":
+        process.kill()
+    else:
+        process.stdin.close()
+    process.wait(60)
+    wait_until("the server's end", lambda: _is_gone(server), seconds=60)
+    assert not listening(port)
+    with contextlib.closing(sqlite3.connect(workspace / "prefect/prefect.db")) as database:
+        assert database.execute("select name from flow").fetchall() == [("told",)]
+        assert database.execute("select state_type from flow_run").fetchall() == [("COMPLETED",)]
+
+
+def _is_gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
