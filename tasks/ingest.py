@@ -36,7 +36,8 @@ def ingest_studies(scanned: ScanReport, collection: Name, profile: str, label_co
             scheduler=runtime.scheduler(),
             on_progress=report,
         )
-    runtime.log("stored", stored=done.stored, known=done.known, quarantined=sum(done.quarantined.values()))
+    refused = sum(done.quarantined.values())
+    runtime.log("stored", stored=done.stored, known=done.known, quarantined=refused, let_go=done.let_go)
     page.table(
         key="ingest-accounting",
         description="Received = stored + known + quarantined + pending, as sets of SHA-256.",
@@ -46,6 +47,7 @@ def ingest_studies(scanned: ScanReport, collection: Name, profile: str, label_co
             {"what": "known already", "instances": done.known},
             {"what": "pending", "instances": done.pending},
             *({"what": f"quarantined: {reason}", "instances": n} for reason, n in sorted(done.quarantined.items())),
+            {"what": "landed copies let go of", "instances": done.let_go},
         ],
     )
     return done

@@ -21,7 +21,10 @@ _AT_ONCE = 200
 def erase_patient(patient: Handle, collection: Name, grace_days: int) -> Erasure:
     """Erase a patient from the collection, its history after the grace, and every cohort."""
     done = erase.erase(collection, patient, zones=runtime.zones(), grace=timedelta(days=grace_days))
-    runtime.log("erased", patient=done.patient, frames=done.frames, snapshots_expired=done.snapshots_expired)
+    runtime.log(
+        "erased", patient=done.patient, frames=done.frames, snapshots_expired=done.snapshots_expired,
+        landed=done.landed, landed_shared=done.landed_shared,
+    )  # fmt: skip
     page.table(
         "erasure",
         "What was made with this patient's images. Generators are to be trained again, releases to be reconsidered.",

@@ -70,13 +70,17 @@ def check(name: NameArgument, workspace: WorkspaceOption) -> None:
 
 
 @source.command("fetch")
-def fetch(name: NameArgument, workspace: WorkspaceOption) -> None:
+def fetch(
+    name: NameArgument,
+    workspace: WorkspaceOption,
+    again: Annotated[bool, typer.Option("--again", help="Also what was let go of since it landed.")] = False,
+) -> None:
     """Bring what a remote archive has and we have not; the next scan finds it here. Safe to run again."""
     from medgan.archive import fetch as fetching
 
     zones, keyring = _opened(workspace)
     with _progress() as report:
-        visit = fetching.fetch(_ref(name), zones=zones, keyring=keyring, on_progress=report)
+        visit = fetching.fetch(_ref(name), zones=zones, keyring=keyring, on_progress=report, again=again)
     typer.echo(
         f"{visit.listed:,} listed, {visit.known:,} were here, {visit.arrived:,} arrived, "
         f"{visit.waiting:,} not delivered"

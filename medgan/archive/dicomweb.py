@@ -51,6 +51,8 @@ def fetch(place: Place, landing: Landing, *, source: str, report: Report | None 
     connections = place.number("associations", 4, least=1, most=16)
     server = _Server(place, source)
     listed = server.find()
+    if listed:
+        landing.forget_others({landing.handle(one.instance) for one in listed})
     missing = [one for one in listed if not landing.holds(landing.handle(one.instance))]
     done, lock = len(listed) - len(missing), threading.Lock()
 

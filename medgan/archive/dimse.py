@@ -60,6 +60,8 @@ def fetch(place: Place, landing: Landing, *, report: Report | None = None) -> Fe
     if method not in {"get", "move"}:
         raise InvalidRequest("retrieve in the address is get or move")
     listed = find(place, associations)
+    if listed:
+        landing.forget_others({landing.handle(one.instance) for one in listed})
     known = sum(landing.holds(landing.handle(one.instance)) for one in listed)
     tell = _Progress(landing, len(listed), report)
     with _mover(place, landing, tell) if method == "move" else contextlib.nullcontext():

@@ -16,8 +16,12 @@ from medgan.settings import Zones
 Report = Callable[[int, int], None]
 
 
-def fetch(ref: ArchiveRef, *, zones: Zones, keyring: Keyring, on_progress: Report | None = None) -> Fetched:
+def fetch(
+    ref: ArchiveRef, *, zones: Zones, keyring: Keyring, on_progress: Report | None = None, again: bool = False
+) -> Fetched:
     """Visit a registered source and land what is new; a source that lies here already needs no visit.
+
+    `again` also brings what was let go of, for another collection or profile.
 
     Raises:
         InvalidRequest: the source refuses us, or this site does not speak to its host.
@@ -27,6 +31,8 @@ def fetch(ref: ArchiveRef, *, zones: Zones, keyring: Keyring, on_progress: Repor
     if not place.is_remote:
         return Fetched()
     landing = Landing(ref.source, zones=zones, keyring=keyring)
+    if again:
+        landing.forget_others(())
     if place.kind == "receiver":
         return Fetched(listed=len(landing), known=len(landing))
     if place.kind == "pacs":

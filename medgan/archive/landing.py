@@ -2,7 +2,7 @@
 
 No name, UID or path of the sender becomes a file name. A file is there when its bytes are durable, so whatever was
 acknowledged survives a kill; the same bytes again are the same file. A half-written one lies beside, locked by its
-writer, and goes with it.
+writer, and goes with it. A file that is let go of leaves its handle in a ledger, so that it is not brought again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ from medgan.settings import Zones
 
 _NAMES: Final = "landing-names"
 _LANDED: Final = re.compile(r"([a-z]{2}-[0-9a-f]{32})\.[0-9a-f]{64}")
+_HANDLE_BYTES: Final = 35
 
 
 def folder(source: str, zones: Zones) -> Path:
@@ -39,12 +41,14 @@ class Landing:
         self.files = folder(source, zones)
         self._partial = self.files.parent / "partial"
         self._names = _names_file(source, zones)
+        self._ledger = _ledger(source, zones)
         self._keyring = keyring
         try:
             for path in (self.files, self._partial):
                 path.mkdir(parents=True, exist_ok=True, mode=0o700)
             _clear(self._partial)
             self._here = {found[1] for name in self._listed() if (found := _LANDED.fullmatch(name))}
+            self._gone = _handles(self._ledger)
         except OSError:
             raise _refused() from None
 
@@ -53,8 +57,8 @@ class Landing:
         return self._keyring.handle("in", "landed", *names)
 
     def holds(self, handle: str) -> bool:
-        """Whether something has arrived under this handle."""
-        return handle in self._here
+        """Whether something has arrived under this handle, be it that it was let go of since."""
+        return handle in self._here or handle in self._gone
 
     def __len__(self) -> int:
         """How many handles have arrived."""
@@ -80,7 +84,7 @@ class Landing:
             temporary.unlink(missing_ok=True)
 
     def _settle(self, temporary: Path, handle: str, sha256: str) -> bool:
-        target = self.files / handle[3:5] / f"{handle}.{sha256}"
+        target = self._path(f"{handle}.{sha256}")
         new = not target.exists()
         if new:
             target.parent.mkdir(exist_ok=True, mode=0o700)
@@ -96,17 +100,70 @@ class Landing:
             for name in list(self._listed()):
                 handle = name.partition(".")[0]
                 if handle not in handles:
-                    (self.files / handle[3:5] / name).unlink(missing_ok=True)
+                    self._path(name).unlink(missing_ok=True)
                     self._here.discard(handle)
+        except OSError:
+            raise _refused() from None
+        self.forget_others(handles)
+
+    def let_go(self, names: Collection[str], *, remember: bool) -> None:
+        """Delete files by name. `remember` that they arrived, where the sender would be asked for them again.
+
+        Killed in the middle, some files are still here and may be let go of again.
+        """
+        handles = {name.partition(".")[0] for name in names}
+        try:
+            with self._alone(), self._ledger.open("ab") as file:
+                file.write(b"".join(b"\n" + handle.encode() for handle in handles if remember))
+                file.flush()
+                os.fsync(file.fileno())
+            for name in names:
+                self._path(name).unlink(missing_ok=True)
+            for shelf in {self._path(name).parent for name in names}:
+                _sync_folder(shelf)
+            self._forget_names(handles)
+        except OSError:
+            raise _refused() from None
+        self._here.difference_update(handles)
+        self._gone.update(handles if remember else ())
+
+    def forget_others(self, handles: Collection[str]) -> None:
+        """Let the ledger of what was let go of hold these handles only: the sender lists no other."""
+        try:
+            with self._alone():
+                gone = _handles(self._ledger)
+                self._gone = gone.intersection(handles)
+                if self._gone != gone:
+                    write_atomically(self._ledger, b"".join(b"\n" + one.encode() for one in sorted(self._gone)))
         except OSError:
             raise _refused() from None
 
     def name(self, names: Mapping[str, str]) -> None:
         """Remember what the sender calls the files under these handles: a table may speak of them so."""
-        known = _names_of(self._names, self._keyring)
-        if any(known.get(handle) != name for handle, name in names.items()):
-            plain = json.dumps(known | dict(names)).encode()
-            write_atomically(self._names, self._keyring.seal(_NAMES, plain))
+        with self._alone():
+            known = _names_of(self._names, self._keyring)
+            if any(known.get(handle) != name for handle, name in names.items()):
+                self._keep_names(known | dict(names))
+
+    def _forget_names(self, handles: Collection[str]) -> None:
+        with self._alone():
+            known = _names_of(self._names, self._keyring)
+            left = {handle: name for handle, name in known.items() if handle not in handles}
+            if left != known:
+                self._keep_names(left)
+
+    def _keep_names(self, names: Mapping[str, str]) -> None:
+        write_atomically(self._names, self._keyring.seal(_NAMES, json.dumps(names).encode()))
+
+    def _path(self, name: str) -> Path:
+        return self.files / name[3:5] / name
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else changes the ledger meanwhile: a visit and an ingest of one source may run side by side."""
+        with self._ledger.with_suffix(".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _listed(self) -> Iterator[str]:
         for shelf in os.scandir(self.files):
@@ -128,6 +185,21 @@ def _names_of(sealed: Path, keyring: Keyring) -> dict[str, str]:
 
 def _names_file(source: str, zones: Zones) -> Path:
     return folder(source, zones).parent / "names.sealed"
+
+
+def was_emptied(source: str, zones: Zones) -> bool:
+    """Whether files of this source were let go of: then it is no wonder that none is here."""
+    return _ledger(source, zones).exists()
+
+
+def _ledger(source: str, zones: Zones) -> Path:
+    return folder(source, zones).parent / "let-go"
+
+
+def _handles(ledger: Path) -> set[str]:
+    """Handles of a ledger, one a line; a line that a kill cut short is none."""
+    lines = ledger.read_text("ascii").split("\n") if ledger.exists() else []
+    return {line for line in lines if len(line) == _HANDLE_BYTES}
 
 
 def handle_of(path: Path) -> str:

@@ -89,5 +89,15 @@ def remember(source: str, files: Mapping[str, tuple[Stamp, list[Outcome]]], *, z
     write_atomically(_path(source, zones), keyring.seal(_PURPOSE, packed))
 
 
+def tidy(spool: Path, files: Mapping[str, tuple[Stamp, list[Outcome]]]) -> None:
+    """Remove unpacked archives from the spool that none of the remembered files refers to."""
+    if not spool.is_dir():
+        return
+    wanted = {Path(outcome.file).name for _, outcomes in files.values() for outcome in outcomes}
+    for path in spool.iterdir():
+        if path.name not in wanted:
+            path.unlink(missing_ok=True)
+
+
 def _path(source: str, zones: Zones) -> Path:
     return zones.identified / "sources" / f"{source}.memory.sealed"

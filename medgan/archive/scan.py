@@ -155,16 +155,16 @@ def scan(
             if on_progress is not None and found.files % _PROGRESS_EVERY == 0:
                 on_progress(found.files, 0)
     except UnusableArchive:
-        _tidy(desk.spool, known)
+        memory.tidy(desk.spool, known)
         raise
-    if not found.files:
+    if not found.files and not (place.is_remote and landing.was_emptied(ref.source, zones)):
         message = "nothing has arrived yet: try again later" if found.waiting else "the archive is empty"
         raise UnusableArchive(message)
     found.name_pictures(keyring)
     found.settle_conflicts()
     report = _write(desk, found)
     memory.remember(ref.source, seen, zones=zones, keyring=keyring)
-    _tidy(desk.spool, seen)
+    memory.tidy(desk.spool, seen)
     if on_progress is not None:
         on_progress(found.files, found.files)
     return report
@@ -216,16 +216,6 @@ def _judged(desk: _Desk, path: Path, called: str | None) -> Iterator[Outcome]:
 def _still_spooled(outcomes: list[Outcome], spool: Path) -> bool:
     files = {Path(outcome.file) for outcome in outcomes}
     return all(file.exists() for file in files if file.parent == spool)
-
-
-def _tidy(spool: Path, remembered: dict[str, tuple[Stamp, list[Outcome]]]) -> None:
-    """Remove unpacked archives that nothing refers to any more."""
-    if not spool.is_dir():
-        return
-    wanted = {Path(outcome.file).name for _, outcomes in remembered.values() for outcome in outcomes}
-    for path in spool.iterdir():
-        if path.name not in wanted:
-            path.unlink(missing_ok=True)
 
 
 def _write(desk: _Desk, found: _Findings) -> ScanReport:

@@ -1,4 +1,4 @@
-"""`medgan collection log|show|tag|diff|erase|expire|follow`: the states of a collection, and forgetting."""
+"""`medgan collection log|show|tag|diff|erase|expire|prune|follow`: the states of a collection, and forgetting."""
 
 from __future__ import annotations
 
@@ -93,6 +93,9 @@ def erase(
     for what, handles in (("cohorts deleted", record.cohorts), ("models to retrain", record.models)):
         typer.echo(f"  {what}: {', '.join(handles) or 'none'}")
     typer.echo(f"  synthetic cohorts made with them: {', '.join(record.synthetic) or 'none'}")
+    typer.echo(
+        f"  landed copies deleted: {record.landed:,}, archives left with others in them: {record.landed_shared:,}"
+    )
     typer.echo(f"  releases to reconsider (medgan withdraw): {', '.join(record.releases) or 'none'}")
 
 
@@ -106,6 +109,26 @@ def expire(
     older_than = datetime.now(UTC) - timedelta(days=days)
     expired = store.forget_history(name, older_than=older_than, zones=_zones(workspace))
     typer.echo(f"{expired:,} states expired")
+
+
+@collection.command()
+def prune(
+    name: NameArgument,
+    source: Annotated[str, typer.Argument(help="A registered remote source.")],
+    workspace: WorkspaceOption,
+    days: Annotated[int, typer.Option(min=0, help="Days that a copy stays after it landed.")] = 0,
+) -> None:
+    """Delete what landed from a remote source and is in the collection; `medgan source fetch --again` brings it back.
+
+    MEDGAN_LANDING_DAYS does it after every ingest.
+    """
+    from medgan import keys
+    from medgan.collection import landed, store
+
+    zones = _zones(workspace)
+    keyring = keys.load(zones.pseudonym_key)
+    done = landed.prune(store.head(name, zones=zones), source, days=days, zones=zones, keyring=keyring)
+    typer.echo(f"{done.let_go:,} landed copies deleted")
 
 
 @collection.command()

@@ -109,6 +109,7 @@ def scratch(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     with explained_disk():
         partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # of a process that died with this id: in a container it is always the same
         try:
             yield partial
         finally:

@@ -1,8 +1,9 @@
 """Forget a patient: gone from the head at once, from history after the grace, never stored again.
 
-Frames are overwritten with zeros and rows dropped in one commit; then every state older than the grace expires and
-what only it held is deleted. Cohorts that held the patient are deleted (they are prepared again without). What was
-trained or published before cannot be unlearned here: it is listed, for people to decide.
+Frames are overwritten with zeros and rows dropped in one commit; copies that landed from remote archives go; then every
+state older than the grace expires and what only it held is deleted. Cohorts that held the patient are deleted (they
+are prepared again without). What was trained or published before cannot be unlearned here: it is listed, for people
+to decide.
 
 Killed at any moment, a rerun finishes: the list is written before anything is deleted, and only grows.
 """
@@ -20,7 +21,10 @@ import pandas as pd
 import zarr
 from pydantic import TypeAdapter, ValidationError
 
-from medgan.collection import durable, layout, packs, read, store, write
+from medgan import keys
+from medgan.archive import sources
+from medgan.archive.prune import Pruned
+from medgan.collection import durable, landed, layout, packs, read, store, write
 from medgan.errors import InvalidRequest
 from medgan.records import CollectionSnapshot, Handle
 from medgan.records.erasure import Erasure
@@ -44,6 +48,7 @@ def erase(collection: str, patient: str, *, zones: Zones, grace: timedelta = tim
             remember(writer.group, patient, ())
             write.commit(writer, f"erase: {frames} frames of 1 patient")
         durable.keep_only(layout.staging(collection, zones=zones), set())
+        landings = _let_go(patient, read.table_of(writer.group), read.withdrawn(writer.group), zones)
     expired = store.forget_history(collection, older_than=datetime.now(UTC) - grace, zones=zones)
     for cohort in begun.cohorts:
         _delete_cohort(cohort, zones)
@@ -53,6 +58,8 @@ def erase(collection: str, patient: str, *, zones: Zones, grace: timedelta = tim
                 "collections": tuple(sorted({*begun.collections, collection})),
                 "frames": begun.frames + frames,
                 "snapshots_expired": begun.snapshots_expired + expired,
+                "landed": begun.landed + landings.let_go,
+                "landed_shared": landings.shared,
                 "complete": True,
             }
         ),
@@ -81,6 +88,15 @@ def remember(root: zarr.Group, patient: str, sources: Any) -> None:
     known = read.withdrawn(root)
     listed = {"patients": sorted({*known.patients, patient}), "sources": sorted({*known.sources, *sources})}
     root.attrs.update({read.WITHDRAWN: listed})
+
+
+def _let_go(patient: str, table: pd.DataFrame, gone: read.Withdrawn, zones: Zones) -> Pruned:
+    """What landed of the patient; a machine without the identified zone has nothing of it to delete."""
+    if not sources.registered(zones):
+        return Pruned()
+    keyring = keys.load(zones.pseudonym_key)
+    held = set(table["source_sha256"])
+    return landed.forget(patient, held=held, withdrawn=gone.sources, zones=zones, keyring=keyring)
 
 
 def affected(patient: str, *, zones: Zones) -> Erasure:

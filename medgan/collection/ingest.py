@@ -18,8 +18,8 @@ from typing import Any
 import pandas as pd
 
 from medgan import cluster, keys
-from medgan.archive import intake, quarantine
-from medgan.collection import durable, faces, judgement, layout, merge, read, stage, staging, store, write
+from medgan.archive import intake, prune, quarantine
+from medgan.collection import durable, faces, judgement, landed, layout, merge, read, stage, staging, store, write
 from medgan.collection import labels as label_tables
 from medgan.collection.accounting import Accounting
 from medgan.collection.staging import Batch
@@ -102,6 +102,10 @@ def ingest(
         staging.finished(plan.folder, ())
         if snapshot != writer.head:
             table = read.table_of(writer.group)
+        gone = landed.let_go(
+            found.source, held=accounting.stored | accounting.known, withdrawn=accounting.withdrawn,
+            days=prune.days_kept(), zones=zones, keyring=keyring,
+        )  # fmt: skip
     joined = label_tables.matched(table, labels)
     return IngestReport(
         snapshot=snapshot,
@@ -113,6 +117,7 @@ def ingest(
         pending=len(accounting.pending),
         labels_joined=joined,
         labels_unmatched=len(labels) - joined,
+        let_go=gone.let_go,
         profile=expression.name,
         profile_digest=expression.digest,
         seconds=time.monotonic() - started,

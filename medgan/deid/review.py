@@ -86,6 +86,11 @@ def releases(zones: Zones) -> dict[str, frozenset[str]]:
     return released
 
 
+def rejected(zones: Zones) -> set[str]:
+    """Digests of what a reviewer keeps out for good."""
+    return {sha256 for sha256, decision in decisions(zones).items() if decision == REJECT}
+
+
 def is_released(zones: Zones, sha256: str) -> bool:
     """Whether somebody released this file after looking at it."""
     return decisions(zones).get(sha256) == RELEASE

@@ -34,6 +34,7 @@ class IngestReport(Record):
     pending: int = Field(ge=0)
     labels_joined: int = Field(ge=0)
     labels_unmatched: int = Field(ge=0)
+    let_go: int = Field(default=0, ge=0, description="Landed copies of a remote archive that were deleted afterwards.")
     profile: str
     profile_digest: Sha256
     seconds: float = Field(ge=0)

@@ -18,4 +18,8 @@ class Erasure(Record):
     models: tuple[Handle, ...] = Field(default=(), description="Generators trained on one of them: retrain.")
     synthetic: tuple[Handle, ...] = Field(default=(), description="Synthetic cohorts drawn from one of those.")
     releases: tuple[str, ...] = Field(default=(), description="Published versions (name@version) to reconsider.")
+    landed: int = Field(default=0, ge=0, description="Landed copies of remote archives that were deleted.")
+    landed_shared: int = Field(
+        default=0, ge=0, description="Landed archives that stay: others are in them, and not all of it is settled."
+    )
     complete: bool = Field(default=False, description="False while an erasure was begun and not finished.")

@@ -1,6 +1,6 @@
 """End to end ingest: read, de-identify, verify, decode, write, commit; beside the usual libraries; flat memory.
 
-    python -m tests.bench.ingest_rate [--instances 1000] [--scale 0] [--samples DIR] [--workers 2]
+    python -m tests.bench.ingest_rate [--instances 1000] [--scale 0] [--samples DIR] [--workers 2] [--folder DIR]
 
 Workers are started before the clock. Rates are by wall time and by CPU time (every core of this process and of the
 workers, divided by their number): on a busy machine the latter is the one to trust.
@@ -9,7 +9,8 @@ Rows: 512 x 512 CT phantoms, real radiographs of 28 x 28, and every folder below
 scanned, ingested into a fresh collection, and scanned and ingested again. The peers read each instance with pydicom,
 decode it and write one Zarr array an image in one process, the second one after dicom-anonymizer: no checks, no
 verification, no transaction. `--scale N` ingests N tiny CT instances of N/20 patients and prints the peak memory of
-this process and of its largest worker.
+this process and of its largest worker. `--folder DIR` keeps archives and workspaces: a second run with it finds every
+instance known, and what it prints as "again" is the re-run on another day.
 """
 
 from __future__ import annotations
@@ -66,20 +67,22 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=0)
     parser.add_argument("--samples", type=Path)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     say(f"machine: {machine()}, load {psutil.getloadavg()[0]:.1f}, {options.workers} workers")
     with (
-        tempfile.TemporaryDirectory(prefix="ingest-rate-") as scratch,
+        tempfile.TemporaryDirectory(prefix="ingest-rate-") as temporary,
         cluster.open_client(workers=options.workers) as client,
     ):
-        crew = Crew(client)
-        for name, archive in archives(Path(scratch), options):
-            result = measure(name, archive, Path(scratch) / f"workspace-{name}", crew)
+        crew, scratch = Crew(client), options.folder or Path(temporary)
+        scratch.mkdir(parents=True, exist_ok=True)
+        for name, archive in archives(scratch, options):
+            result = measure(name, archive, scratch / f"workspace-{name}", crew)
             show(result, options.workers)
             if not options.scale:
                 ours = result.instances / result.cpu_seconds
                 for what, work in (("", lambda _: None), (" + dicom-anonymizer", anonymize_dataset)):
-                    rate = peer(archive, Path(scratch) / f"peer-{name}{len(what)}", work)
+                    rate = peer(archive, Path(temporary) / f"peer-{name}{len(what)}", work)
                     say(f"{'':28}pydicom{what} + zarr: {rate:.0f} instances a CPU-second, ours {ours / rate:.2f} x")
 
 
@@ -99,13 +102,16 @@ def archives(scratch: Path, options: argparse.Namespace) -> Iterable[tuple[str, 
 
 def ct_zip(path: Path, count: int, per_study: int, size: int) -> Path:
     """`count` CT instances in studies of `per_study`, stored without compression as archives do."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
+    if path.exists():
+        return path
+    partial = path.with_suffix(".part")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as target:
         for patient in range(-(-count // per_study)):
             wanted = min(per_study, count - patient * per_study)
             study = phantom.phantom_study(patient=patient, instances=wanted, rows=size, columns=size)
             for number, data in enumerate(study):
                 target.writestr(f"{patient}/{number}.dcm", data)
-    return path
+    return partial.replace(path)
 
 
 class Crew:
@@ -129,7 +135,8 @@ class Crew:
 
 def measure(name: str, archive: Path, workspace: Path, crew: Crew) -> Result:
     zones = Zones.under(workspace)
-    keys.create(zones.keys / "pseudonym.key")
+    if not (zones.keys / "pseudonym.key").exists():
+        keys.create(zones.keys / "pseudonym.key")
     keyring = keys.load(zones.pseudonym_key)
     ref = sources.register(archive, zones=zones, keyring=keyring)
     where = {"zones": zones, "key_handle": zones.pseudonym_key, "collection": "main", "scheduler": crew.address}

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from medgan.archive import drop, place, scan, sources
-from medgan.archive.landing import Landing
+from medgan.archive.landing import Landing, names
 from medgan.errors import StoreUnavailable, UnusableArchive
 from medgan.settings import Zones
 from tests.unit.archive.builders import KEYRING, sound
@@ -130,3 +130,37 @@ def test_a_file_that_stayed_cut_short_for_a_day_is_refused_with_its_reason(incom
     monkeypatch.setattr(drop, "PATIENCE_SECONDS", 0)
     found = scanned(ref, zones)
     assert (found.waiting, found.rejected) == (0, {"TRUNCATED": 1, "BAD_ARCHIVE": 1})
+
+
+# -------------------------------------------------------------------------------------- letting go
+
+
+def test_what_was_let_go_of_counts_as_arrived_until_the_sender_lists_it_no_more(zones):
+    landing = Landing("a", zones=zones, keyring=KEYRING)
+    old, new = landing.handle("old"), landing.handle("new")
+    for handle in (old, new):
+        landing.add(handle, [handle.encode()])
+    landing.name({old: "DOE_JANE/old.dcm", new: "DOE_JANE/new.dcm"})
+    landing.let_go([path.name for path in landing.files.rglob("in-*")], remember=True)
+    again = Landing("a", zones=zones, keyring=KEYRING)
+    assert files(again) == []
+    assert names("a", zones=zones, keyring=KEYRING) == {}
+    assert again.holds(old)
+    again.forget_others({new})
+    third = Landing("a", zones=zones, keyring=KEYRING)
+    assert (third.holds(old), third.holds(new)) == (False, True)
+
+
+def test_a_ledger_that_a_kill_cut_short_loses_its_last_line_only(zones):
+    landing = Landing("a", zones=zones, keyring=KEYRING)
+    handles = [landing.handle(str(number)) for number in range(3)]
+    for handle in handles[:2]:
+        landing.add(handle, [b"x"])
+    landing.let_go([path.name for path in landing.files.rglob("in-*")], remember=True)
+    ledger = landing.files.parent / "let-go"
+    ledger.write_bytes(ledger.read_bytes()[:-5])
+    landing = Landing("a", zones=zones, keyring=KEYRING)
+    assert sum(map(landing.holds, handles)) == 1
+    landing.add(handles[2], [b"x"])
+    landing.let_go([path.name for path in landing.files.rglob("in-*")], remember=True)
+    assert sum(map(Landing("a", zones=zones, keyring=KEYRING).holds, handles)) == 2
