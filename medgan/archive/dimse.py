@@ -59,6 +59,8 @@ def fetch(place: Place, landing: Landing, *, report: Report | None = None) -> Fe
     method = place.options.get("retrieve", "get")
     if method not in {"get", "move"}:
         raise InvalidRequest("retrieve in the address is get or move")
+    if method == "move" and place.scheme == "dicoms" and "cert" not in place.options:
+        raise InvalidRequest("over dicoms a C-MOVE needs cert and key in the address: the PACS connects to us by TLS")
     listed = find(place, associations)
     if listed:
         landing.forget_others({landing.handle(one.instance) for one in listed})
@@ -150,13 +152,21 @@ def _move(place: Place, _landing: Landing, _tell: _Progress, wanted: Sequence[Li
 
 @contextlib.contextmanager
 def _mover(place: Place, landing: Landing, tell: _Progress) -> Iterator[None]:
-    """The receiver that a C-MOVE sends to; only the PACS that was asked is served."""
+    """The receiver that a C-MOVE sends to; only the PACS that was asked is served, by TLS where we ask it by TLS."""
     port = place.number("port", 11112, least=0, most=65535)
     host = place.options.get("bind", "0.0.0.0")  # noqa: S104 - the PACS connects to us; `bind` narrows it
     with receiver.Receiver(
-        landing, title=_own_title(place), host=host, port=port, senders=[place.title], on_arrival=tell.one_more
-    ):
+        landing, title=_own_title(place), host=host, port=port, senders=[place.title], on_arrival=tell.one_more,
+        tls=_tls_for_move(place) if place.scheme == "dicoms" else None,
+    ):  # fmt: skip
         yield
+
+
+def _tls_for_move(place: Place) -> ssl.SSLContext:
+    """The PACS proves itself with a certificate of the same authority that we trust when we ask it."""
+    context = receiver.tls_of(place)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _identifiers(wanted: Sequence[Listed], at_once: int) -> Iterator[Dataset]:

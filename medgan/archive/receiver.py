@@ -142,14 +142,12 @@ def serve(place: Place, landing: Landing, *, on_arrival: Callable[[], None] | No
     senders = [one.strip() for one in place.options.get("from", "").split(",") if one.strip()]
     return Receiver(
         landing, title=place.title, host=place.host, port=place.port, senders=senders,
-        tls=_tls(place), on_arrival=on_arrival,
+        tls=tls_of(place) if "cert" in place.options else None, on_arrival=on_arrival,
     )  # fmt: skip
 
 
-def _tls(place: Place) -> ssl.SSLContext | None:
-    """Mutual TLS (PS3.15 B.12) where the address names a certificate; peers are proved by the `ca` file."""
-    if "cert" not in place.options:
-        return None
+def tls_of(place: Place) -> ssl.SSLContext:
+    """TLS (PS3.15 B.12) with the certificate that the address names; mutual where it names a `ca` file."""
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=place.options.get("ca"))
         context.minimum_version = ssl.TLSVersion.TLSv1_2

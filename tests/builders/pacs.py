@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.builders import servers
+from tests.builders.certificates import Authority
 
 _CLONE_NEWNET = 0x40000000
 AET, DICOM_PORT, HTTP_PORT, MOVE_PORT = "ORTHANC", 4242, 8042, 11112
@@ -41,12 +42,16 @@ def own_network() -> Iterator[None]:
 
 
 class Orthanc:
-    """One Orthanc on 127.0.0.1 that may be killed and started again with the same storage."""
+    """One Orthanc on 127.0.0.1 that may be killed and started again with the same storage.
 
-    def __init__(self, folder: Path, running: servers.Servers, binary: str) -> None:
+    With an authority it speaks DICOM by mutual TLS only, and pushes to us so.
+    """
+
+    def __init__(self, folder: Path, running: servers.Servers, binary: str, authority: Authority | None = None) -> None:
         self._running, self._binary = running, binary
         folder.mkdir(parents=True, exist_ok=True)
         self._configuration = folder / "orthanc.json"
+        tls = _tls(authority) if authority is not None else {}
         self._configuration.write_text(
             json.dumps(
                 {
@@ -54,8 +59,10 @@ class Orthanc:
                     "Plugins": [str(_PLUGINS / "libOrthancDicomWeb.so")],
                     "DicomAet": AET, "DicomPort": DICOM_PORT, "HttpPort": HTTP_PORT, "HttpDescribeErrors": True,
                     "RemoteAccessAllowed": True, "AuthenticationEnabled": False, "DicomCheckCalledAet": True,
-                    "DicomModalities": {"medgan": ["MEDGAN", "127.0.0.1", MOVE_PORT]},
-                    "ConcurrentJobs": 8, "HttpThreadsCount": 16, "DicomWeb": {"Enable": True},
+                    "DicomModalities": {
+                        "medgan": {"AET": "MEDGAN", "Host": "127.0.0.1", "Port": MOVE_PORT, "UseDicomTls": bool(tls)}
+                    },
+                    "ConcurrentJobs": 8, "HttpThreadsCount": 16, "DicomWeb": {"Enable": True}, **tls,
                 }
             )
         )  # fmt: skip
@@ -77,6 +84,14 @@ class Orthanc:
         """Store instances in it."""
         for content in files:
             self.ask("/instances", content)
+
+
+def _tls(authority: Authority) -> dict[str, Any]:
+    certificate, key = authority.issue("orthanc")
+    return {
+        "DicomTlsEnabled": True, "DicomTlsRemoteCertificateRequired": True, "DicomTlsCertificate": str(certificate),
+        "DicomTlsPrivateKey": str(key), "DicomTlsTrustedCertificates": str(authority.ca),
+    }  # fmt: skip
 
 
 def address(query: str = "") -> str:

@@ -98,6 +98,18 @@ def test_everything_a_pacs_holds_arrives_once_and_a_second_visit_brings_nothing(
     assert (again.known, again.arrived) == (len(held), 0)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_let_go_of_is_brought_again_only_where_that_is_asked_for(way, orthanc, held, zones):
+    ref = registered(WAYS[way], zones)
+    fetch.fetch(ref, zones=zones, keyring=KEYRING)
+    landing = Landing("pacs", zones=zones, keyring=KEYRING)
+    landing.let_go([path.name for path in landing.files.rglob("in-*")], remember=True)
+    visit = fetch.fetch(ref, zones=zones, keyring=KEYRING)
+    assert (visit.known, visit.arrived, arrived("pacs", zones)) == (len(held), 0, [])
+    assert scan.scan(ref, zones=zones, keyring=KEYRING).instances == 0
+    assert fetch.fetch(ref, zones=zones, keyring=KEYRING, again=True).arrived == len(held)
+
+
 def test_a_scan_of_a_pacs_is_the_scan_of_its_files_whichever_way_they_came(orthanc, held, zones, tmp_path):
     folder = tmp_path / "files"
     folder.mkdir()
