@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -17,6 +18,9 @@ Report = Callable[[int, int], None]
 
 _CHUNK_BYTES: Final = 8 * limits.MIB
 _MOST_OBJECTS: Final = 10_000_000
+_CHANGING: Final = (
+    "size", "ETag", "etag", "md5", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "modify", "created",
+)  # fmt: skip
 
 
 def fetch(place: Place, landing: Landing, *, source: str, report: Report | None = None) -> Fetched:
@@ -32,11 +36,13 @@ def fetch(place: Place, landing: Landing, *, source: str, report: Report | None 
     handles = {landing.handle(name, *stamp): name for name, stamp in listed}
     missing = [(handle, name) for handle, name in handles.items() if not landing.holds(handle)]
     landing.name({handle: _below(place, name) for handle, name in missing})
-    done = len(handles) - len(missing)
+    done, own = len(handles) - len(missing), threading.local()
 
     def bring(one: tuple[str, str]) -> None:
         nonlocal done
-        landing.add(one[0], _content(store, one[1]))
+        if not hasattr(own, "store"):  # one connection of most protocols serves one thread
+            own.store = store if place.scheme == "s3" else _open(place, source)
+        landing.add(one[0], _content(own.store, one[1]))
         done += 1
         if report is not None:
             report(done, len(handles))
@@ -71,7 +77,8 @@ def _listed(store: Any, place: Place) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _stamp(about: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(about.get(name, "")) for name in ("size", "ETag", "mtime", "LastModified", "last_modified", "md5"))
+    """What the store says of an object that changes when it does; every protocol has its own names for it."""
+    return tuple(str(about[name]) for name in _CHANGING if about.get(name) is not None)
 
 
 def _content(store: Any, name: str) -> Iterator[bytes]:
@@ -86,21 +93,30 @@ def _open(place: Place, source: str) -> Any:
     user, password = (places.credential(source, what) for what in ("USER", "PASSWORD"))
     if place.scheme == "s3":
         return _s3(place, user, password)
-    import fsspec
-
-    options: dict[str, Any] = {}
-    if place.scheme in {"sftp", "smb", "hdfs"}:
-        options = {"host": place.host} | ({"port": place.port} if place.port else {})
+    options: dict[str, Any] = {"skip_instance_cache": True}
+    if places.names_its_host(place):
+        options |= {"host": place.host} | ({"port": place.port} if place.port else {})
         options |= ({"username": user} if user else {}) | ({"password": password} if password else {})
     elif place.options.get("endpoint"):
         options["endpoint_url"] = place.options["endpoint"]
+    return _asked(lambda: speaker(place.scheme)(**options))
+
+
+def speaker(scheme: str) -> Any:
+    """The class of fsspec that speaks a protocol.
+
+    Raises `InvalidRequest`: there is none, or its library is not installed; it says which to install.
+    """
+    import fsspec
+    from fsspec.registry import known_implementations
+
     try:
-        return fsspec.filesystem(place.scheme, **options)
+        return fsspec.get_filesystem_class(scheme)
     except ImportError:
-        message = f"this installation does not speak {place.scheme}: install the fsspec package for it"
-        raise InvalidRequest(message) from None
-    except Exception:  # noqa: BLE001 - whatever a protocol's library raises, its text holds the address
-        raise StoreUnavailable("the store does not answer at this address: check that it may be reached") from None
+        needed = known_implementations.get(scheme, {}).get("err", "install the fsspec package for it")
+        raise InvalidRequest(f"this installation does not speak {scheme}: {needed}") from None
+    except ValueError:
+        raise InvalidRequest(f"fsspec knows no protocol {scheme}") from None
 
 
 def _s3(place: Place, user: str, password: str) -> Any:
@@ -130,7 +146,7 @@ def _asked(question: Callable[[], Any]) -> Any:
 
 
 def _root(place: Place) -> str:
-    if place.scheme in {"sftp", "smb", "hdfs"}:
+    if places.names_its_host(place):
         return f"/{place.tail}"
     return f"{place.host}/{place.tail}".rstrip("/")
 

@@ -2,12 +2,13 @@
 
     /archive, archive.zip                         files as they lie
     drop:/incoming?settle=60                      a folder others copy into: only what is finished is read
-    s3://bucket/prefix?endpoint=https://host      objects, by any protocol in `BUCKETS`
+    s3://bucket/prefix?endpoint=https://host      objects, by any protocol in `protocols()`
     dicomweb+https://host/dicom-web?days=7        QIDO-RS and WADO-RS
     dicom://CALLED@host:port?calling=MEDGAN&...   C-FIND, then C-GET or C-MOVE (`dicoms` with TLS)
     receive://TITLE@host:port?from=CT1,CT2        a C-STORE receiver for these AE titles
 
-A host must be listed in `MEDGAN_SOURCE_HOSTS`; link-local addresses (cloud metadata) are refused even then.
+A host must be listed in `MEDGAN_SOURCE_HOSTS`; link-local addresses (cloud metadata) are refused even then. Further
+protocols of fsspec are spoken where `MEDGAN_SOURCE_PROTOCOLS` lists them.
 Passwords are no part of an address: `credential` takes them from the environment.
 """
 
@@ -28,7 +29,8 @@ from medgan.errors import InvalidRequest, StoreUnavailable
 Kind = Literal["files", "drop", "bucket", "dicomweb", "pacs", "receiver"]
 
 HOSTS_VARIABLE: Final = "MEDGAN_SOURCE_HOSTS"
-BUCKETS: Final = {
+PROTOCOLS_VARIABLE: Final = "MEDGAN_SOURCE_PROTOCOLS"
+_BUCKETS: Final = {
     "s3": "s3.amazonaws.com",
     "gs": "storage.googleapis.com",
     "az": "blob.core.windows.net",
@@ -45,8 +47,9 @@ _SCHEMES: Final[dict[str, Kind]] = {
     "dicoms": "pacs",
     "dicomweb+https": "dicomweb",
     "dicomweb+http": "dicomweb",
-    **dict[str, Kind].fromkeys(BUCKETS, "bucket"),
 }
+_NEVER_LISTED: Final = frozenset(("http", "https", "webhdfs", "file", "local", "data", "generic", "reference"))
+"""Protocols of fsspec whose libraries follow redirects, or that lead to where no host can be judged."""
 _OPTIONS: Final[dict[Kind, frozenset[str]]] = {
     "files": frozenset(),
     "drop": frozenset(("settle",)),
@@ -95,9 +98,10 @@ def parse(text: str) -> Place:
         resolved = Path(text).expanduser().resolve()
         return Place(kind="files", text=str(resolved), path=resolved)
     split = _split(text)
-    kind = _SCHEMES.get(split.scheme)
+    spoken = protocols()
+    kind = _SCHEMES.get(split.scheme) or ("bucket" if split.scheme in spoken else None)
     if kind is None or "::" in text:
-        known = ", ".join(sorted(_SCHEMES))
+        known = ", ".join(sorted({*_SCHEMES, *spoken}))
         raise InvalidRequest(f"a source is a path or one of these addresses: {known}")
     if split.password is not None or split.fragment:
         raise InvalidRequest(
@@ -122,6 +126,24 @@ def parse(text: str) -> Place:
         kind=kind, text=text, scheme=split.scheme, title=title, host=split.hostname, port=port,
         tail=unquote(split.path).strip("/"), options=options,
     )  # fmt: skip
+
+
+def protocols() -> dict[str, str]:
+    """Protocols of stores: name -> the host it speaks to where an address names a bucket, or empty: it names the host.
+
+    `MEDGAN_SOURCE_PROTOCOLS=ftp,oss=oss.example.com` adds fsspec's others; those that follow redirects are refused.
+    """
+    listed = (entry.strip().lower() for entry in os.environ.get(PROTOCOLS_VARIABLE, "").split(","))
+    added = {name: host for name, _, host in (entry.partition("=") for entry in listed if entry)}
+    if not _NEVER_LISTED.isdisjoint(added):
+        refused = ", ".join(sorted(_NEVER_LISTED))
+        raise InvalidRequest(f"{PROTOCOLS_VARIABLE} cannot list {refused}: they follow redirects or name no host")
+    return added | _BUCKETS
+
+
+def names_its_host(place: Place) -> bool:
+    """Whether the address of a store names its host, and not a bucket of a service."""
+    return not protocols()[place.scheme]
 
 
 def _split(text: str) -> SplitResult:
@@ -161,7 +183,7 @@ def endpoint(place: Place) -> tuple[str, int]:
         if split.scheme not in {"http", "https"} or not split.hostname or split.username:
             raise InvalidRequest("endpoint in the address is http(s)://host[:port]")
         return split.hostname, _port(split)
-    return (BUCKETS[place.scheme] or place.host), place.port
+    return (protocols()[place.scheme] or place.host), place.port
 
 
 def admit_host(host: str, port: int = 0) -> None:

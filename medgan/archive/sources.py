@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from medgan.archive import container, images, labels, landing, structure
+from medgan.archive import bucket, container, images, labels, landing, structure
 from medgan.archive import place as places
 from medgan.archive.container import Leaf
 from medgan.archive.place import Place
@@ -34,6 +34,8 @@ def preflight(place: Path | Place) -> None:
     where this site does not speak to the host of an address.
     """
     if isinstance(place, Place) and place.is_remote:
+        if place.kind == "bucket" and place.scheme != "s3":
+            bucket.speaker(place.scheme)
         places.admit(place)
         return
     path = place.path if isinstance(place, Place) else place

@@ -19,7 +19,7 @@ from medgan.collection import store as collections
 from medgan.errors import Conflict, InvalidRequest, StoreUnavailable
 from medgan.keys import Keyring
 from medgan.settings import Zones
-from tests.builders import servers
+from tests.builders import servers as building
 
 KEYRING = Keyring(secret=bytes(range(32)))
 BUCKET = "ward-3"
@@ -28,9 +28,9 @@ SECRET = "any"  # noqa: S105 - moto takes whatever it is given
 
 @pytest.fixture(scope="module")
 def endpoint(module_servers) -> str:
-    port = servers.free_port()
+    port = building.free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    module_servers.start("s3", command, ready=lambda: servers.listening(port))
+    module_servers.start("s3", command, ready=lambda: building.listening(port))
     return f"http://127.0.0.1:{port}"
 
 
@@ -103,6 +103,45 @@ def test_a_store_that_is_not_there_or_does_not_know_us_says_so_without_its_addre
     assert "no-such-bucket" not in str(refused.value)
     monkeypatch.setenv(place.HOSTS_VARIABLE, "elsewhere.example")
     with pytest.raises(InvalidRequest):
+        fetch.fetch(ref, zones=zones, keyring=KEYRING)
+
+
+# ------------------------------------------------------------------------------------ another protocol of fsspec
+
+
+@pytest.fixture
+def ftp(servers, tmp_path, monkeypatch):
+    """An FTP server's folder and address; the site lists protocol and host."""
+    folder, port = tmp_path / "ftp", building.free_port()
+    (folder / "in").mkdir(parents=True)
+    command = [sys.executable, "-m", "pyftpdlib", "-i", "127.0.0.1", "-p", str(port), "-d", folder, "-u", "ward"]
+    servers.start("ftp", [*command, "-P", SECRET], ready=lambda: building.listening(port))
+    monkeypatch.setenv("MEDGAN_SOURCE_STORE_USER", "ward")
+    monkeypatch.setenv("MEDGAN_SOURCE_STORE_PASSWORD", SECRET)
+    monkeypatch.setenv(place.HOSTS_VARIABLE, "127.0.0.1")
+    monkeypatch.setenv(place.PROTOCOLS_VARIABLE, "ftp")
+    return folder / "in", f"ftp://127.0.0.1:{port}/in"
+
+
+def test_any_protocol_of_fsspec_that_the_site_lists_is_read_as_s3_is(ftp, zones, monkeypatch):
+    folder, address = ftp
+    for number in range(12):
+        (folder / f"{number}.dcm").write_bytes(phantom.phantom_study(patient=number)[0])
+    (folder / "labels.csv").write_bytes(b"PatientID,finding\nX,normal\n")
+    ref = sources.register(place.parse(address), zones=zones, keyring=KEYRING, name="store")
+    first = scan.scan(ref, zones=zones, keyring=KEYRING)
+    assert (first.instances, first.label_rows, first.rejected) == (12, 1, {})
+    assert fetch.fetch(ref, zones=zones, keyring=KEYRING).arrived == 0
+    (folder / "0.dcm").unlink()
+    (folder / "labels.csv").write_bytes(b"PatientID,finding\nX,normal\nY,normal\n")
+    second = scan.scan(ref, zones=zones, keyring=KEYRING)
+    assert (second.instances, second.label_rows) == (11, 2)
+    monkeypatch.setenv("MEDGAN_SOURCE_STORE_PASSWORD", "wrong")
+    with pytest.raises((InvalidRequest, StoreUnavailable)) as refused:
+        fetch.fetch(ref, zones=zones, keyring=KEYRING)
+    assert "127.0.0.1" not in str(refused.value)
+    monkeypatch.delenv(place.PROTOCOLS_VARIABLE)
+    with pytest.raises(InvalidRequest, match="a source is a path or one of"):
         fetch.fetch(ref, zones=zones, keyring=KEYRING)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib.util
 import json
 import logging
 import struct
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from urllib.parse import parse_qsl
 
+import fsspec
 import pytest
 from pynetdicom.dsutils import decode
 
@@ -19,7 +21,7 @@ from medgan.archive import bucket, dicomweb, dimse, place, receiver, s3, scan, s
 from medgan.archive.landing import Landing
 from medgan.errors import InvalidRequest, StoreUnavailable
 from medgan.settings import Zones
-from tests.unit.archive.builders import KEYRING
+from tests.unit.archive.builders import KEYRING, sound
 
 
 @pytest.fixture
@@ -104,6 +106,38 @@ def test_this_machine_may_be_listed_by_either_address(monkeypatch):
 def test_a_listed_host_is_admitted(listed, monkeypatch):
     monkeypatch.setenv(place.HOSTS_VARIABLE, listed)
     place.admit(place.parse("dicomweb+http://127.0.0.1:8042/"))
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("smb", "smbprotocol"), ("gs", "gcsfs"), ("az", "adlfs")])
+def test_a_protocol_whose_library_is_missing_says_what_to_install(scheme, package, monkeypatch):
+    if importlib.util.find_spec(package):
+        pytest.skip("its library is here")
+    with pytest.raises(InvalidRequest, match=package):
+        sources.preflight(place.parse(f"{scheme}://secret/in"))
+
+
+@pytest.mark.parametrize("listed", ["http", "ftp,file", "generic=x"])
+def test_a_protocol_that_follows_redirects_or_has_no_host_cannot_be_listed(listed, monkeypatch):
+    monkeypatch.setenv(place.PROTOCOLS_VARIABLE, listed)
+    with pytest.raises(InvalidRequest, match="cannot list"):
+        place.parse("ftp://127.0.0.1/in")
+
+
+def test_objects_in_a_store_of_fsspec_itself_are_brought_once_and_mirrored(zones, monkeypatch):
+    monkeypatch.setenv(place.PROTOCOLS_VARIABLE, "memory=127.0.0.1")
+    monkeypatch.setenv(place.HOSTS_VARIABLE, "127.0.0.1")
+    store = fsspec.filesystem("memory")
+    store.pipe({f"/ward/in/{number}.dcm": sound(patient=number) for number in range(3)})
+    ref = sources.register(place.parse("memory://ward/in"), zones=zones, keyring=KEYRING, name="store")
+    try:
+        assert scan.scan(ref, zones=zones, keyring=KEYRING).instances == 3
+        store.pipe({"/ward/in/1.dcm": sound(patient=9)})
+        store.rm("/ward/in/2.dcm")
+        landing = Landing("store", zones=zones, keyring=KEYRING)
+        visit = bucket.fetch(place.parse("memory://ward/in"), landing, source="store")
+        assert (visit.known, visit.arrived, len(landing)) == (1, 1, 2)
+    finally:
+        store.rm("/ward", recursive=True)
 
 
 def test_registering_an_address_seals_it_and_the_list_shows_no_place(zones, monkeypatch):
