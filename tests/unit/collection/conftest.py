@@ -37,6 +37,20 @@ def run(zones, scheduler):
     return run
 
 
+@pytest.fixture
+def staged(monkeypatch):
+    """How many instances each run worked on."""
+    counts: list[int] = []
+    whole = ingest._stage_all
+
+    def counted(plan, *args, **kwargs):
+        counts.append(sum(len(batch.locators) for batch in plan.batches))
+        return whole(plan, *args, **kwargs)
+
+    monkeypatch.setattr(ingest, "_stage_all", counted)
+    return counts
+
+
 def write_zip(path: Path, members: dict[str, bytes]) -> Path:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as target:
