@@ -79,6 +79,22 @@ def test_the_charts_pods_are_no_less_closed(name):
     assert "password" not in json.dumps(HELM[name]).lower()
 
 
+@pytest.mark.parametrize("name", HELM)
+def test_values_fit_what_the_charts_do_themselves(name):
+    """Read from PrefectHQ/prefect-helm's templates; no helm here renders them."""
+    dockerfile = (INFRA / "docker/Dockerfile").read_text()
+    assert "tini=" in dockerfile, "the pods' command is /usr/bin/tini -g -- /opt/prefect/entrypoint.sh prefect ..."
+    assert "/opt/prefect/entrypoint.sh" in dockerfile
+    values = HELM[name].get("worker") or HELM[name]["server"]
+    mounted = {mount["mountPath"] for mount in values.get("extraVolumeMounts", [])}
+    assert mounted.isdisjoint({"/tmp", "/home/prefect"}), "the chart mounts its own: a path may be mounted once"
+    assert values["podSecurityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, "the namespace is restricted"
+    if "migrations" in HELM[name]:
+        job = HELM[name]["migrations"]
+        assert job["podLabels"] == values["podLabels"] == {"medgan/talks-to": "database"}
+        assert job["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
 def test_each_pod_sees_its_zones_and_no_other():
     seen = {name: _claims(pod.get("volumes", [])) for name, pod in PODS.items()}
     seen |= {name: _claims(values["worker"]["extraVolumes"]) for name, values in HELM.items() if "worker" in values}
