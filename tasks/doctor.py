@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 
 from medgan import cluster, keys, night
 from medgan.archive import sources
+from medgan.client.index import moment
 from medgan.collection import store
 from medgan.errors import MedganError
 from medgan.settings import Zones
-from tasks.metrics import collection_names, published_index
+from tasks.metrics import collection_names, dataset_names, published_index
 
 _PINS = {"fastapi": (0, 151), "sqlalchemy": (2, 1), "zarr": (3, 2), "icechunk": (2, 0), "prefect": (3, 9)}
 """First version of each that is known not to work here (docs/adr/0005)."""
@@ -140,28 +141,26 @@ def _locks(zones: Zones) -> str:
 
 def _nights(zones: Zones) -> str:
     told = []
-    for folder in sorted((zones.pseudonymised / "nights").glob("[a-z0-9]*")):
-        entries = night.history(folder.name, zones=zones)
-        last = entries[-1]
-        told.append(f"{folder.name} {last.night.number} {last.outcome or 'open: the next run resumes it'}")
+    for name in dataset_names(zones):
+        if entries := night.history(name, zones=zones):
+            last = entries[-1]
+            told.append(f"{name} {last.night.number} {last.outcome or 'open: the next run resumes it'}")
     return ", ".join(told) or "none yet"
 
 
 def _registry(zones: Zones) -> str:
     index = published_index(zones)
     if index is None:
-        if (zones.registry / "index.json").exists():
-            raise RuntimeError("the index of the registry cannot be read: restore published/ from the backup")
+        nights = [entry for name in dataset_names(zones) for entry in night.history(name, zones=zones)]
+        if any(entry.outcome == "published" for entry in nights):
+            raise RuntimeError(
+                "nights have published, but the registry holds no index: is it the one they published to?"
+            )
         return "nothing is published yet"
-    expires = _moment(index.expires)
+    expires = moment(index.expires)
     if expires < datetime.now(UTC) + timedelta(days=_EXPIRY_DAYS):
         raise RuntimeError(f"the index expires on {expires:%Y-%m-%d}, then clients refuse it: publish, or re-sign it")
     return f"the index is good until {expires:%Y-%m-%d}"
-
-
-def _moment(text: str) -> datetime:
-    when = datetime.fromisoformat(text)
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def _standing(path: Path) -> Path:

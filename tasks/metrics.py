@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -18,9 +17,11 @@ from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
 from medgan import night
+from medgan.client.index import moment
 from medgan.collection import store
-from medgan.errors import MedganError
+from medgan.errors import IntegrityError, MedganError
 from medgan.records import Index
+from medgan.release import stores
 from medgan.settings import Zones
 
 ROOTS = ("identified", "pseudonymised", "synthetic", "published")
@@ -46,11 +47,11 @@ class Site(Collector):
         good = Gauge(
             "medgan_night_published_timestamp_seconds", "When the last night that published began.", labels=["dataset"]
         )
-        for dataset in _names(self.zones.pseudonymised / "nights"):
+        for dataset in dataset_names(self.zones):
             entries = night.history(dataset, zones=self.zones)
             for outcome, count in Counter(entry.outcome or "open" for entry in entries).items():
                 nights.add_metric([dataset, outcome], count)
-            began = [(_seconds(entry.night.started), entry.outcome) for entry in entries]
+            began = [(moment(entry.night.started).timestamp(), entry.outcome) for entry in entries]
             if began:
                 last.add_metric([dataset], began[-1][0])
             if published := [when for when, outcome in began if outcome == "published"]:
@@ -76,15 +77,22 @@ class Site(Collector):
         images = Gauge("medgan_release_images", "Images of the newest version.", labels=["dataset"])
         size = Gauge("medgan_release_bytes", "Bytes of the newest version.", labels=["dataset"])
         expires = Gauge("medgan_index_expires_timestamp_seconds", "After this, clients do not believe the index.")
-        index = published_index(self.zones)
+        broken = Gauge("medgan_registry_unreadable", "1 where the registry's index cannot be read.")
+        try:
+            index = published_index(self.zones)
+        except (MedganError, OSError):
+            index = None
+            broken.add_metric([], 1)
+        else:
+            broken.add_metric([], 0)
         if index is not None:
-            expires.add_metric([], _seconds(index.expires))
+            expires.add_metric([], moment(index.expires).timestamp())
             for dataset in index.datasets:
                 for status, count in Counter(version.status.value for version in dataset.versions).items():
                     versions.add_metric([dataset.name, status], count)
                 images.add_metric([dataset.name], dataset.versions[-1].images)
                 size.add_metric([dataset.name], dataset.versions[-1].bytes)
-        yield from (versions, images, size, expires)
+        yield from (broken, versions, images, size, expires)
 
     def _disks(self) -> Iterator[Gauge]:
         free = Gauge("medgan_zone_free_bytes", "Free bytes below a zone's root.", labels=["zone"])
@@ -107,19 +115,25 @@ def _names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".") if folder.is_dir() else []
 
 
+def dataset_names(zones: Zones) -> list[str]:
+    """Data sets that had a night."""
+    return _names(zones.pseudonymised / "nights")
+
+
 def collection_names(zones: Zones) -> list[str]:
     """Collections that stand below the pseudonymised root."""
     return [name for name in _names(zones.pseudonymised / "collection") if "." not in name]
 
 
 def published_index(zones: Zones) -> Index | None:
-    """The registry's index, unverified (clients verify for themselves); None where there is none that can be read."""
+    """The registry's index, unverified (clients verify for themselves); None where nothing is published.
+
+    Raises:
+        StoreUnavailable: the object store does not answer, or refuses us.
+        IntegrityError: what stands there is no index.
+    """
+    held = stores.open_store(zones, probe=False).read("index.json")
     try:
-        return Index.model_validate_json((zones.registry / "index.json").read_bytes())
-    except (OSError, ValidationError, ValueError):
-        return None
-
-
-def _seconds(moment: str) -> float:
-    when = datetime.fromisoformat(moment)
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        return None if held is None else Index.model_validate_json(held.body)
+    except ValidationError:
+        raise IntegrityError("the index of the registry cannot be read: restore published/ from the backup") from None

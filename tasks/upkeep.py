@@ -35,6 +35,8 @@ def erase_patient(patient: Handle, collection: Name, grace_days: int) -> Erasure
                 ("generator, train again", done.models),
                 ("synthetic cohort", done.synthetic),
                 ("release, reconsider: medgan withdraw", done.releases),
+                ("restorer, train again", done.restorers),
+                ("no pseudonym says whose images it holds: look", done.nameless),
             )
             for name in names
         ],

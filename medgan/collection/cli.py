@@ -97,6 +97,10 @@ def erase(
         f"  landed copies deleted: {record.landed:,}, archives left with others in them: {record.landed_shared:,}"
     )
     typer.echo(f"  releases to reconsider (medgan withdraw): {', '.join(record.releases) or 'none'}")
+    typer.echo(f"  restorers to retrain: {', '.join(record.restorers) or 'none'}")
+    typer.echo(
+        f"  to be looked at, for no pseudonym says whose images they hold: {', '.join(record.nameless) or 'none'}"
+    )
 
 
 @collection.command()

@@ -100,7 +100,7 @@ def _let_go(patient: str, table: pd.DataFrame, gone: read.Withdrawn, zones: Zone
 
 
 def affected(patient: str, *, zones: Zones) -> Erasure:
-    """Cohorts that hold the patient and everything that was made of them, however far down."""
+    """Cohorts and restorers with the patient, what was made of them, however far down, and what may hold anybody."""
     cohorts = {
         path.name for path in _folders(zones.pseudonymised / "cohorts") if _holds(path / "table.parquet", patient)
     }
@@ -125,7 +125,28 @@ def affected(patient: str, *, zones: Zones) -> Erasure:
         models=tuple(sorted(models)),
         synthetic=tuple(sorted(synthetic)),
         releases=tuple(sorted(releases)),
+        restorers=tuple(
+            folder.name
+            for folder in sorted((zones.pseudonymised / "restorers").glob("rs-*"))
+            if _may_have_learned(folder, patient)
+        ),
+        nameless=tuple(_nameless(zones)),
     )
+
+
+def _may_have_learned(restorer: Path, patient: str) -> bool:
+    listed = restorer / layout.LEARNED_FROM
+    return not listed.is_file() or patient in json.loads(listed.read_bytes())
+
+
+def _nameless(zones: Zones) -> Iterator[str]:
+    """What may hold anybody: nothing of ours says whose images it is."""
+    for root, pattern in (
+        (zones.identified / "restored", "[!.]*/rs-*"),
+        (zones.pseudonymised / "personal", "ca-*"),
+        (zones.pseudonymised / "patient-adapters", "pa-*"),
+    ):
+        yield from (f"{root.name}/{path.relative_to(root)}" for path in sorted(root.glob(pattern)))
 
 
 def _begin(patient: str, zones: Zones) -> Erasure:
@@ -134,7 +155,7 @@ def _begin(patient: str, zones: Zones) -> Erasure:
     if not path.is_file():
         return _save(now, zones)
     before = Erasure.model_validate_json(path.read_bytes())
-    lists = ("cohorts", "models", "synthetic", "releases")
+    lists = ("cohorts", "models", "synthetic", "releases", "restorers", "nameless")
     merged = {name: tuple(sorted({*getattr(before, name), *getattr(now, name)})) for name in lists}
     return _save(before.model_copy(update={**merged, "complete": False}), zones)
 

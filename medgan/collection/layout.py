@@ -13,6 +13,8 @@ from medgan.settings import Zones
 PACKS = "packs"
 IMAGES = "images"
 TABLE = "table"
+LEARNED_FROM = "patients.json"
+"""Beside what was learned from a collection: the pseudonyms of those it was learned from."""
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,11 @@ def register(path: Path, *, zones: Zones) -> LocalCases:
         content_sha256=digest.hexdigest(),
         images=len(images),
         patients=len(np.unique(patient)),
-        classes=classes,
+        classes=len(classes),
     )
     folder = folder_of(record.cases, zones=zones)
-    if not (folder / RECORD).is_file():
-        durable.write_bytes(folder / CASES, file.getvalue())
-        durable.write_bytes(folder / RECORD, record.canonical())
+    durable.write_bytes(folder / CASES, file.getvalue())
+    durable.write_bytes(folder / RECORD, record.canonical())
     return record
 
 
@@ -79,22 +79,33 @@ def folder_of(handle: str, *, zones: Zones) -> Path:
 
 
 def load(record: LocalCases, size_px: int, *, zones: Zones) -> Cases:
-    """Registered cases at `size_px`, each brought to [-1, 1] by its own percentiles.
+    """Registered cases at `size_px`, each brought to [-1, 1] by its own percentiles; raises as `class_names`."""
+    images, target, patient = _stored(record, ("images", "target", "patient"), zones)
+    return Cases(unit=to_unit(images, size_px), target=target, patient=patient)
+
+
+def class_names(record: LocalCases, *, zones: Zones) -> tuple[str, ...]:
+    """Names of the targets, in their order; empty where targets are numbers.
 
     Raises:
         InvalidRequest: there are no such cases.
         IntegrityError: the stored record is another.
     """
+    (names,) = _stored(record, ("classes",), zones)
+    return tuple(map(str, names))
+
+
+def _stored(record: LocalCases, arrays: Sequence[str], zones: Zones) -> list[NDArray[Any]]:
     folder = folder_of(record.cases, zones=zones)
     try:
         stored = LocalCases.model_validate_json((folder / RECORD).read_bytes())
         with np.load(folder / CASES, allow_pickle=False) as held:
-            images, target, patient = held["images"], held["target"], held["patient"]
+            found = [held[name] for name in arrays]
     except (OSError, ValueError, KeyError):
         raise InvalidRequest("there are no cases under this handle: register them first") from None
     if stored != record:
         raise IntegrityError("the cases' record is not the one in the store: register them again")
-    return Cases(unit=to_unit(images, size_px), target=target, patient=patient)
+    return found
 
 
 def working_size(size_px: int) -> int:

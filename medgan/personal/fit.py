@@ -66,11 +66,10 @@ def personalise(
     """
     if (request.task == "classification") != bool(cases.classes):
         raise InvalidRequest(f"the cases' target does not fit the task {request.task}")
-    made = local_cases.synthetic(dataset, cases.classes, most=request.most_synthetic * 2)
+    names = local_cases.class_names(cases, zones=zones)
+    made = local_cases.synthetic(dataset, names, most=request.most_synthetic * 2)
     local = local_cases.load(cases, made.unit.shape[1], zones=zones)
-    compared = compare(
-        local, made, request, classes=len(cases.classes), make_learner=make_learner, on_progress=on_progress
-    )
+    compared = compare(local, made, request, classes=cases.classes, make_learner=make_learner, on_progress=on_progress)
     return _write(compared, dataset, cases, request, zones=zones)
 
 

@@ -22,4 +22,11 @@ class Erasure(Record):
     landed_shared: int = Field(
         default=0, ge=0, description="Landed archives that stay: others are in them, and not all of it is settled."
     )
+    restorers: tuple[Handle, ...] = Field(
+        default=(), description="Restorers that learned from the patient, or kept no list of whom: retrain."
+    )
+    nameless: tuple[str, ...] = Field(
+        default=(),
+        description="Restored images, teams' cases, adapters to a few patients: no pseudonym says whose. Look.",
+    )
     complete: bool = Field(default=False, description="False while an erasure was begun and not finished.")

@@ -34,7 +34,11 @@ class LocalCases(Record):
     content_sha256: Sha256
     images: int = Field(ge=1)
     patients: int = Field(ge=1)
-    classes: tuple[str, ...] = Field(default=(), description="Empty where the target is a number.")
+    classes: int = Field(
+        default=0,
+        ge=0,
+        description="How many; 0 where the target is a number. Their names, free text, stay in the store.",
+    )
 
 
 class ArmScore(Record):

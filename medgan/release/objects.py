@@ -73,7 +73,8 @@ class ObjectStore:
 
     def read(self, path: str) -> Held | None:
         """See `Store`."""
-        found = self._read(path)
+        with objects.explained():
+            found = self._read(path)
         return None if found is None else Held(body=found[0], token=found[1])
 
     def versions(self, name: str) -> list[str]:

@@ -79,10 +79,10 @@ class Store(Protocol):
         ...
 
 
-def open_store(zones: Zones) -> Store:
+def open_store(zones: Zones, *, probe: bool = True) -> Store:
     """The registry that `zones` publish to: `MEDGAN_REGISTRY_ROOT` (folder or `s3://bucket/prefix`), else a folder.
 
-    An object store is probed first: `InvalidRequest` when its conditional writes are not honoured.
+    An object store is probed before it is written to: `InvalidRequest` when it does not honour conditional writes.
     """
     address = zones.registry_address
     if "://" not in address:
@@ -90,7 +90,8 @@ def open_store(zones: Zones) -> Store:
     from medgan.release.objects import ObjectStore
 
     store = ObjectStore(address, desk=zones.registry)
-    store.probe()
+    if probe:
+        store.probe()
     return store
 
 

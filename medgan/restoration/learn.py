@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medgan.archive import container, nifti, pixels
 from medgan.archive import instance as instances
-from medgan.collection import durable
+from medgan.collection import durable, layout
 from medgan.collection import read as collections
 from medgan.errors import BadInstance, InvalidRequest
 from medgan.gan.restore import RestoreConfig, Restorer, Scans, fit, window_of
@@ -73,6 +73,8 @@ def train(
     scans, attrs = _scans(zip(physical, chosen["patient_key"], strict=True), request.modality)
     with durable.locked(folder.parent / ".locks" / handle, wait=False):
         made = fit(scans, config, folder, attrs=attrs, on_tick=_told(on_progress))
+    # Whom it was learned from, so that an erasure finds it when the collection's history is gone.
+    durable.write_bytes(folder / layout.LEARNED_FROM, canonical_json(sorted(set(chosen["patient_key"]))))
     model = RestorerModel(
         restorer=handle,
         task=request.task,

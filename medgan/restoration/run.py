@@ -44,12 +44,19 @@ OnRefused = Callable[[str, Reason], None]
 class _Tally:
     """What has come of the files so far."""
 
+    keyring: Keyring | None = None
     received: int = 0
     untouched: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)
     lines: list[dict[str, str]] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[page.Picture] = field(default_factory=list)
+
+    def unread(self, name: str) -> str:
+        """Stands for the digest of a file that cannot be read. A name may be a patient's: keyed, or only its number."""
+        if self.keyring is None:
+            return hashlib.sha256(b"unread %d" % self.received).hexdigest()
+        return self.keyring.mac("unread-file", name).hex()
 
 
 def restore(
@@ -58,12 +65,14 @@ def restore(
     restorer: Restorer,
     *,
     mask_HW: NDArray[np.bool_] | None = None,
+    keyring: Keyring | None = None,
     on_progress: OnProgress | None = None,
     on_refused: OnRefused | None = None,
 ) -> RestorationReport:
     """Restore every single-frame grey image of `root` (folder, zip, tar or file) into the folder `out`.
 
     `mask_HW` says where all images have their defect (inpainting); without it defects are looked for in each.
+    A file that cannot be read is named by its number, or where there is a `keyring` by its keyed name.
     `on_progress` gets (files done, 0). `on_refused` gets digest and reason of each file that is quarantined.
 
     Raises:
@@ -71,7 +80,7 @@ def restore(
         InvalidRequest: `out` lies inside `root` or holds something else.
     """
     _check(root, out)
-    tally = _Tally()
+    tally = _Tally(keyring=keyring)
     with tempfile.TemporaryDirectory(prefix="medgan-restore-") as spool, durable.explained_disk():
         for leaf in container.leaves(root, spool=Path(spool)):
             _one(leaf, out, restorer, mask_HW, tally, on_refused)
@@ -102,7 +111,7 @@ def _one(
     on_refused: OnRefused | None,
 ) -> None:
     tally.received += 1
-    digest = hashlib.sha256(leaf.name.encode("utf-8", "surrogatepass")).hexdigest()
+    digest = tally.unread(leaf.name)
     try:
         data = _bytes(leaf)
         digest = hashlib.sha256(data).hexdigest()
@@ -257,4 +266,4 @@ def restore_source(
 
     with durable.locked(out.parent / ".locks" / handle, wait=False):
         restorer = Restorer(learn.restorer_folder(handle, zones=zones))
-        return restore(root, out, restorer, on_progress=on_progress, on_refused=refused)
+        return restore(root, out, restorer, keyring=keyring, on_progress=on_progress, on_refused=refused)

@@ -12,16 +12,20 @@ from urllib.request import Request, urlopen
 
 import boto3
 import numpy as np
+import pandas as pd
 import pytest
 
 import medgan
 from medgan.client import pull as pulls
+from medgan.collection import erase
 from medgan.errors import Conflict, IntegrityError, StoreUnavailable
 from medgan.release import publish, retract, stores
 from medgan.settings import Zones
+from tasks import doctor, metrics
 from tests.builders import browser as browsers
 from tests.builders import release as build
 from tests.builders import servers
+from tests.builders.cohort import handle
 from tests.builders.published import published, template
 
 __all__ = ["published", "template"]
@@ -129,6 +133,30 @@ def test_missing_bucket_is_one_clear_sentence_without_its_address(bucket, publis
     with pytest.raises(StoreUnavailable) as caught:
         publish.publish(published.built.cleared, build.request(), zones=published.zones)
     assert "nowhere" not in str(caught.value)
+
+
+def test_doctor_metrics_and_an_erasure_look_into_the_bucket(bucket, published, server):
+    zones, client = published.zones, boto3.client("s3", endpoint_url=server)
+
+    def registry() -> tuple[bool, str, float]:
+        ((well, said),) = ((well, said) for well, what, said in doctor.examine(zones) if what == "registry")
+        gauges = {family.name: [sample.value for sample in family.samples] for family in metrics.Site(zones).collect()}
+        assert gauges["medgan_release_images"] == ([published.release.images] if well and "good until" in said else [])
+        return well, said, gauges["medgan_registry_unreadable"][0]
+
+    assert registry() == (True, "nothing is published yet", 0)
+    publish.publish(published.built.cleared, build.request(), zones=zones)
+    assert registry()[::2] == (True, 0)
+    patient = handle("pt", 1)
+    made = json.loads((published.built.folder / "synthetic.json").read_bytes())
+    folder = zones.pseudonymised / "cohorts" / made["cohort"]
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({"patient_key": [patient]}).to_parquet(folder / "table.parquet")
+    assert erase.affected(patient, zones=zones).releases == ("chest-demo@1.0.0",)
+    client.put_object(Bucket=BUCKET, Key="registry/index.json", Body=b"{")
+    well, said, unreadable = registry()
+    assert (well, unreadable) == (False, 1)
+    assert "restore" in said
 
 
 @pytest.mark.skipif(

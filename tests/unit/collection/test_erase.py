@@ -1,3 +1,4 @@
+import json
 from datetime import timedelta
 
 import numpy as np
@@ -83,7 +84,18 @@ def test_what_was_made_with_the_patient_is_listed_and_the_cohort_is_gone(tmp_pat
     version.mkdir(parents=True)
     text = f'{{"name": "chest", "version": "1.0.0", "evidence": {{"synthetic": "{handle("sy", 1)}"}}}}'
     (version / "manifest.json").write_text(text)
+    learned = {1: rows["patient_key"][3:5], 2: rows["patient_key"][5:7], 3: None}  # the third kept no list
+    for number, patients in learned.items():
+        folder = zones.pseudonymised / "restorers" / handle("rs", number)
+        folder.mkdir(parents=True)
+        if patients is not None:
+            (folder / layout.LEARNED_FROM).write_text(json.dumps(list(patients)))
+    (zones.identified / "restored/main" / handle("rs", 1)).mkdir(parents=True)
+    (zones.identified / "restored/main/.locks").mkdir()
+    (zones.pseudonymised / "personal" / handle("ca", 1)).mkdir(parents=True)
     record = erase.erase("main", rows["patient_key"][3], zones=zones)
+    assert set(record.restorers) == {handle("rs", 1), handle("rs", 3)}
+    assert record.nameless == (f"restored/main/{handle('rs', 1)}", f"personal/{handle('ca', 1)}")
     assert record.cohorts == (prepared.cohort,)
     assert record.models == (handle("mo", 1),)
     assert record.synthetic == (handle("sy", 1),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from medgan import keys
 from medgan.archive import quarantine, sources
+from medgan.collection import layout, read
 from medgan.errors import InvalidRequest
 from medgan.gan.restore import Restorer
 from medgan.records import RestorerRequest
@@ -33,6 +35,8 @@ def test_a_collection_teaches_and_the_same_request_gives_the_same_restorer(zones
     assert (made.images, made.patients) == (16, 16)
     assert Restorer(learn.restorer_folder(made.restorer, zones=zones)).sha256 == made.weights_sha256
     assert learn.train(snapshot, request, zones=zones) == made
+    learned_from = json.loads((learn.restorer_folder(made.restorer, zones=zones) / layout.LEARNED_FROM).read_bytes())
+    assert (len(learned_from), set(learned_from) < set(read.table(snapshot, zones=zones)["patient_key"])) == (16, True)
     with pytest.raises(InvalidRequest, match="no grey image of modality CT"):
         learn.train(snapshot, request.model_copy(update={"modality": "CT"}), zones=zones)
 

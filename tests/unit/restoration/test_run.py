@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medgan.errors import InvalidRequest, UnusableArchive
+from medgan.keys import Keyring
 from medgan.restoration import learn, run
 from tests.unit.deid.dciodvfy import PROGRAM, new_errors
 from tests.unit.restoration.builders import instance, phantoms
@@ -153,6 +154,23 @@ def test_a_header_that_makes_a_library_stumble_is_quarantined_and_the_rest_goes_
     assert report.restored + sum(report.quarantined.values()) == 10
     assert report.restored >= 3
     assert report.quarantined["CORRUPT_HEADER"] >= 1
+
+
+def test_a_file_that_cannot_be_read_is_never_named_by_its_name(archive, twice, tmp_path):
+    """A digest of a name is as good as the name: whoever has a list of patients tries them all."""
+    name = "DOE^JANE.dcm"
+    (archive / name).symlink_to(archive / "nowhere")
+
+    def named(key: str) -> str:
+        out = tmp_path / (key or "none")
+        run.restore(archive, out, twice, keyring=Keyring(secret=key.encode() * 32) if key else None)
+        lines = map(json.loads, (out / run.QUARANTINE).read_text().splitlines())
+        return next(line["sha256"] for line in lines if line["reason"] == "NOT_REGULAR_FILE")
+
+    guesses = {hashlib.sha256(guess.encode()).hexdigest() for guess in (name, f"archive/{name}", str(archive / name))}
+    digests = {named(key) for key in ("", "k", "l")}
+    assert len(digests) == 3, "the key decides"
+    assert digests.isdisjoint(guesses)
 
 
 def test_without_a_model_the_command_says_what_to_do(archive, tmp_path, monkeypatch):
