@@ -4,8 +4,9 @@
 
 The images are the carried radiographs, enlarged to 128 px (bicubic), with the 8 bits of their source in uint16. No
 lossless codec packs more bits as well: the table of sizes says what the same images cost with 12 and 16 bits and
-with a detector's noise (docs/adr/0022). Everything runs in one process with one thread unless the name says
-otherwise; CPU time is that of all threads. The other libraries get an environment of their own below the folder.
+with a detector's noise (docs/adr/0022, 0025). `lz4` is what a release is packed with, `zstd` what older ones are.
+Everything runs in one process with one thread unless the name says otherwise; CPU time is that of all threads. The
+other libraries get an environment of their own below the folder.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ import numpy as np
 from PIL import Image
 
 from medgan.client import loader, shards
-from medgan.release.images import BLOCK_BYTES, LEVEL
+from medgan.release.images import BLOCK_BYTES, CODEC, LEVEL
 from tests.bench import _loader_peers as peers
 from tests.builders.release import SAMPLES
 
 SIZE, BATCH, REPEATS = 128, 64, 3
 LONG_SECONDS = 8.0
 """An epoch that takes longer is not repeated: how slow it is, is known."""
+PACKINGS = {"lz4": CODEC, "zstd": "zstd"}
+"""Folder of the array -> blosc's compressor."""
 Epoch = Callable[[], Iterator[int]]
 
 
@@ -61,11 +64,11 @@ def build(folder: Path, count: int, bits: int, noise: float) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     codecs = {
-        "zstd": [
-            BloscCodec(cname="zstd", clevel=LEVEL, shuffle="shuffle", typesize=2, blocksize=BLOCK_BYTES),
+        name: [
+            BloscCodec(cname=kind, clevel=LEVEL, shuffle="shuffle", typesize=2, blocksize=BLOCK_BYTES),
             Crc32cCodec(),
-        ],
-        "lz4": [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=2), Crc32cCodec()],
+        ]
+        for name, kind in PACKINGS.items()
     }
     arrays = {
         name: zarr.create_group(folder / f"{name}.zarr", zarr_format=3).create_array(
@@ -84,13 +87,13 @@ def build(folder: Path, count: int, bits: int, noise: float) -> None:
     (folder / "done").touch()
 
 
-def packed(bits: int, noise: float) -> float:
-    """Share of raw that 1,024 images of so many bits take in a release's chunks."""
+def packed(kind: str, bits: int, noise: float) -> float:
+    """Share of raw that 256 images of so many bits take in chunks like a release's."""
     from numcodecs.blosc import SHUFFLE, Blosc
 
-    codec = Blosc("zstd", LEVEL, SHUFFLE, blocksize=BLOCK_BYTES)
-    block = next(images(1024, bits, noise))
-    return sum(len(codec.encode(block[at : at + 16])) + 4 for at in range(0, 1024, 16)) / block.nbytes
+    codec = Blosc(kind, LEVEL, SHUFFLE, blocksize=BLOCK_BYTES)
+    block = next(images(256, bits, noise))
+    return sum(len(codec.encode(block[at : at + 16])) + 4 for at in range(0, len(block), 16)) / block.nbytes
 
 
 def ours(path: Path, order: str, threads: int = 1) -> Epoch:
@@ -123,11 +126,12 @@ def cases(folder: Path) -> dict[str, tuple[str | None, Callable[[], Epoch]]]:
         "medgan lz4, pooled": (None, lambda: ours(folder / "lz4.zarr", "pooled")),
         "medgan zstd, chunks": (None, lambda: ours(folder / "zstd.zarr", "chunks")),
         "medgan zstd, pooled": (None, lambda: ours(folder / "zstd.zarr", "pooled")),
-        "medgan zstd, pooled, 2 threads": (None, lambda: ours(folder / "zstd.zarr", "pooled", threads=2)),
-        "zarr-python zstd, pooled": (None, lambda: peers.zarr_python(folder / "zstd.zarr", pooled=True)),
-        "zarr-python zstd, one at a time": (None, lambda: peers.zarr_python(folder / "zstd.zarr", pooled=False)),
-        "tensorstore zstd, pooled": ("tensorstore", lambda: peers.tensorstore_pooled(folder / "zstd.zarr")),
+        "medgan lz4, pooled, 2 threads": (None, lambda: ours(folder / "lz4.zarr", "pooled", threads=2)),
+        "zarr-python lz4, pooled": (None, lambda: peers.zarr_python(folder / "lz4.zarr", pooled=True)),
+        "zarr-python lz4, one at a time": (None, lambda: peers.zarr_python(folder / "lz4.zarr", pooled=False)),
+        "tensorstore lz4, pooled": ("tensorstore", lambda: peers.tensorstore_pooled(folder / "lz4.zarr")),
         "litdata raw, shuffled": ("litdata", lambda: peers.lit(folder)),
+        "litdata zstd, shuffled": ("litdata", lambda: peers.lit(folder, "zstd")),
         "Hugging Face Arrow raw, shuffled": ("datasets", lambda: peers.huggingface(folder)),
         "webdataset raw, shuffled": ("webdataset", lambda: peers.webdataset_shuffled(folder)),
         "mosaicml-streaming raw, shuffled": ("streaming", lambda: peers.mosaic(folder)),
@@ -179,11 +183,12 @@ def main() -> None:
     raw = options.images * SIZE * SIZE * 2
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}"
     say(f"{machine}; {options.images:,} images of {options.bits} bits, {raw / 1e6:,.0f} MB raw")
-    for name in ("zstd", "lz4"):
+    for name in PACKINGS:
         size = sum(path.stat().st_size for path in (options.folder / f"{name}.zarr").rglob("*") if path.is_file())
         say(f"size {name}: {size / raw:.3f} of raw")
     for bits, noise in ((8, 0.0), (12, 0.0), (12, 2.0), (12, 8.0), (16, 0.0)):
-        say(f"size zstd of {bits:2} bits, noise {noise:.0f}: {packed(bits, noise):.3f} of raw (1,024 images)")
+        sizes = ", ".join(f"{name} {packed(kind, bits, noise):.3f}" for name, kind in PACKINGS.items())
+        say(f"size of {bits:2} bits, noise {noise:.0f}: {sizes} of raw (256 images)")
     base = None
     say(f"{'reader':36} {'CPU us/image':>13} {'x memmap':>9} {'images/s':>10}")
     for name, (library, make) in cases(options.folder).items():

@@ -15,6 +15,7 @@ import pytest
 from numcodecs import blosc
 from PIL import Image
 
+from medgan.release import images as packing
 from medgan.release import retract
 from medgan.release.catalogue import preview
 from tests.builders import browser as browsers
@@ -132,8 +133,9 @@ def test_browser_unpacks_every_form_of_block_as_numcodecs_does(tab, site):
     noise = rng.integers(0, 65536, (16, 40, 40)).astype("<u2")  # stored, not compressed
     tab.open(f"{site}/chest-demo/1.0.0/index.html")
     for array in (smooth, noise, smooth[:3, :5, :7]):
-        for block in (0, 32768, 1 << 19):
-            packed = blosc.Blosc("zstd", 3, blosc.SHUFFLE, blocksize=block).encode(np.ascontiguousarray(array))
+        for block in (0, 32768, packing.BLOCK_BYTES):
+            codec = blosc.Blosc(packing.CODEC, packing.LEVEL, blosc.SHUFFLE, blocksize=block)
+            packed = codec.encode(np.ascontiguousarray(array))
             plain = tab.run(
                 f"import('{site}/chest-demo/1.0.0/zarrita.js').then(m => m.unblosc(Uint8Array.from(atob("
                 f"'{base64.b64encode(packed).decode()}'), c => c.charCodeAt(0))))"
