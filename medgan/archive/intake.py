@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from medgan.archive import sources
 from medgan.archive.container import Extent
+from medgan.archive.references import Mark
 from medgan.archive.storage import write_atomically
 from medgan.errors import BadInstance, InvalidRequest
 from medgan.keys import Keyring
@@ -24,7 +25,7 @@ from medgan.records import StudyKey
 from medgan.settings import Zones
 
 _INDEX: Final = "intake"
-_VERSION: Final = 2
+_VERSION: Final = 3
 _LABELS: Final = "intake-labels"
 ISSUER_COLUMN: Final = "IssuerOfPatientID"
 
@@ -51,7 +52,7 @@ class IntakeStudy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intake:
-    """What a scan found. `labels` are rows keyed by original ids: they stay in the identified zone.
+    """What a scan found. `labels` are rows keyed by original ids: they stay in the identified zone, as do `marks`.
 
     Each row holds the columns of its table and, where the archive knows it and the table does not
     say it, `IssuerOfPatientID`: with it a row's patient key equals that of the patient's instances.
@@ -61,6 +62,7 @@ class Intake:
     source: str
     studies: tuple[IntakeStudy, ...]
     labels: tuple[dict[str, str], ...]
+    marks: tuple[Mark, ...]
     received: frozenset[str]
 
 
@@ -72,6 +74,7 @@ class _Index:
     instances: Sequence[Sequence[Any]]
     studies: Sequence[tuple[str, int, int]]
     refused: Mapping[str, str]
+    marks: Sequence[Sequence[str]]
 
 
 def load(scan_id: str, *, zones: Zones, keyring: Keyring) -> Intake:
@@ -86,8 +89,11 @@ def load(scan_id: str, *, zones: Zones, keyring: Keyring) -> Intake:
     )
     sealed = _path(scan_id, "labels", zones)
     labels = _unpack(keyring.unseal(_LABELS, sealed.read_bytes())) if sealed.exists() else []
+    marks = tuple(Mark(*mark) for mark in index.marks)
     received = frozenset({locator.sha256 for locator in locators} | set(index.refused))
-    return Intake(scan_id=scan_id, source=index.source, studies=studies, labels=tuple(labels), received=received)
+    return Intake(
+        scan_id=scan_id, source=index.source, studies=studies, labels=tuple(labels), marks=marks, received=received
+    )
 
 
 def resolve(locator: Locator, *, zones: Zones, keyring: Keyring) -> tuple[Extent, dict[str, Any] | None]:
@@ -108,6 +114,7 @@ def save(
     studies: Sequence[tuple[str, int, int]],
     refused: Mapping[str, str],
     labels: Sequence[Mapping[str, str]],
+    marks: Sequence[Mark],
     zones: Zones,
     keyring: Keyring,
 ) -> None:
@@ -123,6 +130,7 @@ def save(
         "instances": list(instances),
         "studies": list(studies),
         "refused": dict(refused),
+        "marks": list(marks),
     }
     write_atomically(_path(scan_id, "labels", zones), keyring.seal(_LABELS, _pack(list(labels))))
     write_atomically(_path(scan_id, "", zones), keyring.seal(_INDEX, _pack(plain)))
@@ -166,6 +174,7 @@ def _cached_index(scan_id: str, zones: Zones, keyring: Keyring) -> _Index:
         instances=plain["instances"],
         studies=[(row[0], row[1], row[2]) for row in plain["studies"]],
         refused=plain["refused"],
+        marks=plain["marks"],
     )
 
 

@@ -1,4 +1,4 @@
-"""Judge one leaf of a source: an instance with its handles, a table, or a refusal with its reason."""
+"""Judge one leaf of a source: an instance with its handles, a table, marks on images, or a refusal with its reason."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Final
 
 from pydicom.charset import convert_encodings, decode_bytes
 
-from medgan.archive import container, images, instance, labels, pixels, structure
+from medgan.archive import container, images, instance, labels, pixels, references, structure
 from medgan.archive.container import Extent, Leaf
 from medgan.archive.images import Card
 from medgan.archive.memory import Header, Outcome
 from medgan.archive.quiet import quietly
+from medgan.archive.references import Mark
 from medgan.archive.structure import Structure
 from medgan.errors import BadInstance
 from medgan.keys import Keyring
@@ -47,10 +48,16 @@ def judge(leaf: Leaf, keyring: Keyring) -> Outcome:
         if kind is not None:
             images.check(data, kind)
             return Outcome(digest=digest, size=len(data), file=extent.path, place=place, image=leaf.name)
-        header = read_header(data, keyring)
+        shape = structure.walk(data)
+        instance.check(shape)
+        marks = _marks(shape, data, keyring)
+        header = None if _is_structure_set(shape) else _header(shape, keyring)
     except BadInstance as refused:
         return Outcome(digest=digest, size=len(data), file=extent.path, place=place, reason=refused.reason)
-    return Outcome(digest=digest, size=len(data), file=extent.path, place=place, header=header)
+    rows = None if header is not None else []
+    return Outcome(
+        digest=digest, size=len(data), file=extent.path, place=place, rows=rows, header=header, marks=marks
+    )  # fmt: skip
 
 
 def read_header(data: bytes, keyring: Keyring) -> Header:
@@ -61,6 +68,24 @@ def read_header(data: bytes, keyring: Keyring) -> Header:
     """
     shape = structure.walk(data)
     instance.check(shape)
+    return _header(shape, keyring)
+
+
+def _marks(shape: Structure, data: bytes, keyring: Keyring) -> list[Mark]:
+    """What a segmentation or structure set says of images; it must say whose they are."""
+    if shape.text(instance.SOP_CLASS) not in references.CLASSES:
+        return []
+    patient_id, issuer = identity(shape)
+    if not patient_id:
+        raise BadInstance(QuarantineReason.NO_PATIENT)
+    return references.marks(data, keyring.handle("pt", "patient", issuer, patient_id), keyring)
+
+
+def _is_structure_set(shape: Structure) -> bool:
+    return shape.text(instance.SOP_CLASS) == references.STRUCTURE_SET and structure.PIXEL_DATA not in shape.elements
+
+
+def _header(shape: Structure, keyring: Keyring) -> Header:
     instance.check_image(shape)
     patient_id, issuer = identity(shape)
     study, series, uid = (shape.text(tag) for tag in (instance.STUDY, instance.SERIES, instance.SOP_INSTANCE))

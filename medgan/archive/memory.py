@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from medgan.archive.references import Mark
 from medgan.archive.storage import write_atomically
 from medgan.errors import UnusableKey
 from medgan.keys import Keyring
 from medgan.settings import Zones
 
 _PURPOSE: Final = "scan-memory"
-_VERSION: Final = 4  # raised whenever a file may be judged differently than before
+_VERSION: Final = 5  # raised whenever a file may be judged differently than before
 Stamp = tuple[int, int, int, int]
 
 
@@ -46,8 +47,9 @@ class Header:
 class Outcome:
     """What one leaf turned out to be. `digest` is its SHA-256, or a keyed name where it could not be read.
 
-    `reason` is set for a refused leaf, `rows` for a table (empty for a DICOMDIR), `header` for an instance,
-    `image` for a picture: the path by which a table may name its patient.
+    `reason` is set for a refused leaf, `rows` for a table (empty for a DICOMDIR and a structure set), `header` for an
+    instance, `image` for a picture: the path by which a table may name its patient. `marks` are what a segmentation or
+    a structure set says of images.
     """
 
     digest: str
@@ -58,6 +60,7 @@ class Outcome:
     rows: list[dict[str, str]] | None = field(default=None, repr=False)
     header: Header | None = field(default=None, repr=False)
     image: str = field(default="", repr=False)
+    marks: list[Mark] = field(default_factory=list, repr=False)
 
 
 def recall(source: str, *, zones: Zones, keyring: Keyring) -> dict[str, tuple[Stamp, list[Outcome]]]:
@@ -76,7 +79,8 @@ def recall(source: str, *, zones: Zones, keyring: Keyring) -> dict[str, tuple[St
 
 def _revived(one: dict[str, Any]) -> Outcome:
     header = None if one["header"] is None else Header(**one["header"] | {"names": tuple(one["header"]["names"])})
-    return Outcome(**one | {"place": tuple(one["place"]), "header": header})
+    marks = [Mark(*mark) for mark in one["marks"]]
+    return Outcome(**one | {"place": tuple(one["place"]), "header": header, "marks": marks})
 
 
 def remember(source: str, files: Mapping[str, tuple[Stamp, list[Outcome]]], *, zones: Zones, keyring: Keyring) -> None:

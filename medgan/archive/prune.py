@@ -2,7 +2,7 @@
 
 A landed file goes when all that is in it is settled, and it has lain here for the days that the site says; at once
 where somebody who withdrew is in it. What waits or was refused stays: a new version may read it, a reviewer release
-it. So do label tables, which every scan joins.
+it. So do label tables, segmentations and structure sets, which every scan joins.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def prune(
     place = sources.place_of(source, zones=zones, keyring=keyring)
     if not place.is_remote or not remembered:
         return Pruned(withdrawn=digests)
-    is_settled = _is_settled(remembered, frozenset(settled) | digests, quarantine.recorded(zones))
+    is_settled = _is_settled(remembered, frozenset(settled), digests, quarantine.recorded(zones))
     landing, doomed, shared = Landing(source, zones=zones, keyring=keyring), set(), 0
     for name, (stamp, found) in remembered.items():
         theirs = any(map(is_withdrawn, found))
@@ -82,13 +82,17 @@ def prune(
 
 def _is_withdrawn(withdrawn: frozenset[str]) -> Callable[[Outcome], bool]:
     def is_withdrawn(one: Outcome) -> bool:
-        return one.digest in withdrawn or (one.header is not None and one.header.patient in withdrawn)
+        owners = {mark.patient for mark in one.marks} | ({one.header.patient} if one.header is not None else set())
+        return one.digest in withdrawn or not withdrawn.isdisjoint(owners)
 
     return is_withdrawn
 
 
 def _is_settled(
-    remembered: Mapping[str, tuple[Stamp, list[Outcome]]], settled: frozenset[str], refused: set[str]
+    remembered: Mapping[str, tuple[Stamp, list[Outcome]]],
+    settled: frozenset[str],
+    withdrawn: frozenset[str],
+    refused: set[str],
 ) -> Callable[[Outcome], bool]:
     """Whether nobody needs a leaf any more: it is settled, or the same instance packed otherwise, or says nothing."""
     instances = {
@@ -99,6 +103,8 @@ def _is_settled(
     }
 
     def is_settled(one: Outcome) -> bool:
+        if one.digest in withdrawn or one.marks:
+            return one.digest in withdrawn
         if one.digest in settled or one.rows == []:
             return True
         return one.header is not None and one.header.instance in instances and one.digest not in refused

@@ -31,6 +31,7 @@ from medgan.archive.images import Card
 from medgan.archive.intake import ISSUER_COLUMN
 from medgan.archive.memory import Header, Outcome, Stamp
 from medgan.archive.place import Place
+from medgan.archive.references import Mark
 from medgan.errors import UnusableArchive
 from medgan.keys import Keyring
 from medgan.records import ArchiveRef, QuarantineReason, QuarantineRecord, ScanReport
@@ -68,12 +69,14 @@ class _Findings:
     pictures: dict[str, Outcome] = field(default_factory=dict)  # by sha256, until a table names their patients
     cards: dict[str, Card] = field(default_factory=dict)  # by sha256
     rows: list[dict[str, str]] = field(default_factory=list)
+    marks: set[Mark] = field(default_factory=set)
     issuers: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def add(self, outcome: Outcome) -> None:
         """Sort one leaf into kept, duplicate, table or refused."""
         self.files += 1
         self.bytes += outcome.size
+        self.marks.update(outcome.marks)
         if any(outcome.digest in known for known in (self.kept, self.refused, self.pictures)):
             self.duplicates += 1
         elif outcome.image:
@@ -222,8 +225,9 @@ def _write(desk: _Desk, found: _Findings) -> ScanReport:
     """Seal the index in an order that depends on contents only, record refusals, report counts."""
     order = sorted(found.kept, key=lambda digest: _place(found.kept[digest][1], digest))
     headers = [found.kept[digest][1] for digest in order]
-    rows, studies = _with_patients(found, headers), _studies(headers)
-    scan_id = desk.keyring.handle("sc", "scan", desk.ref.source, *order, *sorted(found.refused), *map(str, rows))
+    rows, studies, marks = _with_patients(found, headers), _studies(headers), sorted(found.marks)
+    said = (*map(str, rows), *map(str, marks))
+    scan_id = desk.keyring.handle("sc", "scan", desk.ref.source, *order, *sorted(found.refused), *said)
     places = [desk.relative(found.kept[digest][0].file) for digest in order]
     files = sorted(set(places))
     number_of = {file: number for number, file in enumerate(files)}
@@ -236,7 +240,7 @@ def _write(desk: _Desk, found: _Findings) -> ScanReport:
     refused = {digest: str(reason) for digest, reason in sorted(found.refused.items())}
     intake.save(
         scan_id, source=desk.ref.source, files=files, instances=instances, studies=studies,
-        refused=refused, labels=rows, zones=desk.zones, keyring=desk.keyring,
+        refused=refused, labels=rows, marks=marks, zones=desk.zones, keyring=desk.keyring,
     )  # fmt: skip
     people: dict[str, set[str]] = defaultdict(set)
     for header in headers:

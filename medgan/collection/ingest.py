@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -26,6 +26,7 @@ from medgan.collection.staging import Batch
 from medgan.deid import audit, deface
 from medgan.deid import labels as deid_labels
 from medgan.deid import profile as profiles
+from medgan.deid import structures as deid_structures
 from medgan.errors import StoreUnavailable
 from medgan.records import CollectionSnapshot, IngestReport, QuarantineReason, QuarantineRecord, ScanReport
 from medgan.settings import Zones
@@ -72,6 +73,7 @@ def ingest(
     expression = profiles.load(profile)
     found = intake.load(scan.scan_id, zones=zones, keyring=keyring)
     labels = deid_labels.pseudonymise(found.labels, keyring=keyring, columns=label_columns)
+    structures = deid_structures.of_images(found.marks)
     judged_by = judgement.rules(expression.digest)
     context = stage.StageContext(
         zones=zones, key_handle=key_handle, profile=profile, folder=layout.staging(collection, zones=zones),
@@ -95,7 +97,7 @@ def ingest(
         _quarantine_conflicts(merged.conflicts, zones)
         accounting.check()
         _audit(collection, merged.folders, accounting, zones)
-        snapshot = _commit(writer, merged.rows, merged.folders, labels)
+        snapshot = _commit(writer, merged.rows, merged.folders, labels, structures)
         accounting.keep(scan.scan_id, zones=zones)
         if resumed:
             writer.collect_garbage()
@@ -117,6 +119,7 @@ def ingest(
         pending=len(accounting.pending),
         labels_joined=joined,
         labels_unmatched=len(labels) - joined,
+        outlined=int(table["instance_key"].drop_duplicates().isin(structures).sum()),
         let_go=gone.let_go,
         profile=expression.name,
         profile_digest=expression.digest,
@@ -220,17 +223,21 @@ def _count_down(left: Counter[str], batches: Iterable[Batch]) -> None:
 
 
 def _commit(
-    writer: store.Writer, rows: pd.DataFrame, folders: Sequence[Path], labels: pd.DataFrame
+    writer: store.Writer,
+    rows: pd.DataFrame,
+    folders: Sequence[Path],
+    labels: pd.DataFrame,
+    structures: Mapping[str, str],
 ) -> CollectionSnapshot:
     """Relabel what is there, append what is new, commit; without a change there is no commit."""
     changed = False
     for number, part in enumerate(read.parts_of(writer.group)):
-        relabelled = label_tables.join(part, labels)
+        relabelled = label_tables.join(part, labels, structures)
         if not relabelled.equals(part):
             write.write_part(writer.group, number, relabelled)
             changed = True
     if not rows.empty:
-        labelled = label_tables.join(rows, labels).assign(batch=rows["batch"])
+        labelled = label_tables.join(rows, labels, structures).assign(batch=rows["batch"])
         write.append(writer, labelled, partial(staging.frames, folders))
     if rows.empty and not changed:
         return writer.head

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from medgan.collection import schema
@@ -9,9 +11,20 @@ from medgan.collection import schema
 _COVARIATES = ("sex", "age_years")
 
 
-def join(table: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """`table` with the columns of `labels` (indexed by patient key); where a label is empty the row keeps its own."""
+STRUCTURES = f"{schema.LABEL_PREFIX}structures"
+"""What segmentations and structure sets outline on the image."""
+
+
+def join(table: pd.DataFrame, labels: pd.DataFrame, structures: Mapping[str, str]) -> pd.DataFrame:
+    """`table` with the columns of `labels` (indexed by patient key) and `structures` (by instance key).
+
+    Where a label is empty the row keeps its own.
+    """
     joined = table.copy()
+    outlined = joined["instance_key"].map(dict(structures))
+    if outlined.notna().any():
+        own = joined[STRUCTURES] if STRUCTURES in joined else pd.Series("", index=joined.index)
+        joined[STRUCTURES] = own.where(outlined.isna(), outlined)
     names = [name for name in labels.columns if name.startswith(schema.LABEL_PREFIX) or name in _COVARIATES]
     unique = labels[~labels.index.duplicated(keep="first")]
     for name in names:

@@ -35,7 +35,7 @@ class ScanReport(Record):
     duplicates: int = Field(
         default=0, ge=0, description="Files that repeat another one, byte for byte or packed otherwise."
     )
-    tables: int = Field(default=0, ge=0, description="Label tables and DICOMDIRs: read, and no instance.")
+    tables: int = Field(default=0, ge=0, description="Label tables, structure sets, DICOMDIRs: read, no instance.")
     ambiguous_patients: int = Field(default=0, ge=0, description="Patient ids that several names go with.")
     waiting: int = Field(
         default=0,

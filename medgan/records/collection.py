@@ -34,6 +34,11 @@ class IngestReport(Record):
     pending: int = Field(ge=0)
     labels_joined: int = Field(ge=0)
     labels_unmatched: int = Field(ge=0)
+    outlined: int = Field(
+        default=0,
+        ge=0,
+        description="Images in the collection on which a segmentation or structure set outlines something.",
+    )
     let_go: int = Field(default=0, ge=0, description="Landed copies of a remote archive that were deleted afterwards.")
     profile: str
     profile_digest: Sha256

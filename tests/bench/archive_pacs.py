@@ -3,7 +3,8 @@
     python -m tests.bench.archive_pacs [FOLDER] [COUNT]     default: phantom CT, 400; root only
 
 FOLDER holds real DICOM files; the first COUNT of them are put into Orthanc. Every way must bring each instance once.
-Wall time, Orthanc on the same cores; CPU seconds are those of this process. Orthanc is killed in the middle of a
+Wall time, Orthanc on the same cores; then how many instances a CPU-second of this process and of Orthanc: the smaller
+one is the bound. Orthanc is killed in the middle of a
 C-GET and of a push, started again, and asked for the rest: what is lost or doubled is counted.
 """
 
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pydicom
 
 from medgan.archive import fetch, phantom, place, receiver, sources
@@ -47,9 +49,10 @@ def main(folder: Path | None, count: int) -> None:
             orthanc.start()
             orthanc.hold(content for _, content in files)
             say(f"{len(uids)} instances, {size / 2**20:.0f} MiB, {_SIDE_BY_SIDE} side by side")
-            measure("C-STORE from Orthanc", uids, root / "store", lambda zones: pushed(orthanc, zones))
+            peer = psutil.Process(running.running["orthanc"].pid)
+            measure("C-STORE from Orthanc", uids, root / "store", lambda zones: pushed(orthanc, zones), peer)
             for name, address in ways().items():
-                measure(name, uids, root / name, lambda zones, address=address: fetched(address, zones))
+                measure(name, uids, root / name, lambda zones, address=address: fetched(address, zones), peer)
             measure("C-GET, Orthanc killed", uids, root / "killed", lambda zones: killed(orthanc, zones, len(uids)))
             measure(
                 "C-STORE, killed", uids, root / "killed2", lambda zones: pushed(orthanc, zones, kill=len(uids) // 3)
@@ -87,18 +90,32 @@ def instances(folder: Path | None, count: int):
             yield uid, content
 
 
-def measure(name: str, uids: Counter[str], workspace: Path, bring: Callable[[Zones], None]) -> None:
+def measure(
+    name: str,
+    uids: Counter[str],
+    workspace: Path,
+    bring: Callable[[Zones], None],
+    peer: psutil.Process | None = None,
+) -> None:
     zones = Zones.under(workspace)
-    started, cpu = time.monotonic(), time.process_time()
+    started, cpu, theirs = time.monotonic(), time.process_time(), used(peer)
     bring(zones)
-    seconds, cpu = time.monotonic() - started, time.process_time() - cpu
+    seconds, cpu, theirs = time.monotonic() - started, time.process_time() - cpu, used(peer) - theirs
     files = [path for path in (zones.identified / "landing" / "pacs" / "files").rglob("*") if path.is_file()]
     here = Counter(str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in files)
     lost, doubled = len(uids - here), len(here - uids)
+    count = sum(here.values())
     say(
-        f"{name:<24}{sum(here.values()) / seconds:>6.0f}/s by wall  {sum(here.values()) / cpu:>6.0f} a CPU-second  "
-        f"{seconds:5.1f} s  {lost} lost, {doubled} doubled"
+        f"{name:<24}{count / seconds:>6.0f}/s by wall  {count / cpu:>6.0f} a CPU-second of ours"
+        + (f", {count / theirs:>6.0f} of Orthanc's" if theirs else "")
+        + f"  {seconds:5.1f} s  {lost} lost, {doubled} doubled"
     )
+
+
+def used(process: psutil.Process | None) -> float:
+    """CPU seconds so far."""
+    times = process.cpu_times() if process is not None else None
+    return times.user + times.system if times is not None else 0.0
 
 
 def fetched(address: str, zones: Zones) -> None:

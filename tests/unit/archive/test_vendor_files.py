@@ -77,5 +77,5 @@ def test_a_scan_of_them_accounts_for_every_file(zones: Zones) -> None:
     report, found = scan_path(ROOT / "test_files", zones)
     assert report.files == sum(1 for path in (ROOT / "test_files").rglob("*") if path.is_file())
     assert report.files == report.instances + report.duplicates + report.tables + sum(report.rejected.values())
-    assert report.tables == 8  # DICOMDIRs
+    assert report.tables == 9  # eight DICOMDIRs and a structure set
     assert len(found.received) == report.files - report.tables - report.duplicates

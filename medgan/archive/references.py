@@ -1,0 +1,126 @@
+"""What segmentations and structure sets say of other instances: which structures are outlined on which image.
+
+Masks and contours are not images of a patient; that a liver is outlined on an image is a label of that image. The
+names are those of the source, less the patient's own: what they may say in the collection is decided there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from medgan.archive import instance
+from medgan.archive.quiet import quietly
+from medgan.errors import BadInstance
+from medgan.keys import Keyring
+from medgan.records import QuarantineReason as Reason
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.4"
+STRUCTURE_SET: Final = "1.2.840.10008.5.1.4.1.1.481.3"
+CLASSES: Final = frozenset((SEGMENTATION, STRUCTURE_SET))
+_WORD: Final = re.compile(r"[^\W\d_]+")
+
+
+class Mark(NamedTuple):
+    """One structure on one image: handles of the patient and the image, the structure's name and code in the source."""
+
+    patient: str
+    image: str
+    structure: str
+    scheme: str
+    code: str
+
+
+_Named = tuple[str, str, str]
+
+
+def marks(data: bytes, patient: str, keyring: Keyring) -> list[Mark]:
+    """What a segmentation or structure set says of images, sorted, each once; nothing for any other instance.
+
+    `BadInstance` where the file is not sound.
+    """
+    dataset = instance.parse(data)
+    try:
+        with quietly():
+            of = {SEGMENTATION: _segments, STRUCTURE_SET: _contours}.get(str(dataset.SOPClassUID), _nothing)
+            theirs = {word.lower() for word in _WORD.findall(str(dataset.get("PatientName", "")))}
+            found = {(uid, named) for uid, named in of(dataset) if uid}
+    except Exception:  # noqa: BLE001 - pydicom converts lazily and raises whatever the bytes provoke
+        raise BadInstance(Reason.CORRUPT_HEADER) from None
+    return sorted(
+        Mark(patient, keyring.handle("in", "instance", uid), _without(name, theirs), scheme, code)
+        for uid, (name, scheme, code) in found
+    )
+
+
+def _contours(dataset: Dataset) -> Iterator[tuple[str, _Named]]:
+    """(image UID, structure) of every contour that says on which image it lies (PS3.3 C.8.8.6)."""
+    codes = {
+        one.get("ReferencedROINumber"): _code(one, "RTROIIdentificationCodeSequence")
+        for one in dataset.get("RTROIObservationsSequence") or ()
+    }
+    named = {
+        one.get("ROINumber"): (str(one.get("ROIName", "")), *codes.get(one.get("ROINumber"), ("", "")))
+        for one in dataset.get("StructureSetROISequence") or ()
+    }
+    for roi in dataset.get("ROIContourSequence") or ():
+        about = named.get(roi.get("ReferencedROINumber"), ("", "", ""))
+        for contour in roi.get("ContourSequence") or ():
+            for image in contour.get("ContourImageSequence") or ():
+                yield str(image.get("ReferencedSOPInstanceUID", "")), about
+
+
+def _segments(dataset: Dataset) -> Iterator[tuple[str, _Named]]:
+    """(image UID, structure) of every frame that says where it is from; of all images where none does (C.8.20)."""
+    named = {
+        one.get("SegmentNumber"): (
+            str(one.get("SegmentLabel", "")),
+            *_code(one, "SegmentedPropertyTypeCodeSequence"),
+        )
+        for one in dataset.get("SegmentSequence") or ()
+    }
+    shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())
+    images: dict[_Named, set[str]] = defaultdict(set)
+    for frame in dataset.get("PerFrameFunctionalGroupsSequence") or ():
+        groups = [frame, *shared]
+        sources = {
+            str(source.get("ReferencedSOPInstanceUID", ""))
+            for derived in _items(groups, "DerivationImageSequence")
+            for source in derived.get("SourceImageSequence") or ()
+        }
+        for identified in _items(groups, "SegmentIdentificationSequence"):
+            images[named.get(identified.get("ReferencedSegmentNumber"), ("", "", ""))] |= sources
+    if not any(images.values()):
+        everywhere = {
+            str(one.get("ReferencedSOPInstanceUID", ""))
+            for one in _items(dataset.get("ReferencedSeriesSequence") or (), "ReferencedInstanceSequence")
+        }
+        images.update(dict.fromkeys(named.values(), everywhere))
+    for about, uids in images.items():
+        yield from ((uid, about) for uid in uids)
+
+
+def _nothing(_: Dataset) -> Iterator[tuple[str, _Named]]:
+    return iter(())
+
+
+def _items(holders: Iterable[Any], keyword: str) -> Iterator[Any]:
+    """Items of one sequence in all its holders."""
+    for holder in holders:
+        yield from holder.get(keyword) or ()
+
+
+def _code(holder: Any, keyword: str) -> tuple[str, str]:
+    """Scheme and value of a coded entry; empty where there is none."""
+    for entry in holder.get(keyword) or ():
+        return str(entry.get("CodingSchemeDesignator", "")), str(entry.get("CodeValue", ""))
+    return "", ""
+
+
+def _without(text: str, words: set[str]) -> str:
+    return _WORD.sub(lambda found: "" if found[0].lower() in words else found[0], text)

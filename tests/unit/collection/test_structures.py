@@ -1,0 +1,169 @@
+"""A segmentation and a structure set become labels of the images that they refer to, and nothing else of them does."""
+
+from __future__ import annotations
+
+import io
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from medgan.archive import intake, phantom, references
+from medgan.collection import read
+from medgan.deid import structures
+from tests.unit.archive.builders import KEYRING, scan_path, write_files
+from tests.unit.deid.builders import write
+
+STUDY = phantom.phantom_study(patient=1, instances=3)
+UIDS = [str(pydicom.dcmread(io.BytesIO(one)).SOPInstanceUID) for one in STUDY]
+
+
+def items(*each: dict[str, object]) -> Sequence:
+    made = []
+    for values in each:
+        item = Dataset()
+        for keyword, value in values.items():
+            setattr(item, keyword, value)
+        made.append(item)
+    return Sequence(made)
+
+
+def about(sop_class: str, modality: str, **values: object) -> bytes:
+    """Another object of the same patient and study."""
+    made = pydicom.dcmread(io.BytesIO(STUDY[0]))
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = sop_class
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = f"{UIDS[0]}.9"
+    made.SeriesInstanceUID, made.Modality = f"{made.SeriesInstanceUID}.9", modality
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def structure_set(**values: object) -> bytes:
+    made = about(
+        references.STRUCTURE_SET, "RTSTRUCT",
+        StructureSetROISequence=items(
+            {"ROINumber": 1, "ROIName": "Lung_L"}, {"ROINumber": 2, "ROIName": "GTV Quackenbush"}
+        ),
+        ROIContourSequence=items(
+            {"ReferencedROINumber": 1, "ContourSequence": items(*(outline(uid) for uid in UIDS[:2]))},
+            {"ReferencedROINumber": 2, "ContourSequence": items(outline(UIDS[1]), outline("1.2.3.4"))},
+        ),
+        **values,
+    )  # fmt: skip
+    for keyword in (
+        "PixelData",
+        "Rows",
+        "Columns",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PhotometricInterpretation",
+    ):
+        delattr(made, keyword)
+    return write(made)
+
+
+def outline(uid: str) -> dict[str, object]:
+    return {"ContourImageSequence": items({"ReferencedSOPInstanceUID": uid}), "ContourData": [0, 0, 0]}
+
+
+def segmentation(**values: object) -> bytes:
+    liver = items({"CodeValue": "10200004", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Mr Smith's"})
+    segments = items({"SegmentNumber": 1, "SegmentLabel": "Smith", "SegmentedPropertyTypeCodeSequence": liver})
+    made = about(
+        references.SEGMENTATION, "SEG", BitsAllocated=1, BitsStored=1, HighBit=0, PixelRepresentation=0,
+        PixelData=bytes(32 * 1), SegmentSequence=segments, **values,
+    )  # fmt: skip
+    made["PixelData"].VR = "OB"
+    return write(made)
+
+
+def labelled(run, tmp_path, *others: bytes):
+    files = {f"{number}.dcm": one for number, one in enumerate([*STUDY, *others])}
+    return run(write_files(tmp_path / "archive", files))
+
+
+def test_an_image_is_labelled_with_what_is_outlined_on_it_and_no_name_comes_along(run, zones, tmp_path):
+    report = labelled(run, tmp_path, structure_set())
+    table = read.table(report.snapshot, zones=zones).sort_values("instance_number")
+    assert table["label_structures"].tolist() == ["lung l", "gtv + lung l", ""]
+    assert (report.stored, report.quarantined, report.outlined) == (3, {}, 2)
+    again = labelled(run, tmp_path, structure_set())
+    assert (again.snapshot, again.outlined) == (report.snapshot, 2)
+
+
+def test_a_structure_set_that_comes_later_labels_what_is_there(run, zones, tmp_path):
+    first = labelled(run, tmp_path)
+    second = labelled(run, tmp_path, structure_set())
+    assert (second.stored, second.known, second.outlined) == (0, 3, 2)
+    assert second.snapshot.snapshot_id != first.snapshot.snapshot_id
+
+
+@pytest.mark.parametrize(
+    ("values", "outlined"),
+    [
+        (
+            {
+                "PerFrameFunctionalGroupsSequence": items(
+                    {
+                        "SegmentIdentificationSequence": items({"ReferencedSegmentNumber": 1}),
+                        "DerivationImageSequence": items(
+                            {"SourceImageSequence": items({"ReferencedSOPInstanceUID": UIDS[2]})}
+                        ),
+                    }
+                )
+            },
+            ["", "", "liver structure"],
+        ),
+        (
+            {
+                "ReferencedSeriesSequence": items(
+                    {"ReferencedInstanceSequence": items(*({"ReferencedSOPInstanceUID": uid} for uid in UIDS[:2]))}
+                )
+            },
+            ["liver structure", "liver structure", ""],
+        ),
+    ],
+)
+def test_a_segment_has_the_meaning_of_its_public_code_on_the_images_it_was_drawn_on(
+    values, outlined, run, zones, tmp_path
+):
+    report = labelled(run, tmp_path, segmentation(**values))
+    table = read.table(report.snapshot, zones=zones).sort_values("instance_number")
+    images = table[table["modality"] == "CT"]
+    assert images["label_structures"].tolist() == outlined
+    assert report.quarantined == {}
+
+
+def test_the_sealed_index_knows_no_word_of_the_patients_name(tmp_path, zones):
+    name = pydicom.dcmread(io.BytesIO(STUDY[0])).PatientName.family_name
+    roi = items({"ROINumber": 1, "ROIName": f"tumour of {name}"}, {"ROINumber": 2, "ROIName": "x"})
+    made = pydicom.dcmread(io.BytesIO(structure_set()))
+    made.StructureSetROISequence = roi
+    _, found = scan_path(write_files(tmp_path / "a", {"0.dcm": write(made)}), zones)
+    assert isinstance(found, intake.Intake)
+    assert {mark.structure.strip() for mark in found.marks} == {"tumour of", "x"}
+    assert KEYRING.handle("in", "instance", UIDS[0]) in {mark.image for mark in found.marks}
+
+
+def test_a_structure_set_without_a_patient_or_with_damage_is_refused(run, tmp_path):
+    nobody = pydicom.dcmread(io.BytesIO(structure_set()))
+    nobody.PatientID = ""
+    report = labelled(run, tmp_path, write(nobody), structure_set()[:-40])
+    assert report.quarantined == {"NO_PATIENT": 1, "TRUNCATED": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Lung_L", "lung l"),
+        ("DOE^JANE", "unnamed"),
+        ("", "unnamed"),
+        ("GTV 1-2 12345678", "gtv 1-2"),
+        ("肝", "unnamed"),
+    ],
+)
+def test_only_technical_words_of_a_name_stay(text, said):
+    assert structures.name(text) == said
