@@ -17,7 +17,9 @@ RegistryOption = Annotated[
 TrustOption = Annotated[
     Path | None, typer.Option("--trust", help="The registry's public key (PEM); needed once, then remembered.")
 ]
-SpecArgument = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="Version: 1, 1.2, 1.2.3, latest, stable.")]
+SpecArgument = Annotated[
+    str, typer.Argument(metavar="NAME[@VERSION]", help="Version: 1, 1.2, 1.2.3, or a channel: latest, stable.")
+]
 
 
 @app.command("list")

@@ -15,9 +15,10 @@ from medgan.records import Index, IndexDataset, IndexVersion, ReleaseStatus
 
 FILE = "index.json"
 ENVELOPE = "index.json.dsse"
-CHANNELS = ("latest", "stable")
+LATEST = "latest"
+"""The channel that follows every publication; people move all others."""
 
-_SPEC = re.compile(r"(?P<name>[a-z0-9][a-z0-9-]{0,62})(?:@(?P<version>latest|stable|\d+(?:\.\d+){0,2}))?")
+_SPEC = re.compile(r"(?P<name>[a-z0-9][a-z0-9-]{0,62})(?:@(?P<version>[a-z][a-z-]{0,30}|\d+(?:\.\d+){0,2}))?")
 
 
 def fetch(source: Source, trust: Trust, *, now: datetime | None = None) -> Index:
@@ -54,11 +55,16 @@ def moment(text: str) -> datetime:
 
 
 def parse_spec(spec: str) -> tuple[str, str | None]:
-    """`NAME[@VERSION]` in two; VERSION is 1, 1.2, 1.2.3, latest or stable."""
+    """`NAME[@VERSION]` in two; VERSION is 1, 1.2, 1.2.3, or a channel: latest, stable, ..."""
     match = _SPEC.fullmatch(spec)
     if match is None:
-        raise InvalidRequest("a data set is named NAME or NAME@VERSION, VERSION being 1, 1.2, 1.2.3, latest or stable")
+        raise InvalidRequest("a data set is named NAME or NAME@VERSION, VERSION being 1, 1.2, 1.2.3 or a channel")
     return match["name"], match["version"]
+
+
+def is_channel(version: str) -> bool:
+    """Whether the VERSION of a spec names a channel, not a number."""
+    return not version[0].isdigit()
 
 
 def dataset(index: Index, name: str) -> IndexDataset:
@@ -73,15 +79,17 @@ def dataset(index: Index, name: str) -> IndexDataset:
 def choose(index: Index, spec: str, *, allow_withdrawn: bool = False) -> tuple[IndexDataset, IndexVersion]:
     """The version that `spec` means: exact, the highest of a prefix, or what a channel names.
 
-    A withdrawn version is refused with its reason unless `allow_withdrawn`, and never chosen by prefix or channel.
+    A withdrawn version is refused with its reason unless `allow_withdrawn`, and never chosen by prefix. A channel that
+    people promoted it to still names it: what they chose does not change by itself.
     """
     name, wanted = parse_spec(spec)
     entry = dataset(index, name)
-    if wanted is None or wanted in CHANNELS:
-        channel = wanted or "latest"
+    if wanted is None or is_channel(wanted):
+        channel = wanted or LATEST
         wanted = entry.channels.get(channel)
         if wanted is None:
-            raise InvalidRequest(f"{name} has no version in channel {channel}: name a version")
+            known = ", ".join(sorted(entry.channels)) or "none"
+            raise InvalidRequest(f"{name} has no version in channel {channel}; channels: {known}. Or name a version")
     exact = wanted.count(".") == 2  # noqa: PLR2004 - major.minor.patch
     found = [
         version

@@ -81,7 +81,7 @@ def pull(
 def _found(spec: str, registry: str | None, cache: Path, *, on_progress: Progress | None) -> Path:
     """The highest version in `cache` that fits `spec`, verified by the keys pinned for the registry."""
     name, wanted = indexes.parse_spec(spec)
-    if wanted in indexes.CHANNELS:
+    if wanted is not None and indexes.is_channel(wanted):
         raise InvalidRequest("what a channel means is in the registry's index: offline, name a version")
     here = [path for path in (cache / name).glob("[0-9]*.*.*") if path.is_dir()]
     fits = [path for path in here if wanted is None or f"{path.name}.".startswith(f"{wanted}.")]

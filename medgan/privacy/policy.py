@@ -83,6 +83,9 @@ class Policy(_Part):
     purpose: str = Field(min_length=1)
     least_holdout_patients: int = Field(ge=10)
     inconclusive_may_pass: bool
+    approval: bool = Field(
+        default=False, description="A data-protection approver must sign what is published under it."
+    )
     required: tuple[str, ...] = Field(min_length=1)
     copies: Copies
     tail: Tail

@@ -20,7 +20,7 @@ class ReleaseRequest(Record):
     attribution: str = Field(default="", description="Credit that the source's licence asks for.")
     created: str = Field(description="UTC time of the night's start, ISO 8601; never the clock of the publish step.")
     night: int = Field(default=1, ge=1)
-    approval: bool = Field(default=False, description="A data-protection approver must sign before clients believe it.")
+    approval: bool = Field(default=False, description="An approver must sign, whatever the policy says.")
 
 
 class ReleaseStatus(StrEnum):
@@ -90,7 +90,7 @@ class ReleaseTerms(Record):
     licence: str = Field(min_length=1, description="SPDX identifier of the synthetic data's licence.")
     terms: str = Field(min_length=1, description="Terms of use, in words.")
     attribution: str = Field(default="", description="Credit that the source's licence asks for.")
-    approval: bool = Field(default=False, description="A data-protection approver must sign before clients believe it.")
+    approval: bool = Field(default=False, description="An approver must sign, whatever the policy says.")
 
 
 class IndexVersion(Record):
@@ -113,7 +113,7 @@ class IndexDataset(Record):
     name: Name
     title: str
     licence: str
-    channels: dict[str, str] = Field(description="latest, stable -> version.")
+    channels: dict[str, str] = Field(description="Channel -> version: latest, and what people promoted.")
     versions: tuple[IndexVersion, ...]
 
 

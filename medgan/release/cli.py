@@ -1,4 +1,4 @@
-"""`medgan approve|withdraw|renew`: what people decide about a registry after the machine published."""
+"""`medgan approve|withdraw|promote|renew`: what people decide about a registry after the machine published."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Approve or withdraw published versions.", no_args_is_help=True)
+app = typer.Typer(help="Approve, withdraw or promote published versions.", no_args_is_help=True)
 
 SpecArgument = Annotated[str, typer.Argument(metavar="NAME@VERSION", help="The exact version.")]
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder that holds the zones.")]
@@ -41,6 +41,20 @@ def withdraw(
 
     gone = retract.withdraw(spec, reason, zones=Zones.under(workspace), erase=erase)
     typer.echo(f"{spec}: {gone.status}")
+
+
+@app.command()
+def promote(
+    spec: SpecArgument,
+    workspace: WorkspaceOption,
+    channel: Annotated[str, typer.Option("--channel", help="The name that readers ask for: NAME@stable.")] = "stable",
+) -> None:
+    """Make a channel name this version; it stays there until another one is promoted."""
+    from medgan.release import retract
+    from medgan.settings import Zones
+
+    moved = retract.promote(spec, channel, zones=Zones.under(workspace))
+    typer.echo(f"{moved.name}@{channel} is {moved.channels[channel]}")
 
 
 @app.command()

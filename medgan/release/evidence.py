@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,12 @@ class Evidence:
     labels: pd.DataFrame
     labels_bytes: bytes
     reports: dict[str, bytes]
+
+    @property
+    def approval(self) -> bool:
+        """Whether the policy, as the cleared report states it, asks for an approver's signature; older ones do not."""
+        policy = json.loads(self.reports["privacy.json"]).get("policy", {})
+        return bool(policy.get("approval", False))
 
 
 def collect(cleared: ClearedCohort, *, zones: Zones) -> Evidence:

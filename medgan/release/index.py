@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from medgan.client import trust
-from medgan.client.index import ENVELOPE, FILE, moment
+from medgan.client.index import ENVELOPE, FILE, LATEST, moment
 from medgan.errors import IntegrityError
 from medgan.records import Index, IndexDataset, IndexVersion, ReleaseStatus
 from medgan.release import sign, version
@@ -42,8 +42,8 @@ def dataset(index: Index | None, name: str) -> IndexDataset | None:
 def with_version(index: Index | None, base: IndexDataset, added: IndexVersion, *, created: str) -> Index:
     """The index with `added` in the data set described by `base`; older active versions become superseded."""
     held = dataset(index, base.name)
-    versions = [*(held.versions if held else ()), added]
-    return with_dataset(index, base.model_copy(update={"versions": tuple(versions)}), created=created)
+    kept = {"versions": (*held.versions, added), "channels": held.channels} if held else {"versions": (added,)}
+    return with_dataset(index, base.model_copy(update=kept), created=created)
 
 
 def with_dataset(index: Index | None, entry: IndexDataset, *, created: str) -> Index:
@@ -80,7 +80,7 @@ def stamp(when: datetime) -> str:
 
 
 def _settled(entry: IndexDataset) -> IndexDataset:
-    """Statuses and channels that follow: the highest version in force is active, latest and stable."""
+    """Statuses that follow: the highest version in force is active and latest. Other channels are people's to move."""
     apart = (ReleaseStatus.WITHDRAWN, ReleaseStatus.PENDING)
     alive = [held.version for held in entry.versions if held.status not in apart]
     latest = max(alive, key=version.parse, default=None)
@@ -92,5 +92,6 @@ def _settled(entry: IndexDataset) -> IndexDataset:
         )
         for held in sorted(entry.versions, key=lambda held: version.parse(held.version))
     )
-    channels = {"latest": latest, "stable": latest} if latest else {}
+    promoted = {channel: number for channel, number in entry.channels.items() if channel != LATEST}
+    channels = promoted | ({LATEST: latest} if latest else {})
     return entry.model_copy(update={"versions": versions, "channels": channels})

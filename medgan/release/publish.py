@@ -52,7 +52,7 @@ def publish(cleared: ClearedCohort, request: ReleaseRequest, *, zones: Zones) ->
         made = _finished(store, table, request, evidence)
         if made is None or not store.whole(made):
             made = _build(store, table, evidence, request, key, begun=made)
-        return _list(store, table, held, made, request, key)
+        return _list(store, table, held, made, key, approval=request.approval or evidence.approval)
 
 
 def _finished(store: Store, table: Index | None, request: ReleaseRequest, evidence: Evidence) -> Manifest | None:
@@ -178,25 +178,29 @@ def _list(
     table: Index | None,
     held: Held | None,
     made: Manifest,
-    request: ReleaseRequest,
     key: Ed25519PrivateKey,
+    *,
+    approval: bool,
 ) -> Release:
-    """Put the version into the index and the catalogue unless it is there; the signed envelope decides."""
+    """Put the version into the index and the catalogue unless it is there; the signed envelope decides.
+
+    With `approval` it waits there for its second signature.
+    """
     size = sum(file.size for file in made.files)
     entry = index.dataset(table, made.name)
     if table is None or entry is None or made.version not in {known.version for known in entry.versions}:
         added = IndexVersion(
             version=made.version,
-            status=ReleaseStatus.PENDING if request.approval else ReleaseStatus.ACTIVE,
+            status=ReleaseStatus.PENDING if approval else ReleaseStatus.ACTIVE,
             created=made.created,
             manifest_sha256=made.digest,
             images=made.images,
             bytes=size,
             night=made.night,
-            signatures=2 if request.approval else 1,
+            signatures=2 if approval else 1,
         )
         base = IndexDataset(name=made.name, title=made.title, licence=made.licence, channels={}, versions=())
-        table = index.with_version(table, base, added, created=request.created)
+        table = index.with_version(table, base, added, created=made.created)
         write_index(store, table, held, key)
     else:
         mend(store, table, key)

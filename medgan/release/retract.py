@@ -1,4 +1,4 @@
-"""After publication: withdraw a version, add the approver's signature to one that waits for it, renew the index.
+"""After publication: withdraw or promote a version, add the approver's signature to one that waits, renew the index.
 
 A version's files never change. What changes is what the signed index says of it, and the set of
 signatures over its unchanged statement.
@@ -6,14 +6,16 @@ signatures over its unchanged statement.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from medgan.client import pull, verify
-from medgan.client.index import parse_spec
+from medgan.client.index import LATEST, parse_spec
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import Envelope, Index, IndexDataset, IndexVersion, ReleaseStatus
 from medgan.release import index, publish, sign
@@ -37,7 +39,7 @@ def withdraw(spec: str, reason: str, *, zones: Zones, erase: bool = False, now: 
         table, entry, found = _find(spec, table)
         gone = found.model_copy(update={"status": ReleaseStatus.WITHDRAWN, "reason": found.reason or reason})
         if gone != found:
-            table = _rewrite(store, zones, table, held, entry, gone, now=now)
+            table = _rewrite(store, table, held, _with(entry, gone), key, now=now)
         if erase:
             store.erase(entry.name, gone.version)
             publish.mend(store, table, key)  # the catalogue links to it no longer
@@ -69,8 +71,28 @@ def approve(spec: str, *, key: Path, zones: Zones, now: datetime | None = None) 
         _verify(store, entry, found, keys=keys)
         approved = found.model_copy(update={"status": ReleaseStatus.ACTIVE, "signatures": 2})
         if found.status is ReleaseStatus.PENDING or found.signatures != approved.signatures:
-            _rewrite(store, zones, table, held, entry, approved, now=now)
+            _rewrite(store, table, held, _with(entry, approved), pipeline, now=now)
     return approved
+
+
+def promote(spec: str, channel: str, *, zones: Zones, now: datetime | None = None) -> IndexDataset:
+    """Make `channel` (stable, ...) name `NAME@1.2.3` until somebody promotes another version, older ones included.
+
+    No publication moves it. `InvalidRequest` for a version that is withdrawn or waits for its approver, and for
+    `latest`, which follows publications. Promoting twice changes nothing.
+    """
+    if channel == LATEST or not re.fullmatch(r"[a-z][a-z-]{0,30}", channel):
+        raise InvalidRequest("a channel is named by small letters, for example stable; latest moves by itself")
+    key, store = sign.load_key(zones.signing_key), open_store(zones)
+    with store.turn():
+        table, held = index.read(store, key)
+        table, entry, found = _find(spec, table)
+        if found.status in {ReleaseStatus.WITHDRAWN, ReleaseStatus.PENDING}:
+            raise InvalidRequest(f"a version that is {found.status} is not promoted: name one that is in force")
+        moved = entry.model_copy(update={"channels": entry.channels | {channel: found.version}})
+        if moved != entry:
+            _rewrite(store, table, held, moved, key, now=now)
+    return moved
 
 
 def renew(*, zones: Zones, now: datetime | None = None) -> Index:
@@ -108,20 +130,22 @@ def _find(spec: str, table: Index | None) -> tuple[Index, IndexDataset, IndexVer
 
 def _rewrite(
     store: Store,
-    zones: Zones,
     table: Index,
     held: Held | None,
     entry: IndexDataset,
-    changed: IndexVersion,
+    key: Ed25519PrivateKey,
     *,
     now: datetime | None,
 ) -> Index:
-    """The index with one version's entry changed, written as a publication writes it."""
-    versions = tuple(changed if known.version == changed.version else known for known in entry.versions)
-    moved = entry.model_copy(update={"versions": versions})
-    table = index.with_dataset(table, moved, created=index.stamp(now or datetime.now(UTC)))
-    publish.write_index(store, table, held, sign.load_key(zones.signing_key))
+    """The index with one data set's entry changed, written as a publication writes it."""
+    table = index.with_dataset(table, entry, created=index.stamp(now or datetime.now(UTC)))
+    publish.write_index(store, table, held, key)
     return table
+
+
+def _with(entry: IndexDataset, changed: IndexVersion) -> IndexDataset:
+    versions = tuple(changed if known.version == changed.version else known for known in entry.versions)
+    return entry.model_copy(update={"versions": versions})
 
 
 def _envelope(held: Held) -> Envelope:

@@ -69,10 +69,14 @@ def synthetic_cohort(
     count: int = 1100,
     start: int = 0,
     verdict: Verdict = Verdict.CLEARED,
+    policy: dict[str, object] | None = None,
     images: npt.NDArray[np.uint16] | None = None,
     classes: list[str] | None = None,
 ) -> Built:
-    """Write `synthetic/cohorts/<id>/` whole and give the pointer to it; other `images` and `classes` on request."""
+    """Write `synthetic/cohorts/<id>/` whole and give the pointer to it; other `images` and `classes` on request.
+
+    `policy` is what the privacy report says of its policy; reports of old say nothing.
+    """
     real, found = radiographs(count, start=start)
     pixels, classes = (real if images is None else images), classes or found
     labels = label_table(classes)
@@ -94,7 +98,7 @@ def synthetic_cohort(
     )
     (folder / "synthetic.json").write_bytes(synthetic.canonical())
     quality = write_quality(folder, synthetic)
-    privacy = write_privacy(folder, synthetic, verdict)
+    privacy = write_privacy(folder, synthetic, verdict, policy)
     cleared = ClearedCohort(
         synthetic=SyntheticCohortRef(
             synthetic=handle, pixel_sha256=synthetic.pixel_sha256, labels_sha256=synthetic.labels_sha256
@@ -160,7 +164,9 @@ def write_quality(folder: Path, synthetic: SyntheticCohort) -> QualityReport:
     return record
 
 
-def write_privacy(folder: Path, synthetic: SyntheticCohort, verdict: Verdict) -> PrivacyReport:
+def write_privacy(
+    folder: Path, synthetic: SyntheticCohort, verdict: Verdict, policy: dict[str, object] | None = None
+) -> PrivacyReport:
     """`privacy.json`, `privacy.html` and the record with `verdict`."""
     tests = (
         GateTest(
@@ -172,7 +178,8 @@ def write_privacy(folder: Path, synthetic: SyntheticCohort, verdict: Verdict) ->
         ),
         GateTest(test="membership", title="Membership inference, TPR at 1% FPR", value=0.012, limit=0.03, passed=True),
     )
-    body = json.dumps({"verdict": verdict, "tests": [t.model_dump() for t in tests]}).encode()
+    said = {"policy": policy} if policy is not None else {}
+    body = json.dumps({"verdict": verdict, "tests": [t.model_dump() for t in tests]} | said).encode()
     (folder / "privacy.json").write_bytes(body)
     (folder / "privacy.html").write_text("<!doctype html><title>privacy</title>")
     record = PrivacyReport(

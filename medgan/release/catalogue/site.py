@@ -130,10 +130,11 @@ def _script_data(value: dict[str, Any]) -> Markup:
 
 
 def _status_script(index: Index) -> bytes:
-    """`window.medganStatus = {name: {versions: {...}, latest}}`; a script, so that it works from a file too."""
+    """`window.medganStatus = {name: {versions, latest, channels}}`; a script, so that it works from a file too."""
     table = {
         entry.name: {
             "latest": entry.channels.get("latest"),
+            "channels": entry.channels,
             "versions": {held.version: {"status": held.status, "reason": held.reason} for held in entry.versions},
         }
         for entry in index.datasets

@@ -13,7 +13,8 @@
   const now = entry && entry.versions[version];
   if (now) {
     const chip = $("#status"), banner = $("#banner");
-    chip.textContent = now.status;
+    const promoted = Object.keys(entry.channels ?? {}).filter((key) => key !== "latest" && entry.channels[key] === version);
+    chip.textContent = [now.status, ...promoted].join(" · ");
     chip.classList.add(now.status);
     chip.hidden = false;
     if (now.status === "withdrawn") {

@@ -44,7 +44,7 @@ def test_commands_list_show_pull_and_verify(current):
     listed = run("list", "--trust", current.key)
     assert "chest-demo" in listed
     assert "2.0.0" in listed
-    assert "active, latest, stable" in listed
+    assert "active, latest" in listed
     shown = run("info", "chest-demo@1")
     assert "1,100 synthetic" in shown
     assert "cleared under policy strict" in shown

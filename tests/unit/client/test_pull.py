@@ -97,8 +97,10 @@ def test_unknown_names_and_versions_say_what_there_is(published):
 
 
 def test_prefix_and_channel_choose_a_version(published):
-    for spec in ("chest-demo@1", "chest-demo@1.0", "chest-demo@1.0.0", "chest-demo@latest", "chest-demo@stable"):
+    for spec in ("chest-demo@1", "chest-demo@1.0", "chest-demo@1.0.0", "chest-demo@latest"):
         assert pull(published, spec).name == "1.0.0"
+    with pytest.raises(InvalidRequest, match="no version in channel stable; channels: latest"):
+        pull(published, "chest-demo@stable")
 
 
 def test_withdrawn_version_is_refused_with_its_reason_unless_asked_for(published):

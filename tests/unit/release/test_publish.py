@@ -91,7 +91,7 @@ def test_next_night_publishes_next_version_by_what_changed(published):
     index = json.loads((zones.registry / "index.json").read_bytes())
     entry = index["datasets"][0]
     assert index["counter"] == 4
-    assert entry["channels"] == {"latest": "2.1.1", "stable": "2.1.1"}
+    assert entry["channels"] == {"latest": "2.1.1"}
     assert [held["status"] for held in entry["versions"]] == ["superseded"] * 3 + ["active"]
     manifest = Manifest.model_validate_json((zones.registry / "chest-demo/2.1.1/manifest.json").read_bytes())
     assert manifest.previous == "2.1.0"

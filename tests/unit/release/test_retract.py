@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import pytest
 
+import medgan
 from medgan.client import pull as pulls
 from medgan.errors import IntegrityError, InvalidRequest
+from medgan.privacy import policy as policies
 from medgan.records import ReleaseStatus
 from medgan.release import publish, retract, sign
 from tests.builders import release as build
@@ -84,6 +87,65 @@ def test_version_that_waits_for_approval_is_refused_until_both_have_signed(publi
     both = tmp_path / "both.pub"
     both.write_bytes(published.key.read_bytes() + public.read_bytes())
     assert pull(published, "chest-two", both).is_dir()
+
+
+@pytest.mark.parametrize("policy", ["strict", "dp", "internal"])
+def test_policy_says_whether_an_approver_must_sign(zones, policy):
+    """As the report that was cleared states it; the terms of a data set may ask for more, not for less."""
+    said = policies.load(policy).model_dump(mode="json")
+    built = build.synthetic_cohort(zones, count=40, policy=said)
+    publish.publish(built.cleared, build.request(approval=False), zones=zones)
+    entry = json.loads((zones.registry / "index.json").read_bytes())["datasets"][0]
+    due = {"pending": 2, "active": 1}
+    assert entry["versions"][0]["signatures"] == due[entry["versions"][0]["status"]]
+    assert entry["versions"][0]["status"] == ("active" if policy == "internal" else "pending")
+
+
+def second(published):
+    """A second version of the first data set."""
+    other = build.synthetic_cohort(published.zones, start=1500, count=40)
+    return publish.publish(
+        other.cleared, build.request(night=2, created="2026-11-20T23:00:00Z"), zones=published.zones
+    ).version
+
+
+def test_promoted_version_stays_the_stable_one_until_another_is_promoted(published):
+    zones, stable = published.zones, "chest-demo@stable"
+    retract.promote(SPEC, "stable", zones=zones, now=NOW)
+    before = (zones.registry / "index.json.dsse").read_bytes()
+    retract.promote(SPEC, "stable", zones=zones)
+    assert (zones.registry / "index.json.dsse").read_bytes() == before
+    newer = second(published)
+    assert (pull(published, stable).name, pull(published, "chest-demo").name) == ("1.0.0", newer)
+    retract.promote(f"chest-demo@{newer}", "stable", zones=zones, now=NOW)
+    assert len(medgan.load(stable, registry=str(zones.registry), now=NOW)) == 40
+    retract.promote(SPEC, "stable", zones=zones, now=NOW)  # people may go back
+    assert pull(published, stable).name == "1.0.0"
+    assert '"stable": "1.0.0"' in (zones.registry / "status.js").read_text()
+
+
+def test_channel_whose_version_is_withdrawn_says_why_and_does_not_move(published):
+    retract.promote(SPEC, "stable", zones=published.zones, now=NOW)
+    newer = second(published)
+    retract.withdraw(SPEC, "labels were swapped", zones=published.zones, now=NOW)
+    with pytest.raises(IntegrityError, match="labels were swapped"):
+        pull(published, "chest-demo@stable")
+    assert pull(published, "chest-demo").name == newer
+
+
+def test_only_a_version_in_force_is_promoted_and_never_to_latest(published):
+    zones = published.zones
+    with pytest.raises(InvalidRequest, match="moves by itself"):
+        retract.promote(SPEC, "latest", zones=zones)
+    with pytest.raises(InvalidRequest, match="small letters"):
+        retract.promote(SPEC, "1.0", zones=zones)
+    with pytest.raises(InvalidRequest, match="pending is not promoted"):
+        retract.promote(f"chest-two@{pending(zones).version}", "stable", zones=zones)
+    retract.withdraw(SPEC, "labels were swapped", zones=zones, now=NOW)
+    with pytest.raises(InvalidRequest, match="withdrawn is not promoted"):
+        retract.promote(SPEC, "stable", zones=zones)
+    with pytest.raises(InvalidRequest, match="no such version"):
+        retract.promote("chest-demo@1", "stable", zones=zones)
 
 
 def test_approval_changes_no_file_but_the_envelope(published, tmp_path):
