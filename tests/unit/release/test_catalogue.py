@@ -190,6 +190,16 @@ def test_withdrawn_version_says_so_on_its_own_unchanged_page(tab, site, publishe
     assert tab.problems == []
 
 
+@needs_browser
+def test_promoted_version_shows_its_channel_on_its_page_and_in_the_registry(tab, site, published):
+    retract.promote("chest-demo@1.0.0", "stable", zones=published.zones)
+    tab.open(f"{site}/chest-demo/1.0.0/index.html")
+    assert tab.run("document.querySelector('#status').textContent") == "active · stable"
+    tab.open(f"{site}/index.html")
+    assert "active · stable" in tab.run("document.querySelector('table').textContent")
+    assert tab.problems == []
+
+
 def test_page_names_every_promise_in_plain_html_and_stays_small(published):
     page = (published.folder / "index.html").read_text()
     for words in ("SYNTHETIC", "What was not tested", "medgan pull chest-demo@1.0.0", "CC-BY-4.0", "attack"):
