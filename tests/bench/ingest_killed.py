@@ -3,13 +3,15 @@
     python -m tests.bench.ingest_killed [ROUNDS] [PATIENTS] [FIRST]     default 30, 200 and 0: the first round's seed
 
 Each round starts an ingest in a process group of its own in a fresh workspace with the same key, kills the group
-after a random part of the time that an undisturbed one takes (seed = round), and lets a second process finish.
+after a random part of the time that an undisturbed one takes (seed = round), and lets a second process finish. Odd
+rounds count from where the ingest has begun to write, so that batches and the commit are hit as often as the start.
 The content digest must be the undisturbed one's, the collection must have one commit, no staged or partial file may
 be left, and the audit must hold one line an instance. The exit status is the number of rounds that failed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -42,15 +44,18 @@ def main(rounds: int, patients: int, first: int) -> int:
         say(f"undisturbed: {undisturbed.instances} instances in {seconds:.1f} s")
         failed = 0
         for number in range(first, first + rounds):
-            moment = random.Random(number).uniform(0.1, 1.0) * seconds  # noqa: S311 - a moment, not a secret
+            inside = number % 2 == 1
+            draw = random.Random(number)  # noqa: S311 - a moment, not a secret
+            moment = (draw.uniform(0.0, 0.4) if inside else draw.uniform(0.1, 1.0)) * seconds
             workspace = root / f"round-{number}"
-            state = killed(workspace, key, planted.archive, moment)
+            state = killed(workspace, key, planted.archive, moment, inside=inside)
             snapshot, recovery = whole(workspace, key, planted.archive)
             seconds = (seconds + recovery) / 2  # a busy machine changes its pace
             faults = faults_of(workspace, snapshot.table_sha256 == undisturbed.table_sha256)
             failed += bool(faults)
             verdict = ", ".join(faults) or "whole"
-            say(f"round {number:>2}: killed after {moment:5.1f} s ({state}), recovered in {recovery:5.1f} s: {verdict}")
+            since = f"{moment:5.1f} s" + (" of writing" if inside else "")
+            say(f"round {number:>2}: killed after {since} ({state}), recovered in {recovery:5.1f} s: {verdict}")
             shutil.rmtree(workspace)
     say(f"{rounds - failed} of {rounds} rounds whole")
     return failed
@@ -83,11 +88,15 @@ def whole(workspace: Path, key: Path, archive: Path):
     return store.head("main", zones=Zones.under(workspace)), time.monotonic() - started
 
 
-def killed(workspace: Path, key: Path, archive: Path, moment: float) -> str:
-    """Kill an ingest after `moment` seconds; says how far it was."""
+def killed(workspace: Path, key: Path, archive: Path, moment: float, *, inside: bool) -> str:
+    """Kill an ingest after `moment` seconds, counted from its first batch where `inside`; says how far it was."""
+    staged = layout.staging("main", zones=Zones.under(workspace))
     with start(workspace, key, archive) as process:
+        while inside and not staged.is_dir() and process.poll() is None:
+            time.sleep(0.01)
         time.sleep(moment)
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     zones = Zones.under(workspace)
     try:
         if store.head("main", zones=zones).instances:
