@@ -58,10 +58,12 @@ def prune(
     `settled` are source digests that a collection answers for. `withdrawn` are digests of files, and pseudonyms of
     patients, that must not stay. Safe to run again: what a kill left is let go of by the next run.
     """
+    place = sources.place_of(source, zones=zones, keyring=keyring)
+    if not withdrawn and (days is None or not place.is_remote):
+        return Pruned()
     remembered = memory.recall(source, zones=zones, keyring=keyring)
     is_withdrawn = _is_withdrawn(frozenset(withdrawn))
     digests = frozenset(one.digest for _, found in remembered.values() for one in found if is_withdrawn(one))
-    place = sources.place_of(source, zones=zones, keyring=keyring)
     if not place.is_remote or not remembered:
         return Pruned(withdrawn=digests)
     is_settled = _is_settled(remembered, frozenset(settled), digests, quarantine.recorded(zones))

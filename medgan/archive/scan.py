@@ -190,6 +190,8 @@ def _outcomes(
             found.waiting += 1
             continue
         name, stamp = desk.relative(str(path)), container.stamp_of(path)
+        if stamp is None and desk.place.is_remote:
+            continue  # let go of since the folder was listed
         remembered = known.get(name)
         if remembered is not None and remembered[0] == stamp and _still_spooled(remembered[1], desk.spool):
             outcomes = remembered[1]
