@@ -7,6 +7,7 @@ c is (N,) int64, or (N, 1 + F) float32 where a model has fields beside the class
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -59,13 +60,15 @@ class Generator(nn.Module):
         x = self.start(torch.cat([z_NZ, self.embedding(c)], 1)).view(-1, *self.base)
         for stage in self.stages:
             x = stage(x)
-        x = self.finish(x)
-        x = torch.tanh(x) if self.bounded else x
-        if self.polish is None or self.training:
-            return x
-        with torch.autocast(x.device.type, enabled=False):  # the last word on intensity is float32
-            polished: Tensor = self.polish(x.float())
-        return polished
+        if self.training:
+            return self._image(x)
+        with torch.autocast(x.device.type, enabled=False):  # the last word on intensity: bf16 knows 8 bits of it
+            x = self._image(x.float())
+            return x if self.polish is None else cast("Tensor", self.polish(x))
+
+    def _image(self, x_NCHW: Tensor) -> Tensor:
+        made: Tensor = self.finish(x_NCHW)
+        return torch.tanh(made) if self.bounded else made
 
 
 class Dense(nn.Module):
@@ -86,7 +89,8 @@ class Dense(nn.Module):
     def forward(self, z_NZ: Tensor, c: Tensor) -> Tensor:
         """Images (N, 1, size, size), float32."""
         hidden = self.ladder(torch.cat([z_NZ, self.embedding(c)], 1))
-        small = torch.tanh(self.finish(hidden)).view(-1, 1, 4, 4)
+        with torch.autocast(hidden.device.type, enabled=False):
+            small = torch.tanh(self.finish(hidden.float())).view(-1, 1, 4, 4)
         return interpolate(small, size=self.size_px, mode="bilinear", align_corners=False)
 
 

@@ -36,7 +36,7 @@ _ROUNDS = 8
 @lru_cache(maxsize=4)
 def _rings(size: int, dims: int) -> tuple[Tensor, Tensor]:
     """Window (size,) * dims, and means over rings (R, Q) of the half spectrum; corners beyond size/2 are rings too."""
-    hann = torch.from_numpy(np.hanning(size).astype(np.float32))
+    hann = np.hanning(size).astype(np.float32)
     window = hann
     for _ in range(dims - 1):
         window = window[..., None] * hann
@@ -47,7 +47,8 @@ def _rings(size: int, dims: int) -> tuple[Tensor, Tensor]:
     twice = np.where((axes[-1] == 0) | (axes[-1] == size / 2), 1.0, 2.0)
     member = (ring.ravel() == np.arange(ring.max() + 1)[:, None]) * twice.ravel()
     mean = member / member.sum(1, keepdims=True)
-    return window, torch.from_numpy(mean.astype(np.float32))
+    with torch.inference_mode(mode=False):  # kept for calls of every kind, training among them
+        return torch.from_numpy(window), torch.from_numpy(mean.astype(np.float32))
 
 
 def ring_power(x: Tensor) -> Tensor:

@@ -72,6 +72,25 @@ def test_intensity_round_trip_is_exact_to_half_a_step():
     assert np.array_equal(to_stored(to_unit(narrow, 0, 4095), 0, 4095), narrow)
 
 
+PATHS = {
+    "whole by a last upsampling": {},
+    "with a filter": {"match_spectrum": True},
+    "a stage at full resolution": {"widths": (32, 16, 8, 8)},
+    "free kernels": {"resample_g": "strided"},
+    "residual": {"backbone": "residual", "widths": (32, 16, 8, 8)},
+    "dense": {"backbone": "dense"},
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("network", PATHS.values(), ids=PATHS)
+def test_a_cohort_of_256_images_shows_4096_grey_levels_whatever_made_it(tmp_path, network, precision):
+    fit(small_set(), small_config(total_kimg=0.032, norm_g="none", **network), tmp_path)
+    ids = np.arange(256)
+    made = Sampler(tmp_path, precision=precision).images(ids, ids % 2, seed=1)
+    assert len(np.unique(made)) >= 4096
+
+
 def test_training_a_cohort_is_found_again_and_opens(tmp_path):
     zones = Zones.under(tmp_path)
     cohort = pneumonia_cohort(zones, images=160)

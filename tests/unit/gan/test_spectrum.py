@@ -9,7 +9,7 @@ from medgan.gan.fit import fit
 from medgan.gan.images import to_unit
 from medgan.gan.parallel import ALONE
 from medgan.gan.sample import Sampler
-from medgan.gan.spectrum import Polish, calibrate, mean_power, pull, ring_power
+from medgan.gan.spectrum import Polish, _rings, calibrate, mean_power, pull, ring_power
 from tests.unit.gan.builders import small_config, small_set
 
 
@@ -28,6 +28,15 @@ def test_ring_power_is_that_of_a_plain_transform():
     plain = [power[ring == r].mean() for r in range(ring.max() + 1)]
     assert np.allclose(ring_power(x).numpy(), plain, rtol=1e-4)
     assert np.allclose(mean_power([x[:2, 0].numpy(), x[2:, 0].numpy()]), plain, rtol=1e-4)
+
+
+def test_rings_first_asked_for_in_sampling_serve_a_training_afterwards():
+    _rings.cache_clear()
+    with torch.inference_mode():
+        ring_power(torch.ones(1, 1, 16, 16))
+    x = torch.ones(1, 1, 16, 16, requires_grad=True)
+    ring_power(x).sum().backward()
+    assert x.grad is not None
 
 
 def test_pull_has_the_gradient_of_the_mean_squared_log_ratio():
