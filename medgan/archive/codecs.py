@@ -171,7 +171,7 @@ def _compare(rows: int, columns: int, samples: bytes, spec: FrameSpec) -> None:
 
 def _ends(code: bytes, marker: bytes) -> bool:
     """Whether a codestream has its end marker, padding aside: a cut stream decodes to a partial frame."""
-    return marker in code[-64:]
+    return marker in code.rstrip(b"\0")[-64:]
 
 
 def _jpeg_ls(code: bytes, spec: FrameSpec) -> NDArray[Any]:

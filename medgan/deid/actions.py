@@ -155,7 +155,10 @@ class Keep(Action):
         if element.items is not None:
             return work.items(element.items)
         if rule.vrs[0] == b"UI":
-            work.written.update(work.buffer[element.start : element.stop].strip(_BLANK).split(b"\\"))
+            uids = work.buffer[element.start : element.stop].strip(_BLANK).split(b"\\")
+            if not all(screen.UID_PATTERN.fullmatch(uid.decode("ascii", "replace")) for uid in uids if uid):
+                return NEW_UID.value(element, rule, work)
+            work.written.update(uids)
         return COPY
 
 
@@ -224,7 +227,7 @@ class CleanText(Action):
             return work.items(element.items)
         if rule.vrs[0] not in _TEXT_VRS:
             return KEEP_BY_VR[rule.vrs[0]].value(element, rule, work) if rule.vrs[0] in KEEP_BY_VR else None
-        text = work.buffer[element.start : element.stop].decode("ascii", "replace").strip(" \0")
+        text = work.text(element)
         cleaned = "\\".join(screen.clean_text(part, work.names) for part in text.split("\\"))
         written = cleaned.encode("ascii", "ignore")
         work.written.add(screen.fold(cleaned).encode("ascii", "ignore"))

@@ -108,7 +108,8 @@ class Work:
         self.written: set[bytes] = set(actions.DUMMY.values())
         self.kept: set[str] = set()
         self.top = {element.tag: element for element in reversed(source.elements)}
-        collector = verify.Collector(self.buffer, self.raw(CHARACTER_SET))
+        self.character_sets = self.raw(CHARACTER_SET)
+        collector = verify.Collector(self.buffer, self.character_sets)
         collector.collect(source.elements, listed=_listed(profile))
         self.originals = collector.found
         self.names = frozenset(self.originals.names)
@@ -125,6 +126,11 @@ class Work:
         """Stripped bytes of a top-level attribute; empty where it is missing."""
         element = self.top.get(tag)
         return self.buffer[element.start : element.stop].strip(_BLANK) if element is not None else b""
+
+    def text(self, element: Element) -> str:
+        """A value decoded by the instance's character sets; what does not decode becomes U+FFFD."""
+        raw = self.buffer[element.start : element.stop]
+        return verify.text_of(raw, self.character_sets)
 
     def number(self, tag: int, default: int) -> int:
         """A top-level US attribute."""
@@ -245,13 +251,17 @@ class Work:
         return encode_item(b"".join(encode(tag, vr, text.encode(), explicit=self.explicit) for tag, vr, text in entry))
 
     def pixels(self, element: Element) -> bytes | None:
-        """Pixel data to its computed length; compressed frames with blanked comments."""
+        """Pixel data to its computed length; of compressed frames only what a decoder reads; none inside of items."""
+        if element is not self.top.get(element.tag):
+            return None
         if element.fragments:
-            return frames.blank_comments(self.buffer, element)
+            return frames.clean_fragments(self, element)
         expected = frames.native_bytes(self, element.tag)
+        if not expected and element.stop > element.start:
+            raise BadInstance("CORRUPT_PIXELS", "there is pixel data without a description of its frames")
         if element.stop - element.start < expected - 1:
             raise BadInstance("TRUNCATED", "there is less pixel data than the header says")
-        if expected and element.stop - element.start > expected:
+        if element.stop - element.start > expected:
             return self.buffer[element.start : element.start + expected]
         return actions.COPY
 
@@ -405,7 +415,7 @@ def _marks(profile: Profile, *, explicit: bool) -> dict[int, bytes]:
 def _meta(work: Work, instance_uid: str) -> bytes:
     """Preamble of zeros and fresh file meta information (PS3.10 7.1)."""
     syntax = work.source.transfer_syntax
-    if syntax in (DEFLATED, EXPLICIT_BIG) or not screen.well_known(syntax):
+    if syntax in (DEFLATED, EXPLICIT_BIG) or not frames.known_syntax(syntax):
         syntax = EXPLICIT_LITTLE
     if syntax in (EXPLICIT_LITTLE, IMPLICIT_LITTLE):
         syntax = EXPLICIT_LITTLE if work.explicit else IMPLICIT_LITTLE

@@ -16,16 +16,20 @@ from medgan.deid.table import vocabulary
 
 _CHARACTER_SETS = frozenset(python_encoding)
 UID_PATTERN = re.compile(r"[0-9.]{1,64}")
-NUMBERS = re.compile(rb"(?:[ ]*[+-]?[0-9.]{0,16}(?:[eE][+-]?[0-9]{1,4})?[ ]*\\?)*\0?")
+_NUMBER = rb"[ ]*+[+-]?[0-9.]{0,32}+(?:[eE][+-]?[0-9]{1,4})?[ ]*+"  # possessive: in one pass, whatever is in it
+NUMBERS = re.compile(_NUMBER + rb"(?:\\" + _NUMBER + rb")*+\0?")
 _CODE = re.compile(rb"[A-Z0-9_ \\/+.,:()-]*\0?")
 _AGE = re.compile(rb"\d{3}[DWMY]")
 _WORD = re.compile(r"[A-Za-z]+")
+_LETTERS = re.compile(r"([A-Za-z\x80-\U0010ffff]+)")  # an accent does not end a word
 # Seven digits in a row can be a record number, a phone number or a date; six can be a date, five a ZIP code.
 _DIGITS, _FEW_DIGITS = re.compile(r"\d{6,}"), re.compile(r"\d{5,}")
 _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
     r"nov(?:ember)?|dec(?:ember)?)"
 )
+_BEGIN = r"(?<![A-Za-z\d])(?![TSCAPRLHF](?:/[TSCAPRLHF])+(?![\w/]))"  # of letters; T/S/C says how slices lie
+_GAP = r"[\s_.,/*+-]+"
 # What betrays somebody whatever words stand around it: dates, phone numbers and their like, addresses of machines,
 # a title with a name, initials, an age of 90.
 _TELLING = (
@@ -39,20 +43,33 @@ _TELLING = (
     re.compile(r"\b(?:Dr|Prof|Mr|Mrs|Ms|Miss|Herr|Frau|Mme|Dott)\b\.?(?:[\s,]+[A-Z][\w'-]*){1,4}"),
     re.compile(r"\bDR\.(?:[\s,]*[A-Z][\w'-]*){1,4}"),
     re.compile(r"(?<![\w.])(?:[A-Z]\.[ ]?){2,}"),
-    re.compile(r"\b(?:9\d|1[0-4]\d)(?=\s*(?:-\s*)?(?:y(?:ears?|rs?|o|/o)?\b|jahre))", re.IGNORECASE),
+    re.compile(r"\b0?(?:9\d|1[0-4]\d)(?=\s*(?:-\s*)?(?:y(?:ears?|rs?|o|/o)?\b|jahre))", re.IGNORECASE),
+    re.compile(r"\bage[d:]?\s*(?:9\d|1[0-4]\d)\b", re.IGNORECASE),
+    # What is spelled so that no word or number of it is seen: d-o-e, ja ne do, 1 234 567, j1a2n3e4, %4A%61, &#74,
+    # 4A616E65, 4a:61:6e:65, fe80::1ff:fe23.
+    re.compile(r"(?<![A-Z0-9:])(?:[0-9A-F]{1,4}:{1,2}){3,}[0-9A-F]{1,4}", re.IGNORECASE),
+    re.compile(rf"{_BEGIN}(?:[A-Za-z]{_GAP}){{2,}}[A-Za-z](?![A-Za-z\d])"),
+    re.compile(rf"{_BEGIN}(?:[A-Za-z]{{1,2}}{_GAP}){{3,}}[A-Za-z]{{1,2}}(?![A-Za-z\d])"),
+    re.compile(r"(?<![\d.])(?=\d+[\s_/,:-])\d(?:[\s_/,:-]{0,2}\d){6,}"),
+    re.compile(r"(?<![A-Za-z\d])(?=(?:\d*[A-Za-z]){4})(?=(?:[A-Za-z]+\d+){2}|(?:\d+[A-Za-z]+){2})[A-Za-z\d]+"),
+    re.compile(r"(?:%[0-9A-F]{2}[A-Z0-9]?){2,}|&#x?[0-9A-F]{2,}", re.IGNORECASE),
+    re.compile(r"(?<![A-Z0-9])(?:0x)?(?=[A-F]*\d)(?=\d*[A-F])(?:[0-9A-F]{2}){4,}(?![A-Z0-9])", re.IGNORECASE),
+    re.compile(r"(?<![A-Z0-9])(?:[0-9A-F]{2}[\s:_-]+){3,}[0-9A-F]{2}(?![A-Z0-9])", re.IGNORECASE),
 )
 # Numbers with an initial: A12345, but b1000 and TR2000 say how the image was made.
 _SERIAL = re.compile(r"(?<![A-Za-z])(?!b\d|T[REI]\d)[A-Za-z]{1,4}[-#]?\d{4,}(?!\d)", re.IGNORECASE)
 _FORBIDDEN = re.compile(r"[\^@=<>|;\"'`{}$~\x00-\x1f\x7f-\U0010ffff]")
 _SEPARATORS = re.compile(r"[\^_=,\\]")
 MIN_WORD_LETTERS = 3
-# SOP classes of vendors that hold ordinary images (DICOM conformance statements).
-_VENDOR_UIDS = ("1.3.12.2.1107.5.9.1", "1.3.46.670589.11.0.0.12.", "1.2.840.113619.4.", "1.3.46.670589.5.0.")
+# SOP classes of vendors that hold ordinary images (DICOM conformance statements): no room for a date or a number.
+_VENDOR_UIDS = re.compile(
+    r"1\.3\.12\.2\.1107\.5\.9\.1|(?:1\.3\.46\.670589\.(?:11\.0\.0\.12|5\.0)|1\.2\.840\.113619\.4)\.\d{1,2}(?:\.\d{1,2})?"
+)
 
 
 def well_known(uid: str) -> bool:
     """Whether `uid` names a class or syntax and not a thing: PS3.6 Table A-1, or a vendor's SOP class."""
-    return uid in UID_dictionary or uid.startswith(_VENDOR_UIDS)
+    return uid in UID_dictionary or _VENDOR_UIDS.fullmatch(uid) is not None
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -84,7 +101,7 @@ def clean_text(text: str, names: frozenset[str]) -> str:
     """`text` without what could identify: unknown words, names, dates and numbers go, the rest stays."""
     for pattern in (*_TELLING, _SERIAL, _FEW_DIGITS):
         text = pattern.sub(" ", text)
-    pieces = re.split(r"([A-Za-z]+)", text)
+    pieces = _LETTERS.split(text)
     kept = [
         (piece if _word_passes(piece.lower(), names) else " ") if at % 2 else _FORBIDDEN.sub(" ", piece)
         for at, piece in enumerate(pieces)
@@ -93,7 +110,7 @@ def clean_text(text: str, names: frozenset[str]) -> str:
 
 
 def _word_passes(word: str, names: frozenset[str]) -> bool:
-    if word in names:
+    if word in names or not word.isascii():
         return False
     return len(word) < MIN_WORD_LETTERS or word in vocabulary()
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from medgan.deid import screen
 from medgan.deid.elements import Element
 from medgan.deid.screen import fold
+from medgan.deid.table import standard_vr
 
 MIN_CHARACTERS = 4
 MIN_NAME_LETTERS = 4
@@ -31,10 +32,11 @@ _FOLD = bytes.maketrans(bytes(range(0x41, 0x5B)) + _SEPARATORS, bytes(range(0x61
 _SPACES = re.compile(rb" {2,}")
 _DECIMAL = re.compile(r"[+-]?\d*\.\d*(?:[eE][+-]?\d+)?|[+-]?\d{1,5}")
 _FINE_TIME = re.compile(r"\d{6}\.\d{3,6}")
-_TOKEN = re.compile(r"\w*\d{5,}\w*|\S+@\S+")
+_TOKEN = re.compile(r"(?<!\w)\w*\d{5,}\w*|(?<!\S)\S+@\S+")  # from where a word begins: in one pass
 _TEXT_VRS = frozenset((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"UR", b"AE", b"CS"))
 _DATE_VRS = frozenset((b"DA", b"DT", b"TM"))
 _BLANK = b" \0"
+_ESCAPE = b"\x1b"
 
 
 @dataclass(slots=True)
@@ -73,7 +75,7 @@ class Collector:
                 self._collect_value(element, listed)
 
     def _collect_value(self, element: Element, listed: Mapping[int, bool]) -> None:
-        vr, tag = element.vr, element.tag
+        vr, tag = _vr_of(element), element.tag
         if vr in _TEXT_VRS:
             if tag in listed:
                 self.add_text(self._raw(element), self.found.texts, is_id=listed[tag])
@@ -93,16 +95,14 @@ class Collector:
 
     def text_of(self, raw: bytes) -> str:
         """`raw` decoded by the instance's character sets; what does not decode becomes U+FFFD."""
-        try:
-            return raw.decode("ascii").strip(" \0")
-        except UnicodeDecodeError:
+        if not _is_plain(raw):
             self.encoded_as_found(raw)
-            return decode(raw, self.character_sets).strip(" \0")
+        return text_of(raw, self.character_sets)
 
     def encoded_as_found(self, raw: bytes) -> None:
         """Remember non-ASCII bytes (ISO 2022 and others) as they stand."""
         for part in re.split(rb"[\^=\\ ]+", raw.strip(_BLANK)):
-            if len(part) >= MIN_CHARACTERS and not part.isascii():
+            if len(part) >= MIN_CHARACTERS and not _is_plain(part):
                 self.found.encoded.add(part)
 
     def add_name(self, raw: bytes) -> None:
@@ -148,6 +148,25 @@ class Collector:
         stripped = raw.strip(_BLANK)
         if stripped.isascii() and stripped.decode("ascii").isprintable():
             self.add_text(stripped, self.found.weak)
+
+
+def _vr_of(element: Element) -> bytes:
+    """The standard's VR of what was sent as unknown, and of a person's name that was sent as another text."""
+    if element.vr == b"UN" or element.vr in _TEXT_VRS:
+        standard = standard_vr(element.tag)
+        if standard == b"PN" or element.vr == b"UN":
+            return standard
+    return element.vr
+
+
+def _is_plain(raw: bytes) -> bool:
+    """Whether bytes are the text that they look like: ISO 2022 writes Kanji in ASCII's bytes, behind an escape."""
+    return raw.isascii() and _ESCAPE not in raw
+
+
+def text_of(raw: bytes, character_sets: bytes) -> str:
+    """`raw` decoded by the instance's character sets; what does not decode becomes U+FFFD."""
+    return (raw.decode("ascii") if _is_plain(raw) else decode(raw, character_sets)).strip(" \0")
 
 
 def decode(raw: bytes, character_sets: bytes) -> str:

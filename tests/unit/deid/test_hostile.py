@@ -53,6 +53,16 @@ TEXTS = {
     "record number": ("MRN A123456", ("A1234", "123456")),
     "fax": ("fax (617) 555-0199", ("617", "0199")),
     "age": ("97 year old male", ("97",)),
+    "three digits of age": ("head 097Y aged 97", ("97",)),
+    "letter by letter": ("Z-u-v i_q_o head", ("Z-u", "i_q")),
+    "by twos": ("Zu vi qo ra xe head", ("Zu", "vi", "qo")),
+    "letters between digits": ("Zu1vi2qo3ra4xe 47AB18CD293", ("Zu1", "AB18")),
+    "digit by digit": ("head 4 718 293 brain 47:18:293", ("718", "293")),
+    "percent": ("%5A%75%76%69 head", ("%5A", "%69")),
+    "entities": ("head &#90;&#117;&#x76;", ("#90", "x76")),
+    "hexadecimal": ("5A757669716F 0x5a757669716f", ("5A75", "5a75")),
+    "hexadecimal by twos": ("5a 75 76 69 71:6f:72:61", ("5a 75", "71:6f")),
+    "address of an interface": ("fe80::1ff:fe23:4567:890a", ("fe80", "4567")),
 }
 
 
@@ -66,8 +76,32 @@ def test_no_description_tells_who(name, keyword, keyring):
         assert not [needle for needle in needles if needle in left]
 
 
+@pytest.mark.parametrize(
+    ("character_set", "codec", "text"),
+    [
+        ("ISO_IR 100", "latin-1", "Zoë Wu"),
+        ("ISO_IR 192", "utf-8", "Noël"),
+        ("\\ISO 2022 IR 87", "iso2022_jp", "山田太郎"),
+    ],
+)
+def test_no_part_of_a_word_of_another_alphabet_is_left(character_set, codec, text, keyring):
+    dataset = read(phantom_with(SpecificCharacterSet=character_set.split("\\"), PatientName="Doe^Amy"))
+    dataset.add_new(0x00104000, "UN", b"head " + text.encode(codec))
+    clean = apply.deidentify(write(dataset), profile=profile.load(PROFILES[1]), keyring=keyring)
+    assert screen.clean_text(text, frozenset()) in {"", "Wu"}
+    assert str(clean.dataset.get("PatientComments", "")).replace(" Wu", "") == "head"
+
+
 def test_technical_text_survives_the_cleaning():
-    for text in ("Parkinson protocol", "b1000 TE 90", "TR2000 TE30", "T2 axial 3.5 mm 2.0 x 2.0", "1.5T", "DR CHEST"):
+    for text in (
+        "T/S/C RF FAST",
+        "Parkinson protocol",
+        "b1000 TE 90",
+        "TR2000 TE30",
+        "T2 axial 3.5 mm 2.0 x 2.0",
+        "1.5T",
+        "DR CHEST",
+    ):
         assert screen.clean_text(text, frozenset()) == text
 
 
@@ -123,7 +157,13 @@ def _deep(dataset: Dataset) -> None:
     dataset.ReferencedImageSequence = Sequence([nested(12)])
 
 
-@pytest.mark.parametrize("plant", [_private, _labels, _long, _bulk, _kept, _tags, _report, _deep])
+def _nested_pixels(dataset: Dataset) -> None:
+    inner = item(PixelData=(NEEDLE.encode() * len(dataset.PixelData))[: len(dataset.PixelData)])
+    inner["PixelData"].VR = "OW"
+    dataset.ReferencedImageSequence = Sequence([inner])
+
+
+@pytest.mark.parametrize("plant", [_nested_pixels, _private, _labels, _long, _bulk, _kept, _tags, _report, _deep])
 @pytest.mark.parametrize("expression", PROFILES)
 def test_no_hiding_place_holds_a_name(plant, expression, keyring):
     dataset = read(phantom_with())
@@ -134,6 +174,41 @@ def test_no_hiding_place_holds_a_name(plant, expression, keyring):
     assert NEEDLE.encode() not in clean
     assert NEEDLE.upper().encode() not in clean
     assert b"12.03.1953" not in clean
+
+
+VENDORS = ("1.2.840.113619.4", "1.3.12.2.1107.5.9.1", "1.3.46.670589.5.0", "1.3.46.670589.11.0.0.12")
+
+
+@pytest.mark.parametrize("root", VENDORS)
+def test_a_vendors_root_makes_no_uid_a_class(root, basic, keyring):
+    """Nobody's number or date goes out because it stands behind the root of a vendor's SOP classes."""
+    values = dict.fromkeys(("SOPInstanceUID", "FrameOfReferenceUID", "SOPClassUID"), f"{root}.4718293.19530312")
+    clean = apply.deidentify(phantom_with(**values), profile=basic, keyring=keyring)
+    assert b"4718293" not in clean.data
+    assert screen.well_known(root) or screen.well_known(f"{root}.1")
+
+
+@pytest.mark.parametrize("expression", [*PROFILES, "basic+uids"])
+def test_a_uid_that_is_a_text_goes_even_where_uids_are_kept(expression, keyring):
+    dataset = read(phantom_with())
+    dataset.add_new(0x00200052, "LO", f"{NEEDLE} Jane")
+    clean = apply.deidentify(write(dataset), profile=profile.load(expression), keyring=keyring)
+    assert NEEDLE.encode() not in clean.data
+
+
+def test_pixel_data_that_nothing_describes_is_refused(basic, keyring):
+    dataset = read(phantom_with())
+    del dataset.Rows
+    dataset.PixelData = NEEDLE.encode() * 2
+    with pytest.raises(BadInstance) as refused:
+        apply.deidentify(write(dataset), profile=basic, keyring=keyring)
+    assert refused.value.reason == "CORRUPT_PIXELS"
+
+
+@pytest.mark.parametrize("value", [b"1" * 4000 + b"x", b"1 " * 2000 + b"x", b"1\\" * 2000 + b"x", b"-" * 4000])
+def test_a_number_without_an_end_is_judged_in_one_pass(value):
+    assert screen.NUMBERS.fullmatch(value) is None
+    assert screen.NUMBERS.fullmatch(b" 1.5\\-2e3 \\+4\\\\0.12345678901234567890\0")
 
 
 def _segment(marker: bytes) -> bytes:
