@@ -15,7 +15,8 @@ from medgan.deid.table import standard_vr
 from medgan.errors import BadInstance
 
 MAX_DEPTH = 64
-MAX_ELEMENTS = 50_000
+MAX_ELEMENTS = 50_000  # of one data set; enhanced objects have as many in their frames together
+MAX_ALL_ELEMENTS = 1_000_000
 MAX_INFLATED_BYTES = 512 << 20
 MAX_INFLATION_RATIO = 200
 UNDEFINED = 0xFFFFFFFF
@@ -137,8 +138,8 @@ class _Reader:
                     return True, position
                 raise BadInstance("CORRUPT_HEADER", "a delimiter stands where an element should")
             self.count += 1
-            if self.count > MAX_ELEMENTS:
-                raise BadInstance("TOO_MANY_ELEMENTS", f"more than {MAX_ELEMENTS} elements")
+            if len(found) >= MAX_ELEMENTS or self.count > MAX_ALL_ELEMENTS:
+                raise BadInstance("TOO_MANY_ELEMENTS", f"more than {MAX_ELEMENTS} elements in a data set, or too many")
             if length == UNDEFINED or vr in _PERHAPS_NESTED:
                 element = self._compound(Element(tag, vr, head, position, stop, None, False), length, depth, explicit)
                 position = element.stop

@@ -283,3 +283,13 @@ def test_offsets_that_look_like_letters_stay(keyring):
     lengths = struct.pack("<2Q", 0x41, 0x42)
     clean = apply.deidentify(phantom_with(ExtendedOffsetTableLengths=lengths), profile=profile.load(), keyring=keyring)
     assert clean.dataset.ExtendedOffsetTableLengths == lengths
+
+
+def test_a_long_enhanced_object_is_not_taken_for_a_flood_of_elements(basic, keyring):
+    times = [item(EchoTime=1), item(FlipAngle=2), item(ImageComments=f"{NEEDLE} brain")]
+    frame = item(MREchoSequence=Sequence(times), MRModifierSequence=Sequence(times), MRAveragesSequence=Sequence(times))
+    frames = Sequence([frame] * 4_300)
+    data = phantom_with(PerFrameFunctionalGroupsSequence=frames)
+    clean = apply.deidentify(data, profile=basic, keyring=keyring)
+    assert NEEDLE.encode() not in clean.data
+    assert len(clean.dataset.PerFrameFunctionalGroupsSequence) == len(frames)
