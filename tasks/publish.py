@@ -13,7 +13,7 @@ from medgan.records import (
     ReleaseTerms,
     SyntheticCohort,
 )
-from medgan.release import publish, sign
+from medgan.release import publish, retract, sign
 from tasks import page, runtime
 
 
@@ -44,3 +44,12 @@ def publish_version(cleared: ClearedCohort, terms: ReleaseTerms, night: Night) -
         description=f"{release.name}@{release.version} in the catalogue",
     )
     return release
+
+
+@runtime.step("renew index")
+def renew_index() -> bool:
+    """Sign the registry's index again where that is due; tells whether it was."""
+    renewed = retract.renew_when_due(zones=runtime.zones())
+    if renewed is not None:
+        runtime.log("renewed", index=renewed.counter, valid_until=renewed.expires)
+    return renewed is not None

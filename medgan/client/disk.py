@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medgan.errors import Conflict, StoreUnavailable
@@ -64,6 +65,15 @@ def sweep(folder: Path) -> None:
     for left in folder.glob(".*.partial"):
         if left.is_file():
             left.unlink()
+
+
+def sweep_stale(root: Path, pattern: str, *, seconds: float) -> None:
+    """Delete files below `root` that fit `pattern` and were last written more than `seconds` ago."""
+    before = time.time() - seconds
+    for left in root.rglob(pattern):
+        with suppress(OSError):  # another reader sweeps too, or the folder is not ours to change
+            if left.stat().st_mtime < before:
+                left.unlink()
 
 
 @contextmanager

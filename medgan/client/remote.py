@@ -25,6 +25,9 @@ from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import ManifestFile
 
 _ARRAY = f"{IMAGES}/images"
+_PART = ".part"
+_ABANDONED_SECONDS = 3600
+"""What nobody wrote to for so long is a killed reader's: a line that stands still is given up in half a minute."""
 _AT_ONCE = (LABELS, f"{IMAGES}/zarr.json", f"{_ARRAY}/zarr.json")
 
 
@@ -53,6 +56,7 @@ def open_remote(
             raise IntegrityError(f"{entry.name}@{version.version} lacks a file that every version has: not believed")
         bring(link.source, where, files[path], folder, keep=folder == pulled)
     if folder != pulled:
+        disk.sweep_stale(folder, f".*{_PART}", seconds=_ABANDONED_SECONDS)
         disk.write_file(folder / verify.MANIFEST, body)
         disk.write_file(folder / verify.ENVELOPE, envelope)
     pulls.refuse_other(folder, manifest, version)
@@ -63,7 +67,7 @@ def bring(source: Source, where: str, file: ManifestFile, folder: Path, *, keep:
     """Have one verified file in `folder`: fetched where it is missing, unless the folder is one to `keep` as it is."""
     target = folder / file.path
     if not keep:
-        partial = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
+        partial = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}{_PART}")
         pulls.fetch_file(source, f"{where}/{file.path}", file, target, partial=partial)
     elif verify.digest_file(target) != (file.size, file.sha256):
         raise IntegrityError("the pulled copy of this version is damaged: delete it and pull again")

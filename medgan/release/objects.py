@@ -84,8 +84,7 @@ class ObjectStore:
 
     def whole(self, made: Manifest) -> bool:
         """See `Store`: the objects there have the names and sizes of the manifest."""
-        where = f"{made.name}/{made.version}/"
-        found = {item["path"].removeprefix(where): item["size"] for page in self._pages(where) for item in page}
+        found = self._sizes(f"{made.name}/{made.version}/")
         return verify.ENVELOPE in found and all(found.get(file.path) == file.size for file in made.files)
 
     def place(self, staging: Path, made: Manifest, previous: Manifest | None) -> None:
@@ -97,12 +96,12 @@ class ObjectStore:
                 raise Conflict(_TAKEN)
         same = shared(made, previous) if previous is not None else {}
         before = f"{previous.name}/{previous.version}" if previous is not None else ""
-        there = {item["path"]: item["size"] for page in self._pages(f"{where}/") for item in page}
+        there, standing = self._sizes(f"{where}/"), self._sizes(f"{before}/") if same else {}
 
         def send(path: str, size: int) -> None:
-            if there.get(f"{where}/{path}") == size:
+            if there.get(path) == size:
                 return
-            if path in same:
+            if path in same and standing.get(path) == size:
                 self._api.copy(self._store, f"{before}/{path}", f"{where}/{path}")
             else:
                 self._put(f"{where}/{path}", staging / path, keep=True)
@@ -110,7 +109,7 @@ class ObjectStore:
         with ThreadPoolExecutor(UPLOADS_AT_ONCE) as threads:
             for sent in [threads.submit(send, file.path, file.size) for file in made.files]:
                 sent.result()
-        if f"{where}/{verify.ENVELOPE}" not in there:
+        if verify.ENVELOPE not in there:
             self._create(f"{where}/{verify.ENVELOPE}", (staging / verify.ENVELOPE).read_bytes())
         # the receipt that erasure looks up and a run's page shows
         disk.write_file(self.desk / where / verify.MANIFEST, body)
@@ -174,6 +173,10 @@ class ObjectStore:
 
     def _put(self, path: str, body: bytes | Path, *, keep: bool) -> None:
         self._api.put(self._store, path, body, attributes=_about(path, keep=keep))
+
+    def _sizes(self, folder: str) -> dict[str, int]:
+        """Path below `folder` -> bytes, of every object in it."""
+        return {item["path"].removeprefix(folder): item["size"] for page in self._pages(folder) for item in page}
 
     def _pages(self, prefix: str) -> Iterator[list[dict[str, Any]]]:
         return iter(self._api.list(self._store, prefix=prefix))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from medgan.client import pull, verify
-from medgan.client.index import LATEST, parse_spec
+from medgan.client.index import ENVELOPE, LATEST, moment, parse_spec
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import Envelope, Index, IndexDataset, IndexVersion, ReleaseStatus
 from medgan.release import index, publish, sign
@@ -108,6 +108,18 @@ def renew(*, zones: Zones, now: datetime | None = None) -> Index:
         table = index.renewed(table, created=index.stamp(now or datetime.now(UTC)))
         publish.write_index(store, table, held, key)
     return table
+
+
+def renew_when_due(*, zones: Zones, now: datetime | None = None) -> Index | None:
+    """`renew` where less than half of the index's time is left; None where more is, or nothing is published."""
+    now = now or datetime.now(UTC)
+    store = open_store(zones)
+    with store.turn():
+        published = store.read(ENVELOPE) is not None
+        table = index.read(store, sign.load_key(zones.signing_key))[0] if published else None
+    if table is None or moment(table.expires) - now > timedelta(days=index.VALID_DAYS) / 2:
+        return None
+    return renew(zones=zones, now=now)
 
 
 def _verify(store: Store, entry: IndexDataset, found: IndexVersion, *, keys: tuple[str, ...]) -> None:

@@ -121,6 +121,18 @@ def test_pull_takes_over_what_lazy_reading_brought(published, server):
     assert sorted(shards_asked(server)) == SHARDS
 
 
+def test_what_a_killed_lazy_reader_left_is_cleared_and_what_is_being_fetched_is_not(published, server):
+    shards = lazy(published, server).folder / "images.zarr/images/c/0/0"
+    shards.mkdir(parents=True)
+    killed, fetching = shards / ".0.77-1.part", shards / ".0.78-1.part"
+    for part in (killed, fetching):
+        part.write_bytes(b"half")
+    two_hours_ago = time.time() - 7200
+    os.utime(killed, (two_hours_ago, two_hours_ago))
+    assert np.array_equal(lazy(published, server)[0][0], published.built.images[0])
+    assert (killed.exists(), fetching.exists()) == (False, True)
+
+
 def test_lazy_version_is_not_materialised(published, server):
     with pytest.raises(InvalidRequest, match="pulled before"):
         lazy(published, server).materialise()

@@ -221,6 +221,31 @@ def test_upload_killed_at_any_write_is_never_half_visible_and_finished_by_the_ne
     assert {tuple(seen) for seen in outcomes} == {("1.0.0",), ("1.0.0", "2.0.0")}
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_unchanged_shard_is_copied_within_the_store_and_sent_only_where_it_was_lost(
+    first, published, bucket, monkeypatch, lost
+):
+    shard, done = "images.zarr/images/c/0/0/0", []
+
+    class Watched:
+        def __getattr__(self, name):
+            def call(store, path, *about, **more):
+                if (path if name == "put" else about[0]).endswith(shard):
+                    done.append(name)
+                return getattr(obstore, name)(store, path, *about, **more)
+
+            return call if name in {"put", "copy"} else getattr(obstore, name)
+
+    if lost:
+        obstore.delete(bucket, f"chest-demo/1.0.0/{shard}")
+    monkeypatch.setattr(client_objects, "api", Watched)
+    same = build.synthetic_cohort(published.zones, count=40)
+    assert publish.publish(same.cleared, SECOND, zones=published.zones).version == "1.0.1"
+    assert done == (["put"] if lost else ["copy"])
+    monkeypatch.setattr(client_objects, "api", lambda: obstore)
+    assert np.array_equal(medgan.open_folder(pull(published)).images, same.images)
+
+
 def test_claim_of_a_dead_publisher_does_not_block_the_number_after_it(first, published, bucket):
     dead = json.loads(bytes(obstore.get(bucket, "chest-demo/1.0.0/manifest.json").bytes()))
     obstore.put(bucket, "chest-demo/2.0.0/manifest.json", json.dumps(dead | {"version": "2.0.0", "night": 7}).encode())

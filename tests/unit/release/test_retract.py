@@ -148,6 +148,21 @@ def test_only_a_version_in_force_is_promoted_and_never_to_latest(published):
         retract.promote("chest-demo@1", "stable", zones=zones)
 
 
+def test_index_that_rests_is_renewed_when_half_of_its_time_is_over(published):
+    zones, registry = published.zones, published.zones.registry
+    before = (registry / "index.json.dsse").read_bytes()
+    assert retract.renew_when_due(zones=zones, now=NOW) is None
+    assert (registry / "index.json.dsse").read_bytes() == before
+    table = retract.renew_when_due(zones=zones, now=datetime(2026, 12, 6, tzinfo=UTC))
+    assert (table.counter, table.expires) == (2, "2027-01-05T00:00:00Z")
+    late = datetime(2027, 1, 4, tzinfo=UTC)
+    assert pulls.pull(SPEC, registry=str(registry), trust=published.key, now=late).is_dir()
+
+
+def test_there_is_nothing_to_renew_where_nothing_is_published(zones):
+    assert retract.renew_when_due(zones=zones) is None
+
+
 def test_approval_changes_no_file_but_the_envelope(published, tmp_path):
     before = {path: path.read_bytes() for path in published.folder.rglob("*") if path.is_file()}
     sign.create_key(tmp_path / "approver.key")
