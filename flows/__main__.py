@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from medgan.errors import InvalidRequest, MedganError
 from medgan.records import (
+    AdaptRequest,
     CohortRecipe,
     CohortSpec,
     IngestOutcome,
@@ -112,6 +113,26 @@ def train(step: From, workspace: Workspace, site: Site = None, kimg: Kimg = None
     from flows.train import train as flow
 
     _emit(flow(snapshot=before.ingest.snapshot, **_records(parameters, recipe=CohortRecipe, training=TrainRequest)))
+
+
+@app.command()
+def adapt(
+    step: From,
+    base: Annotated[Path, typer.Option(help="TrainOutcome record of the generator to start from.")],
+    workspace: Workspace,
+    site: Site = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of adaptation.")] = None,
+) -> None:
+    """A generator brought to a site; takes the site's IngestOutcome, prints a TrainOutcome that goes on as any."""
+    parameters = _parameters(site)
+    if steps is not None:
+        parameters["adaptation"] = {**parameters.get("adaptation", {}), "steps": steps}
+    before, start = _read(step, IngestOutcome), _read(base, TrainOutcome)
+    records = _records(parameters, recipe=CohortRecipe, adaptation=AdaptRequest)
+    _start(workspace)
+    from flows.adapt import adapt as flow
+
+    _emit(flow(snapshot=before.ingest.snapshot, base=start.model, **records))
 
 
 @app.command()

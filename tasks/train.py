@@ -1,9 +1,9 @@
-"""An admitted cohort to a generator."""
+"""An admitted cohort to a generator, or to one that was brought to a site."""
 
 from __future__ import annotations
 
-from medgan.gan import train
-from medgan.records import TrainedModel, TrainRequest, ValidatedCohort
+from medgan.gan import site, train
+from medgan.records import AdaptRequest, TrainedModel, TrainRequest, ValidatedCohort
 from tasks import runtime
 
 
@@ -18,4 +18,13 @@ def train_generator(cohort: ValidatedCohort, request: TrainRequest) -> TrainedMo
             on_tick=lambda tick: report(int(tick.kimg * 1000), int(tick.total_kimg * 1000)),
         )
     runtime.log("trained", model=model.model, kimg=model.kimg, seconds=round(model.seconds))
+    return model
+
+
+@runtime.step("adapt generator", retries=1)
+def adapt_generator(base: TrainedModel, cohort: ValidatedCohort, request: AdaptRequest) -> TrainedModel:
+    """Bring a generator to a site's cohort by about 2 % of its parameters."""
+    with runtime.progress("adapt generator") as report:
+        model = site.adapt_to_site(base, cohort, request, zones=runtime.zones(), on_progress=report)
+    runtime.log("adapted", model=model.model, base=base.model, kimg=model.kimg, seconds=round(model.seconds))
     return model

@@ -37,7 +37,7 @@ def restore(
     Originals are never changed. Exit status 3 when files were quarantined: OUT/quarantine.jsonl says why.
     """
     from medgan.errors import InvalidRequest
-    from medgan.gan.restore import Restorer
+    from medgan.gan.repair import Restorer
     from medgan.restoration import run
 
     restorer = Restorer(model or _standing(task))
@@ -80,7 +80,8 @@ def restorer(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Train a restorer on any images, by degrading them as a scanner, a dose or a narrow line would."""
-    from medgan.gan.restore import RestoreConfig, fit
+    from medgan.gan.restore import fit
+    from medgan.gan.restore_config import RestoreConfig
     from medgan.restoration import learn
 
     config = RestoreConfig(task=task, steps=steps, adversarial_steps=adversarial_steps, seed=seed)

@@ -19,7 +19,10 @@ from medgan.archive import instance as instances
 from medgan.collection import durable, layout
 from medgan.collection import read as collections
 from medgan.errors import BadInstance, InvalidRequest
-from medgan.gan.restore import RestoreConfig, Restorer, Scans, fit, window_of
+from medgan.gan.repair import Restorer
+from medgan.gan.restore import fit
+from medgan.gan.restore_config import RestoreConfig
+from medgan.gan.scans import Scans, window_of
 from medgan.records import CollectionSnapshot, RestorerModel, RestorerRequest, canonical_json, sha256_hex
 from medgan.settings import Zones
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medgan.gan import grid
 from medgan.gan.degrade import task
-from medgan.gan.restore import Restored
+from medgan.gan.repair import Restored
 from medgan.records import RestorationReport
 
 _SHOWN_PX = 320

@@ -24,7 +24,7 @@ from medgan.archive import container, judge, quarantine, sources
 from medgan.archive.container import Leaf
 from medgan.collection import durable
 from medgan.errors import BadInstance, InvalidRequest, MedganError, UnusableArchive
-from medgan.gan.restore import Restorer, Unfamiliar
+from medgan.gan.repair import Restorer, Unfamiliar
 from medgan.keys import Keyring
 from medgan.records import ArchiveRef, QuarantineRecord, RestorationReport
 from medgan.records import QuarantineReason as Reason

@@ -16,21 +16,29 @@ import io
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 
-from medgan.gan import restore
-from medgan.gan.degrade import TASKS, Jpeg, Measurement
-from medgan.gan.restore import RestoreConfig, Restorer, Scans
+from medgan.gan import checkpoint, repair, restore
+from medgan.gan.degrade import TASKS
+from medgan.gan.holes import Holes, dropped, patches, strokes
+from medgan.gan.jpeg import Jpeg
+from medgan.gan.measurement import Measurement
+from medgan.gan.repair import Restorer
+from medgan.gan.restore_config import RestoreConfig
+from medgan.gan.scans import Scans, by_percentiles
 from medgan.restoration import learn
 from medgan.restoration.measure import psnr_db, spectrum_distance_db, ssim
 from tests.bench.__main__ import machine
 
 TEMPLATES = Path("/usr/share/mricron/templates")
-COLIN, COLIN_FINE, MONKEY = (TEMPLATES / f"{name}.nii.gz" for name in ("ch2", "ch2better", "inia19-t1-brain"))
+COLIN, COLIN_FINE, COLIN_BRAIN, MONKEY = (
+    TEMPLATES / f"{name}.nii.gz" for name in ("ch2", "ch2better", "ch2bet", "inia19-t1-brain")
+)
 MNI = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 TASK_NAMES = ("super-resolution-x2", "denoise", "inpaint", "compression")
 
@@ -48,7 +56,7 @@ def volumes(mni: Path | None) -> tuple[list[np.ndarray], list[np.ndarray], str]:
     if mni is None:
         found = importlib.util.find_spec("nilearn")
         mni = Path(str(found.submodule_search_locations[0])) / MNI if found is not None else None
-    learned = [MONKEY, COLIN, COLIN_FINE] if mni is not None else [MONKEY]
+    learned = [MONKEY, COLIN, COLIN_FINE, COLIN_BRAIN] if mni is not None else [MONKEY]
     train: list[np.ndarray] = []
     for path in learned:
         whole = volume(path)
@@ -63,24 +71,50 @@ def volumes(mni: Path | None) -> tuple[list[np.ndarray], list[np.ndarray], str]:
     return [train[i] for i in order], test, "MNI152 (nilearn)" if mni else "Colin 27"
 
 
-def fit(task: str, train: list[np.ndarray], steps: int, adversarial: int, folder: Path) -> Restorer:
-    config = RestoreConfig(task=task, steps=steps, adversarial_steps=adversarial)
-    return restore.fit(
-        Scans(images=train, patient=np.zeros(len(train), np.int64)), config, folder, attrs={"modality": "MR"}
-    )
+def fit_pair(task: str, train: list[np.ndarray], steps: int, adversarial: int, keep: Path) -> tuple[Restorer, Restorer]:
+    """The conditional GAN and a U-Net with L1 alone: one run for `steps`, where they part, then `adversarial` each."""
+    gan = RestoreConfig(task=task, steps=steps, adversarial_steps=adversarial, tick_steps=100)
+    alone = replace(gan, steps=steps + adversarial, adversarial_steps=0)
+    folders = {config.digest: keep / f"{task}-{name}" for config, name in ((gan, "gan"), (alone, "l1"))}
+    scans = Scans(images=train, patient=np.zeros(len(train), np.int64))
+
+    def part(tick: restore.Progress) -> None:
+        if tick.step == steps:
+            players = restore.start(alone)
+            checkpoint.load_state(folders[alone.digest] / restore.STATE, players, config_sha256=alone.digest)
+            folders[gan.digest].mkdir(parents=True, exist_ok=True)
+            checkpoint.save_state(folders[gan.digest] / restore.STATE, players, seconds=0.0, config_sha256=gan.digest)
+
+    def finished(config: RestoreConfig) -> Restorer:
+        folder = folders[config.digest]
+        if (folder / repair.DESCRIPTION).is_file():
+            return Restorer(folder)
+        return restore.fit(scans, config, folder, attrs={"modality": "MR"}, on_tick=part)
+
+    unet = finished(alone)
+    return finished(gan), unet
 
 
-def measured(task: str, test: list[np.ndarray], quality: int = 10) -> list[Measurement]:
+def cases(task: str, test: list[np.ndarray], quality: int = 10) -> dict[str, list[Measurement]]:
+    """The test slices degraded, by the kind of degradation where a task has several."""
     rng = np.random.default_rng(1)
     degradation = TASKS[task].degradation
     if isinstance(degradation, Jpeg):
-        return [degradation.at(one, quality) for one in test]
-    return [degradation.measure(one, rng) for one in test]
+        return {f"quality {quality}": [degradation.at(one, quality) for one in test]}
+    if isinstance(degradation, Holes):
+        shares = (degradation.share_from, degradation.share_to)
+        kinds = {
+            "dropped lines": dropped,
+            "blind patches": patches,
+            "free-form, 5-40 %": lambda shape, rng: strokes(shape, rng.uniform(*shares), rng),
+        }
+        return {name: [degradation.without(x, kind(x.shape, rng)) for x in test] for name, kind in kinds.items()}
+    return {"": [degradation.measure(one, rng) for one in test]}
 
 
 def answers(model: Restorer, seen: list[Measurement]) -> list[np.ndarray]:
     with torch.inference_mode():
-        return [restore.answer(model.network, model.degradation, [one])[0][0, 0].numpy() for one in seen]
+        return [repair.answer(model.network, model.degradation, [one])[0][0, 0].numpy() for one in seen]
 
 
 def bicubic(one: Measurement) -> np.ndarray:
@@ -121,15 +155,30 @@ def mean_psnr(made: list[np.ndarray], test: list[np.ndarray]) -> float:
 
 def row(name: str, made: list[np.ndarray], test: list[np.ndarray], seen: list[Measurement], task: str) -> str:
     degradation = TASKS[task].degradation
-    holes = [one.hole for one in seen]
-    pairs = list(zip(made, test, holes, strict=True))
-    psnr = np.mean([psnr_db(a, b) for a, b, _ in pairs])
+    pairs = [(a, b, m.hole if m.hole is not None else b >= -1) for a, b, m in zip(made, test, seen, strict=True)]
+    psnr = np.mean([psnr_db(a, b, h) for a, b, h in pairs])
+    tissue = np.mean([psnr_db(a, b, h & (b > -1)) for a, b, h in pairs if (h & (b > -1)).any()])
     similar = np.mean([ssim(a, b, h) for a, b, h in pairs])
+    spectrum = spectrum_distance_db(made, test)
     contradiction = max(
         float(np.sqrt(np.mean(np.square(degradation.residual(np.asarray(a, np.float32), m))))) / 2
         for a, m in zip(made, seen, strict=True)
     )
-    return f"{name:22}{psnr:9.2f}{similar:9.3f}{spectrum_distance_db(made, test):12.2f}{contradiction:16.1e}\n"
+    return f"{name:22}{psnr:9.2f}{tissue:11.2f}{similar:9.3f}{spectrum:12.2f}{contradiction:16.1e}\n"
+
+
+def table(
+    kind: str, task: str, model: Restorer, unet: Restorer, seen: list[Measurement], test: list[np.ndarray]
+) -> str:
+    """Every answer to one kind of degradation; figures of holes are of the holes alone."""
+    made = {"plain": [model.degradation.naive(one) for one in seen]}
+    if task == "denoise":
+        made |= {"input": [one.seen for one in seen], **classical(seen, test)}
+    if task.startswith("super"):
+        made["bicubic"] = [bicubic(one) for one in seen]
+    made |= {"U-Net, L1": answers(unet, seen), "medgan": answers(model, seen)}
+    head = f"{kind:22}{'PSNR dB':>9}{'tissue dB':>11}{'SSIM':>9}{'spectrum dB':>12}{'contradiction':>16}\n"
+    return head + "".join(row(name, images, test, seen, task) for name, images in made.items())
 
 
 def lesions(model: Restorer, test: list[np.ndarray], cases: int = 200) -> tuple[int, int, int]:
@@ -188,18 +237,17 @@ def strangers(path: Path | None) -> dict[str, list[np.ndarray]]:
 
 
 def foreign(model: Restorer, image: np.ndarray) -> bool:
-    return model.familiar.distance(restore._by_percentiles(image.astype(np.float32))) > model.familiar.limit
+    return model.familiar.distance(by_percentiles(image.astype(np.float32))) > model.familiar.limit
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.restore_mr", description=__doc__)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--adversarial", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--adversarial", type=int, default=500)
     parser.add_argument("--tasks", nargs="*", default=list(TASK_NAMES))
     parser.add_argument("--mni", type=Path, help="MNI152 T1 (.nii.gz), where nilearn is not installed")
     parser.add_argument("--mednist", type=Path, help="MedNIST (.zip with labels.csv), for other modalities")
     parser.add_argument("--keep", type=Path, help="folder of trained models; interrupted runs go on")
-    parser.add_argument("--no-baseline", action="store_true", help="leave the L1 U-Net out")
     parser.add_argument("--lesions", type=int, default=200)
     given = parser.parse_args(arguments)
     if not TEMPLATES.is_dir():
@@ -209,36 +257,22 @@ def main(arguments: list[str] | None = None) -> int:
     out = sys.stdout
     out.write(f"{machine()}; {len(train)} training slices, {len(test)} test slices of {what}\n")
     with tempfile.TemporaryDirectory() as scratch:
-        keep = given.keep or Path(scratch)
         for task in given.tasks:
             begun = time.process_time()
-            model = fit(task, train, given.steps, given.adversarial, keep / f"{task}-gan")
-            seen = measured(task, test)
-            where = "in the hole" if seen[0].hole is not None else ""
-            out.write(f"\n{task}: {given.steps} + {given.adversarial} steps, {time.process_time() - begun:.0f} CPU-s\n")
-            out.write(f"{'':22}{'PSNR dB':>9}{'SSIM':>9}{'spectrum dB':>12}{'contradiction':>16}  {where}\n")
+            model, unet = fit_pair(task, train, given.steps, given.adversarial, given.keep or Path(scratch))
+            spent = time.process_time() - begun
+            out.write(f"\n{task}: {given.steps} + {given.adversarial} steps each, {spent:.0f} CPU-s for both\n")
+            for kind, seen in cases(task, test).items():
+                out.write(table(kind, task, model, unet, seen, test))
+                out.flush()
             plain = [model.degradation.naive(one) for one in seen]
-            out.write(row("plain", plain, test, seen, task))
-            if task == "denoise":
-                out.write(row("input", [one.seen for one in seen], test, seen, task))
-            if task.startswith("super"):
-                out.write(row("bicubic", [bicubic(one) for one in seen], test, seen, task))
-            if task == "denoise":
-                for name, made in classical(seen, test).items():
-                    out.write(row(name, made, test, seen, task))
-            if not given.no_baseline:
-                unet = fit(task, train, given.steps + given.adversarial, 0, keep / f"{task}-l1")
-                out.write(row("U-Net, L1", answers(unet, seen), test, seen, task))
-            out.write(row("medgan", answers(model, seen), test, seen, task))
             covered = [
                 float((np.abs(made.image - truth) <= made.uncertainty)[hole if hole is not None else ...].mean())
                 for made, truth, hole in _whole(model, seen, test)
             ]
             out.write(f"errors below the uncertainty: {100 * median(covered):.1f} % (95 % meant)\n")
             for name, images in strangers(given.mednist).items():
-                refused = sum(
-                    model.familiar.distance(restore._by_percentiles(x.astype(np.float32))) > 1 for x in images
-                )
+                refused = sum(model.familiar.distance(by_percentiles(x.astype(np.float32))) > 1 for x in images)
                 out.write(f"refused: {refused} of {len(images)} {name}\n")
             own = sum(foreign(model, m.seen if m.hole is None else n) for m, n in zip(seen, plain, strict=True))
             out.write(f"refused: {own} of {len(seen)} test slices\n")

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from medgan.errors import InvalidRequest
-from medgan.gan import degrade
-from medgan.gan.degrade import Holes, Jpeg, KSpaceCrop, LowDose, RicianNoise
+from medgan.gan.degrade import TASKS, task
+from medgan.gan.holes import Holes, dropped, patches, strokes
+from medgan.gan.jpeg import Jpeg
+from medgan.gan.kspace import KSpaceCrop, crop_matrix, fill_matrix
+from medgan.gan.noise import LowDose, RicianNoise
 from tests.builders.cohort import radiographs
 
 
@@ -21,9 +24,9 @@ def picture(side=64):
 
 @pytest.mark.parametrize(("size", "small"), [(64, 32), (63, 21), (60, 15), (66, 33), (62, 31)])
 def test_cropping_after_filling_k_space_changes_nothing(size, small):
-    both = degrade.crop_matrix(size, small) @ degrade.fill_matrix(size, small)
+    both = crop_matrix(size, small) @ fill_matrix(size, small)
     assert np.abs(both - np.eye(small)).max() < 1e-5
-    assert np.allclose(degrade.crop_matrix(size, small).sum(1), 1, atol=1e-5)  # the mean is kept
+    assert np.allclose(crop_matrix(size, small).sum(1), 1, atol=1e-5)  # the mean is kept
 
 
 @pytest.mark.parametrize("degradation", [KSpaceCrop(factor=2), KSpaceCrop(factor=4), Holes(), Jpeg()])
@@ -66,9 +69,27 @@ def test_less_dose_is_more_noise_and_it_is_streaked_not_white():
 def test_holes_cover_the_share_that_was_drawn():
     rng = np.random.default_rng(0)
     for share in (0.05, 0.2, 0.4):
-        assert share <= degrade.strokes((64, 80), share, rng).mean() < share + 0.06
+        assert share <= strokes((64, 80), share, rng).mean() < share + 0.06
+
+
+def test_scanners_drop_whole_lines_and_small_round_patches():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        lines = dropped((64, 80), rng)
+        assert lines.any()
+        assert (lines.all(0) == lines.any(0)).all() or (lines.all(1) == lines.any(1)).all()
+        assert 0 < patches((64, 80), rng).mean() < 0.14
+
+
+def test_a_denoised_magnitude_is_not_below_no_signal():
+    truth = np.full((32, 32), -1, np.float32)
+    measured = TASKS["denoise"].degradation.measure(truth, np.random.default_rng(0))
+    answers = torch.from_numpy(np.linspace(-2, 2, 32 * 32, dtype=np.float32).reshape(1, 1, 32, 32))
+    kept = TASKS["denoise"].degradation.project(answers, [measured])
+    assert kept.min() == -1
+    assert torch.equal(kept[answers >= -1], answers[answers >= -1])
 
 
 def test_a_task_that_does_not_exist_is_refused_with_those_that_do():
     with pytest.raises(InvalidRequest, match="super-resolution-x2"):
-        degrade.task("sharpen")
+        task("sharpen")

@@ -10,8 +10,10 @@ import pytest
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.gan import restore
 from medgan.gan.degrade import TASKS
-from medgan.gan.restore import RestoreConfig, Restorer, Scans, Unfamiliar
+from medgan.gan.repair import WEIGHTS, Restorer, Unfamiliar
+from medgan.gan.restore_config import RestoreConfig
 from medgan.gan.restorer import Shape
+from medgan.gan.scans import Scans, windows
 from tests.builders.cohort import radiographs
 
 SMALL = RestoreConfig(
@@ -89,7 +91,7 @@ def test_changed_weights_are_not_used(trained, tmp_path):
     for path in trained_folder(trained).iterdir():
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    weights = tmp_path / restore.WEIGHTS
+    weights = tmp_path / WEIGHTS
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
@@ -105,6 +107,16 @@ def trained_folder(trained):
 def test_no_image_is_told_so(trained, broken):
     with pytest.raises(InvalidRequest, match="plane of finite values"):
         trained.restore(broken)
+
+
+def test_windows_that_show_nothing_are_drawn_again():
+    corner = np.full((256, 256), -1, np.float32)
+    corner[:64, :64] = np.linspace(-1, 1, 64)
+    rng = np.random.default_rng(0)
+    config = replace(SMALL, window_px=128, batch=8)
+    scans = Scans(images=[corner], patient=np.zeros(1))
+    cut = np.stack([window for _ in range(8) for window in windows(scans, [0], config, rng)])
+    assert (cut.std((1, 2)) > 0.05).mean() > 0.4  # a fifth of the places shows anything
 
 
 def test_a_configuration_that_cannot_train_is_refused():

@@ -9,8 +9,9 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from medgan.gan import restore
-from medgan.gan.restore import RestoreConfig, Scans
+from medgan.gan.restore_config import RestoreConfig
 from medgan.gan.restorer import Shape
+from medgan.gan.scans import Scans
 from tests.unit.restoration.builders import instance, phantoms
 
 TINY = Shape(widths=(8, 12, 16), blocks=1, critic_widths=(8, 8))

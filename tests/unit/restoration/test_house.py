@@ -12,7 +12,7 @@ from medgan import keys
 from medgan.archive import quarantine, sources
 from medgan.collection import layout, read
 from medgan.errors import InvalidRequest
-from medgan.gan.restore import Restorer
+from medgan.gan.repair import Restorer
 from medgan.records import RestorerRequest
 from medgan.restoration import learn, run
 from medgan.settings import Zones
