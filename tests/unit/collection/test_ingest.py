@@ -304,3 +304,22 @@ def wait_until_quiet(folder):
             return
         last = now
         time.sleep(0.2)
+
+
+RUNS = ("=cmd|' /C calc'!A0", "<script>alert(1)</script>", "\x1b[31m\x07", "@SUM(1)", "{{7*7}}")
+
+
+@pytest.mark.filterwarnings("ignore:The value length", "ignore:Invalid value for VR")  # planted on purpose
+def test_text_that_a_page_a_sheet_or_a_terminal_would_run_is_in_no_column(run, zones, tmp_path):
+    keywords = ("Manufacturer", "BodyPartExamined", "ViewPosition", "Modality", "Laterality", "StationName")
+    files = {
+        f"{number}.dcm": phantom_with(patient=number, SOPInstanceUID=f"1.2.3.{number}", **dict.fromkeys(keywords, text))
+        for number, text in enumerate(RUNS)
+    }
+    rows = [f'{instance.parse(one).PatientID},"{text}"' for one, text in zip(files.values(), RUNS, strict=True)]
+    files["labels.csv"] = "\n".join(["PatientID,finding", *rows]).encode()
+    report = run(write_zip(tmp_path / "in.zip", files))
+    assert (report.stored, report.labels_joined) == (len(RUNS), len(RUNS))
+    table = read.table(report.snapshot, zones=zones)
+    texts = "".join(table.select_dtypes("str").to_numpy().ravel())
+    assert set("=<>|{}@'!\x1b\x07").isdisjoint(texts)
