@@ -75,7 +75,9 @@ def _add(
     zones = context.zones
     data = instance.read(locator, zones=zones, keyring=keyring)
     try:
-        clean = apply.deidentify(data, profile=expression, keyring=keyring, reviewed=reviewed, cuts=context.cuts)
+        clean = apply.deidentify(
+            data, profile=expression, keyring=keyring, reviewed=reviewed, cuts=context.cuts, sha256=locator.sha256
+        )
     except BadInstance as refusal:
         if refusal.reason in review.RELEASABLE:
             review.keep_picture(zones, locator.sha256, data, keyring)
