@@ -42,7 +42,10 @@ class Source(Protocol):
 
 def open_source(address: str) -> Source:
     """A source for a folder, or a `file://`, `http(s)://`, `s3://`, `gs://` or `az://` address."""
-    scheme = urlsplit(address).scheme
+    try:
+        scheme = urlsplit(address).scheme
+    except ValueError:
+        raise InvalidRequest("the registry's address is malformed") from None
     if scheme in {"http", "https"}:
         return HttpSource(address)
     if scheme in objects.SCHEMES:
@@ -139,6 +142,8 @@ class HttpSource:
             raise _missing(path) from None
         except (OSError, HTTPException):
             raise _BrokenLine from None
+        except ValueError:  # sent on to what is no address
+            raise _missing(path) from None
 
 
 def _received(answer: HTTPResponse, *, skip: int) -> Iterator[bytes]:

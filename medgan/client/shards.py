@@ -82,7 +82,7 @@ def parse_layout(body: bytes) -> Layout | None:
         raise IntegrityError("the array's description cannot be read: pull the version again") from None
     try:
         return _parse(meta)
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError):  # any JSON may stand there
         return None
 
 
@@ -268,6 +268,7 @@ def _parse(meta: dict[str, Any]) -> Layout | None:
         and all(_little(codec) for codec in (*sharding["codecs"], *sharding["index_codecs"]))
         and len(shape) == 3  # noqa: PLR2004 - (N, H, W)
         and dtype.kind in "iu"
+        and all(type(size) is int and size > 0 for size in (*shape, *shard, *chunk))
         and tuple(shard[1:]) == shape[1:] == tuple(chunk[1:])
         and shard[0] % chunk[0] == 0
     )

@@ -75,6 +75,21 @@ def test_other_layouts_are_left_to_zarr_python(tmp_path, real):
     assert shards.open_images(tmp_path / "b.zarr" / "images") is None
 
 
+@pytest.mark.parametrize("value", [None, 0, -1, 1.5, 10**30, "x", [], {}, [16, 0, 28], [-16, 28, 28]])
+def test_description_of_any_kind_is_another_layout_and_no_crash(tmp_path, real, value):
+    good = json.loads((write(tmp_path / "a.zarr", real, chunk=16, shard=64) / "zarr.json").read_bytes())
+    sharding = good["codecs"][0]["configuration"]
+    assert shards.parse_layout(json.dumps(good).encode()) is not None
+    for part, key in [
+        (good, "codecs"), (good, "shape"), (good, "chunk_grid"), (good, "fill_value"), (good, "data_type"),
+        (sharding, "chunk_shape"), (sharding["index_codecs"][0], "configuration"), (sharding["codecs"], 0),
+    ]:  # fmt: skip
+        before, part[key] = part[key], value
+        layout = shards.parse_layout(json.dumps(good).encode())
+        part[key] = before
+        assert layout is None or key == "fill_value" or value == {}
+
+
 def test_reader_travels_between_processes_without_its_files(tmp_path, real):
     reader = shards.open_images(write(tmp_path / "a.zarr", real, chunk=16, shard=64))
     reader.gather([1])

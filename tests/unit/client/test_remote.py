@@ -172,12 +172,31 @@ def empty(handler, body):
     handler.answer(200, b"")
 
 
+def sent_on(handler, where):
+    handler.send_response(302)
+    handler.send_header("Location", where)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+def misdirected(handler, body):
+    """On to what is no address."""
+    sent_on(handler, "http://[::1")
+
+
+def in_circles(handler, body):
+    """On to the same place, for ever."""
+    sent_on(handler, handler.path)
+
+
 def broken(handler, body):
     """An error of the server, each time."""
     handler.send_error(503)
 
 
-@pytest.mark.parametrize("harm", [cut, stall, drip, endless, empty, broken], ids=lambda harm: harm.__name__)
+@pytest.mark.parametrize(
+    "harm", [cut, stall, drip, endless, empty, misdirected, in_circles, broken], ids=lambda harm: harm.__name__
+)
 @pytest.mark.parametrize("path", [SHARDS[0], "/index.json.dsse"], ids=["shard", "index"])
 def test_server_that_lies_stalls_or_breaks_off_is_given_up_and_nothing_becomes_visible(
     published, server, tmp_path, monkeypatch, harm, path
@@ -188,6 +207,11 @@ def test_server_that_lies_stalls_or_breaks_off_is_given_up_and_nothing_becomes_v
     with pytest.raises((IntegrityError, StoreUnavailable)):
         pulls.pull("chest-demo", registry=server.address, trust=published.key, now=NOW, cache=tmp_path / "cache")
     assert not (tmp_path / "cache/chest-demo/1.0.0").exists()
+
+
+def test_address_that_is_none_is_one_clear_sentence(published):
+    with pytest.raises(InvalidRequest, match="malformed"):
+        pulls.pull("chest-demo", registry="http://[::1", trust=published.key)
 
 
 def test_broken_line_is_taken_up_where_it_broke(published, server, tmp_path, monkeypatch):
