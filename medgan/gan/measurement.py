@@ -7,10 +7,12 @@ the image's grid (`naive`, what people do without a network), the part of an ans
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +26,8 @@ class Measurement:
     `seen` (h, w) float32 on the measurement's own grid; `shape` (H, W) of the image that is asked for; `hole` (H, W) is
     True where nothing was seen; `level` says how strong the degradation is (noise: its sigma in units of `seen`);
     `steps_88` are the quantisation steps of a JPEG file in its grey levels, where they are known, and `grey` is what
-    one of those levels is in `seen`.
+    one of those levels is in `seen`. A magnitude image knows its `floor`, the value of no signal, below which no truth
+    lies; -inf where that is not known.
     """
 
     seen: Image
@@ -33,6 +36,7 @@ class Measurement:
     level: float = 0.0
     steps_88: NDArray[np.float64] | None = None
     grey: float = 1 / 127.5
+    floor: float = -1.0
 
 
 class Degradation(Protocol):
@@ -61,3 +65,9 @@ class Degradation(Protocol):
     def residual(self, answer_HW: Image, measured: Measurement) -> Image:
         """A(answer) - seen, on the measurement's grid, in the units of `seen`."""
         ...
+
+
+def not_below_floor(answer_NCHW: Tensor, measured: Sequence[Measurement]) -> Tensor:
+    """Each answer without values below its measurement's floor."""
+    floor_N = torch.tensor([one.floor for one in measured]).to(answer_NCHW)
+    return torch.maximum(answer_NCHW, floor_N[:, None, None, None])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from medgan.gan.measurement import Image, Measurement
+from medgan.gan.measurement import Image, Measurement, not_below_floor
 
 
 def noise_level(seen_HW: Image) -> float:
@@ -56,9 +56,9 @@ class RicianNoise(_Noise):
         unbiased: Image = 2 * np.sqrt(np.maximum(magnitude**2 - np.float32(2 * sigma**2), 0)) - 1
         return unbiased.astype(np.float32)
 
-    def project(self, answer_NCHW: Tensor, measured: list[Measurement]) -> Tensor:  # noqa: ARG002 - noise hides it
+    def project(self, answer_NCHW: Tensor, measured: list[Measurement]) -> Tensor:
         """Noise excludes no answer but one below no signal, which a magnitude cannot be."""
-        return answer_NCHW.clamp(min=-1)
+        return not_below_floor(answer_NCHW, measured)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

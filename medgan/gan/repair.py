@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,8 @@ class Restorer:
         lo, hi = window or self.attrs.get("window") or window_of(values, hole_HW)
         unit = ((values - lo) * (2 / (hi - lo)) - 1).astype(np.float32)
         measured = self._measured(unit, hole_HW, steps_88, grey * 2 / (hi - lo))
+        if values.min() >= 0:  # a magnitude: nothing is darker than no signal
+            measured = replace(measured, floor=-2 * lo / (hi - lo) - 1)
         shown = unit if measured.hole is None else self.degradation.naive(measured)
         distance = self.familiar.distance(by_percentiles(shown))
         if refuse and distance > self.familiar.limit:
@@ -175,6 +177,7 @@ class Restorer:
             level=level,
             steps_88=steps_88 if self.degradation.name == "compression" else None,
             grey=grey,
+            floor=-np.inf,
         )
 
 

@@ -171,11 +171,16 @@ def table(
     kind: str, task: str, model: Restorer, unet: Restorer, seen: list[Measurement], test: list[np.ndarray]
 ) -> str:
     """Every answer to one kind of degradation; figures of holes are of the holes alone."""
-    made = {"plain": [model.degradation.naive(one) for one in seen]}
+    degradation = model.degradation
+    made = {"plain": [degradation.naive(one) for one in seen]}
     if task == "denoise":
         made |= {"input": [one.seen for one in seen], **classical(seen, test)}
     if task.startswith("super"):
         made["bicubic"] = [bicubic(one) for one in seen]
+        made["plain, not negative"] = [
+            degradation.project(torch.from_numpy(x)[None, None], [one])[0, 0].numpy()
+            for x, one in zip(made["plain"], seen, strict=True)
+        ]
     made |= {"U-Net, L1": answers(unet, seen), "medgan": answers(model, seen)}
     head = f"{kind:22}{'PSNR dB':>9}{'tissue dB':>11}{'SSIM':>9}{'spectrum dB':>12}{'contradiction':>16}\n"
     return head + "".join(row(name, images, test, seen, task) for name, images in made.items())

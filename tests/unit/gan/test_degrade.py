@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,20 @@ def test_a_denoised_magnitude_is_not_below_no_signal():
     kept = TASKS["denoise"].degradation.project(answers, [measured])
     assert kept.min() == -1
     assert torch.equal(kept[answers >= -1], answers[answers >= -1])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_known_of_k_space_and_of_magnitudes_brings_any_answer_nearer_to_the_truth(seed):
+    truth = picture()
+    rng = np.random.default_rng(seed)
+    measured = KSpaceCrop(factor=2).measure(truth, rng)
+    poor = truth + rng.normal(0, 0.2, truth.shape).astype(np.float32)
+    made = KSpaceCrop(factor=2).project(torch.from_numpy(poor)[None, None], [measured])[0, 0].numpy()
+    seen_alone = KSpaceCrop(factor=2).project(
+        torch.from_numpy(poor)[None, None], [replace(measured, floor=-np.inf)]
+    )[0, 0].numpy()  # fmt: skip
+    assert np.abs(KSpaceCrop(factor=2).residual(made, measured)).max() < 1e-4
+    assert np.square(made - truth).sum() < np.square(seen_alone - truth).sum() < np.square(poor - truth).sum()
 
 
 def test_a_task_that_does_not_exist_is_refused_with_those_that_do():

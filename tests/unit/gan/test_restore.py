@@ -59,6 +59,12 @@ def test_values_come_back_in_the_unit_they_came_in(trained):
     assert np.abs(made.image - (truth * 500 + 700)).mean() < np.abs(seen - truth).mean() * 500
 
 
+def test_a_restored_magnitude_is_not_negative_and_other_images_may_be(trained):
+    _, seen = noisy()
+    assert trained.restore((seen + 1) * 500).image.min() >= -1e-3
+    assert trained.restore((seen + 1) * 500 - 2000).image.min() < -1900
+
+
 def test_the_bound_covers_errors_of_strangers(trained):
     inside = []
     for seed in range(6):
