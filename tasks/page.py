@@ -56,19 +56,19 @@ class Bar:
         self._identity = _post(lambda: artifacts.create_progress_artifact(progress=0.0, description=what))
         self._last: Future[Any] = self._identity
 
-    def move(self, percent: float) -> None:
-        """Show `percent`, 0 to 100, without waiting."""
+    def move(self, percent: float, described: str | None = None) -> None:
+        """Show `percent`, 0 to 100, and another description where one is given, without waiting."""
         if self._last.done():
-            self._last = _submit(lambda: self._update(percent))
+            self._last = _submit(lambda: self._update(percent, described))
 
     def finish(self) -> None:
         """Show a full bar."""
         _wait(_submit(lambda: self._update(100.0)))
 
-    def _update(self, percent: float) -> None:
+    def _update(self, percent: float, described: str | None = None) -> None:
         identity = self._identity.result(timeout=0)
         if identity is not None:
-            artifacts.update_progress_artifact(cast("UUID", identity), percent)
+            artifacts.update_progress_artifact(cast("UUID", identity), percent, description=described)
 
 
 def _post(what: Callable[[], Any]) -> Future[Any]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -145,23 +145,31 @@ def log(message: str, **numbers: float | str) -> None:
     get_run_logger().info("%s %s", message, " ".join(f"{key}={value}" for key, value in numbers.items()))
 
 
-@contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield `(done, total) -> None` that moves a bar on a terminal and an artifact in Prefect's UI.
+class Report(Protocol):
+    """Moves a bar to `done` of `total`, with a note behind its name."""
 
-    A total of 0 means that it is not known yet: the bar pulses and the artifact waits.
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Move it."""
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Report]:
+    """Yield `(done, total, note="") -> None` that moves a bar on a terminal and an artifact in Prefect's UI.
+
+    A total of 0 means that it is not known yet: the bar pulses and the artifact waits. A note stands behind the name.
     """
     shown = page.Bar(what)
     last = time.monotonic()
     with _bar() as bar:
         row = bar.add_task(what, total=None)
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, total: int, note: str = "") -> None:
             nonlocal last
-            bar.update(row, completed=done, total=total or None)
+            described = f"{what}: {note}" if note else what
+            bar.update(row, completed=done, total=total or None, description=described)
             if total and time.monotonic() - last >= _PROGRESS_SECONDS:
                 last = time.monotonic()
-                shown.move(100.0 * done / total)
+                shown.move(100.0 * done / total, described)
 
         yield report
     shown.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medgan.gan import site, train
+from medgan.quality import live
 from medgan.records import AdaptRequest, TrainedModel, TrainRequest, ValidatedCohort
 from tasks import runtime
 
@@ -11,12 +12,12 @@ from tasks import runtime
 def train_generator(cohort: ValidatedCohort, request: TrainRequest) -> TrainedModel:
     """Train, or resume where a killed run stopped."""
     with runtime.progress("train generator") as report:
-        model = train.train(
-            cohort,
-            request,
-            zones=runtime.zones(),
-            on_tick=lambda tick: report(int(tick.kimg * 1000), int(tick.total_kimg * 1000)),
-        )
+
+        def tell(tick: train.Tick) -> None:
+            note = "" if tick.distance is None else f"Fréchet distance {tick.distance:.2f}"
+            report(int(tick.kimg * 1000), int(tick.total_kimg * 1000), note)
+
+        model = train.train(cohort, request, zones=runtime.zones(), on_tick=tell, watch=live.in_domain)
     runtime.log("trained", model=model.model, kimg=model.kimg, seconds=round(model.seconds))
     return model
 

@@ -28,13 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
         config = recipes.build(given.recipe, seed=given.seed, total_kimg=given.kimg)
         images = read_plain(given.images, given.labels, names=given.conditions)
         with joined() as world:  # torchrun --nproc-per-node N -m medgan.gan ... shares each batch
-            seconds = fit(images, config, given.out, on_tick=_show, world=world)
+            trained = fit(images, config, given.out, on_tick=_show, world=world)
             leads = world.leads
     except MedganError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
     if leads:
-        sys.stdout.write(f"trained {config.total_kimg:g} kimg in {seconds:.0f} s\n")
+        sys.stdout.write(f"trained {trained.kimg:g} kimg in {trained.seconds:.0f} s\n")
     return 0
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medgan.errors import IntegrityError
-from medgan.gan.step import Ladder, Optimiser, Players
+from medgan.gan.step import Best, Ladder, Optimiser, Players
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,7 @@ class Position:
     seconds: float
     config_sha256: str
     ladder: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -68,6 +69,7 @@ def save_state(path: Path, players: Players, *, seconds: float, config_sha256: s
         "seconds": seconds,
         "config_sha256": config_sha256,
         "ladder": asdict(players.ladder),
+        "best": asdict(players.best),
     }
     _save(path, tensors, {"position": json.dumps(position)})
 
@@ -90,7 +92,7 @@ def load_state(path: Path, players: Players, *, config_sha256: str, weights_only
     for name, network in _networks(players).items():
         network.load_state_dict(_below(tensors, name))
     players.step, players.retreats = position.step, position.retreats
-    players.ladder = Ladder(**position.ladder)
+    players.ladder, players.best = Ladder(**position.ladder), Best(**position.best)
     if weights_only:
         return position
     for name, optimiser in _optimisers(players).items():

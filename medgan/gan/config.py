@@ -102,6 +102,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     tick_kimg: float = 8.0
     retreats: int = 3
+    patience_kimg: float = 0.0  # end once a judge's distance has not fallen for so long, and keep its best; 0: never
     privacy: DP | None = None
 
     def __post_init__(self) -> None:
@@ -124,6 +125,8 @@ class TrainConfig:
         self._require(parts, f"a batch of {self.batch} has no {self.accumulate} equal parts")
         apart = self.accumulate == 1 or "batch" not in {self.norm_g, self.norm_d}
         self._require(apart, "batch norm looks at the whole batch: accumulate with norm_g and norm_d `none` only")
+        patient = self.patience_kimg == 0 or self.patience_kimg >= self.tick_kimg
+        self._require(patient, f"patience_kimg must be 0 or at least a tick of {self.tick_kimg:g}")
         self._require(self.spectrum_weight >= 0, "spectrum_weight must not be negative")
         self._require(self.threads >= 1, "at least one thread is needed")
         self._require(min(self.penalty_every, self.critic_steps) >= 1, "penalty_every and critic_steps start at 1")
@@ -143,6 +146,7 @@ class TrainConfig:
         unaided = not self.conditions and self.augment_p == 0 and self.critic_steps == 1 and self.clip == 0
         self._require(unaided, "privacy goes without conditions beside the class, augmentation and clipped weights")
         self._require(self.dims == 2, "privacy is for flat images")  # noqa: PLR2004
+        self._require(not self.patience_kimg, "privacy goes without patience: a judge compares with unnoised images")
         unseen = not self.spectrum_weight and not self.match_spectrum and self.accumulate == 1
         self._require(
             unseen, "privacy goes without spectrum_weight, match_spectrum (real spectra bear no noise) and parts"
@@ -174,6 +178,8 @@ class TrainConfig:
         value = {"code_version": CODE_VERSION, **asdict(self)}
         if self.privacy is None:
             del value["privacy"]  # models from before there was a choice keep their names
+        if not self.patience_kimg:
+            del value["patience_kimg"]  # likewise
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -14,28 +14,26 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from medgan.errors import InvalidRequest, TrainingDiverged
-from medgan.gan import checkpoint, conditions, grid, spectrum
+from medgan.gan import checkpoint, conditions, grid
 from medgan.gan.arithmetic import fixed
 from medgan.gan.config import TrainConfig
-from medgan.gan.images import TrainingSet, indices, to_stored
+from medgan.gan.images import TrainingSet
+from medgan.gan.look import GRID_SIDE, Judge, Watch, judged, polish, preview, relative_spread
 from medgan.gan.parallel import ALONE, World
 from medgan.gan.sample import CONFIG, FORMAT, WEIGHTS
-from medgan.gan.step import Players, Score, play
+from medgan.gan.step import Best, Players, Score, play
 
 if TYPE_CHECKING:
     from medgan.gan.private import Game, Noise
 
-STATE, CURVE, GRIDS = "state.safetensors", "train.jsonl", "grids"
-_GRID_SIDE = 8
-_POLISHED_BY, _POLISHED_PIXELS = 2048, 1 << 25
-"""Images that the last filter is set by, fewer where they are large (128 MB of float32); no more than the run saw."""
+STATE, CURVE, GRIDS, BEST = "state.safetensors", "train.jsonl", "grids", "best.safetensors"
 _WATCH_FROM_KIMG, _LEAST_SPREAD = 20.0, 0.2
 """A generator whose images differ less than a fifth as much as real ones has collapsed; younger ones are let be."""
 
@@ -44,7 +42,8 @@ _WATCH_FROM_KIMG, _LEAST_SPREAD = 20.0, 0.2
 class Tick:
     """Progress: means since the last tick. `grid` is the picture just written; `retreats` counts roll-backs.
 
-    `spread` is how much generated images differ from each other, real ones being 1: near 0 is a collapse.
+    `spread` is how much generated images differ from each other, real ones being 1: near 0 is a collapse. `distance`
+    is what a judge says of them, lower being better.
     """
 
     step: int
@@ -57,6 +56,7 @@ class Tick:
     d_real: float
     d_fake: float
     spread: float
+    distance: float | None
     retreats: int
     grid: Path
 
@@ -76,6 +76,13 @@ class Private:
     reserve: Callable[[str, Noise], None] = lambda _run, _noise: None
 
 
+class Trained(NamedTuple):
+    """Seconds of training, resumes included, and thousands of real images that the kept weights have seen."""
+
+    seconds: float
+    kimg: float
+
+
 def fit(
     images: TrainingSet,
     config: TrainConfig,
@@ -85,17 +92,22 @@ def fit(
     on_tick: OnTick | None = None,
     world: World = ALONE,
     private: Private | None = None,
-) -> float:
-    """Train into `folder`, going on from what stands there; seconds of training, resumes included.
+    watch: Watch | None = None,
+) -> Trained:
+    """Train into `folder`, going on from what stands there.
 
     `attrs` says how stored values become physical ones and is kept for the sampler. In a `world` of several
-    processes the first one writes, and all read the same folder. A configuration with `privacy` needs `private`.
+    processes the first one writes, and all read the same folder. A configuration with `privacy` needs `private`, one
+    with `patience_kimg` needs `watch`, which makes the judge of every tick's images; under `privacy` it is not asked,
+    because nothing noises what it sees.
 
     Raises:
         InvalidRequest: images of another size, a batch the processes cannot share, a device that is not there.
         TrainingDiverged: a loss became non-finite, or images collapsed, more often than `config.retreats`.
     """
     _check(images, config, world)
+    if config.patience_kimg and watch is None:
+        raise InvalidRequest("patience_kimg waits for a judge's distance: say who judges, or set it to 0")
     if config.privacy is not None and (private is None or len(private.patients) != len(images.class_index)):
         raise InvalidRequest("differential privacy protects patients: say whose each training image is")
     if world.leads:
@@ -103,11 +115,16 @@ def fit(
     with fixed(config.threads):
         run = Run(images=images, config=config, folder=folder, world=world, on_tick=on_tick, private=private)
         run.resume()
-        while run.players.step < config.total_steps:
+        if watch and config.privacy is None and not run.over:
+            run.judge = watch(images)
+        while not run.over:
             run.play_until_tick()
+        kept = run.players.best.step if config.patience_kimg else run.players.step
         if world.leads:
+            if kept < run.players.step:
+                checkpoint.load_network(folder / BEST, run.players.average)
             if config.match_spectrum:
-                _polish(config, run.players, images)
+                polish(config, run.players, images)
             checkpoint.save_network(folder / WEIGHTS, run.players.average)
             described = {
                 "config": asdict(config),
@@ -123,7 +140,7 @@ def fit(
 
                 forget(folder)
         world.wait()
-    return run.seconds
+    return Trained(run.seconds, kept * config.batch / 1000)
 
 
 def _check(images: TrainingSet, config: TrainConfig, world: World) -> None:
@@ -152,12 +169,20 @@ class Run:
     on_tick: OnTick | None
     private: Private | None = None
     game: Game | None = None
+    judge: Judge | None = None
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
         """Make fresh players."""
         self.players = self.fresh()
         self.identity = _identity(self.config, self.images, self.private)
+
+    @property
+    def over(self) -> bool:
+        """Whether every round is played, or the judge's distance has not fallen for as long as patience lasts."""
+        waited = (self.players.step - self.players.best.step) * self.config.batch
+        weary = 0 < 1000 * self.config.patience_kimg <= waited
+        return weary or self.players.step >= self.config.total_steps
 
     def fresh(self) -> Players:
         """Players who have not played."""
@@ -207,18 +232,38 @@ class Run:
         if self.world.mean(float(watched and spread < _LEAST_SPREAD)) > 0:
             self.retreat()
             return
+        distance = self.judged()
         mean = Score(*(fmean(values) for values in zip(*scores, strict=True)))
         if self.world.leads:
-            self.tell(mean, len(scores), spent, made_NHW, spread)
+            self.tell(mean, len(scores), spent, made_NHW, spread, distance)
         self.world.wait()
 
-    def tell(self, mean: Score, steps: int, spent: float, made_NHW: NDArray[np.uint16], spread: float) -> None:
+    def judged(self) -> float | None:
+        """The judge's distance, the same in every process; a new best is kept until the run's end."""
+        if self.judge is None:
+            return None
+        distance = self.world.mean(judged(self.config, self.players, self.images, self.judge))
+        if distance < self.players.best.distance:
+            self.players.best = Best(distance=distance, step=self.players.step)
+            if self.world.leads and self.config.patience_kimg:
+                checkpoint.save_network(self.folder / BEST, self.players.average)
+        return distance
+
+    def tell(
+        self,
+        mean: Score,
+        steps: int,
+        spent: float,
+        made_NHW: NDArray[np.uint16],
+        spread: float,
+        distance: float | None,
+    ) -> None:
         """Write grid, curve and state of a tick, and call back."""
         kimg = self.players.step * self.config.batch / 1000
         path = self.folder / GRIDS / f"{int(kimg):06d}.png"
         flat_NHW = made_NHW if self.config.dims == 2 else made_NHW[:, self.config.size_px // 2]  # noqa: PLR2004
         grey_NHW = grid.to_grey(flat_NHW, self.images.lo, self.images.hi)
-        checkpoint.write_atomically(path, grid.png(grid.tile(grey_NHW, _GRID_SIDE)))
+        checkpoint.write_atomically(path, grid.png(grid.tile(grey_NHW, GRID_SIDE)))
         tick = Tick(
             step=self.players.step,
             kimg=kimg,
@@ -226,6 +271,7 @@ class Run:
             kimg_per_second=steps * self.config.batch / 1000 / spent,
             seconds=self.seconds,
             spread=spread,
+            distance=distance,
             retreats=self.players.retreats,
             grid=path,
             **mean._asdict(),
@@ -279,46 +325,6 @@ def _identity(config: TrainConfig, images: TrainingSet, private: Private | None)
             hashlib.sha256("\n".join(map(str, private.patients)).encode()).hexdigest(),
         ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def preview(config: TrainConfig, players: Players, images: TrainingSet) -> NDArray[np.uint16]:
-    """Stored 64 images of the moving average, rows cycling through the classes, always from the same latents."""
-    rng = np.random.Generator(np.random.Philox(key=[config.seed, 1 << 62]))
-    count = _GRID_SIDE**2
-    z = torch.from_numpy(rng.standard_normal((count, config.latent_dim), dtype=np.float32)).to(config.device)
-    classes = np.arange(count) // _GRID_SIDE % len(images.classes)
-    shown = indices(0, count, len(images.class_index), config.seed)  # any real images' conditions
-    c = torch.from_numpy(conditions.joined(classes, images.features[shown])).to(config.device)
-    with torch.inference_mode():
-        made = players.average(z, c)[:, 0].cpu().numpy()
-    return to_stored(made, images.lo, images.hi)
-
-
-def _polish(config: TrainConfig, players: Players, images: TrainingSet) -> None:
-    """Set the average's filter by images drawn under the training set's own conditions."""
-    rng = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 62) + 1]))
-    affordable = max(64, _POLISHED_PIXELS // config.size_px**config.dims)
-    count = min(_POLISHED_BY, affordable, config.total_steps * config.batch)
-    rows = indices(0, count, len(images.class_index), config.seed)
-    z_NZ = torch.from_numpy(rng.standard_normal((count, config.latent_dim), dtype=np.float32))
-    c = torch.from_numpy(conditions.joined(images.class_index[rows], images.features[rows]))
-    with torch.inference_mode():
-        parts = zip(torch.split(z_NZ, 64), torch.split(c, 64), strict=True)
-        made = torch.cat([players.average(z.to(config.device), c.to(config.device)) for z, c in parts])
-        spectrum.calibrate(cast("spectrum.Polish", players.average.polish), made, images.ring_power)
-
-
-def relative_spread(made_NHW: NDArray[np.uint16], images: TrainingSet | None) -> float:
-    """Mean deviation of a pixel over generated images, divided by the same over as many real ones.
-
-    Without `images` (a private run may not look) the plain deviation in parts of uint16's range.
-    """
-    made = float(made_NHW.astype(np.float64).std(0).mean())
-    if images is None:
-        return made / 65535
-    rows = np.linspace(0, len(images.class_index) - 1, len(made_NHW)).round().astype(np.int64)
-    real = float(np.asarray(images.pixels[rows], np.float64).std(0).mean())
-    return made / real if real else 1.0
 
 
 def _truncate_curve(path: Path, step: int) -> None:

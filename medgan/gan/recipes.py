@@ -235,7 +235,14 @@ def private(config: TrainConfig, privacy: DP) -> TrainConfig:
     )
 
 
-def build(recipe: str, *, seed: int = 0, total_kimg: float | None = None, privacy: DP | None = None) -> TrainConfig:
+def build(
+    recipe: str,
+    *,
+    seed: int = 0,
+    total_kimg: float | None = None,
+    patience_kimg: float = 0.0,
+    privacy: DP | None = None,
+) -> TrainConfig:
     """The configuration behind a name with a request's overrides; `InvalidRequest` on an unknown name.
 
     A name is a recipe's, or a system's and a size: `dcgan_32`.
@@ -248,5 +255,6 @@ def build(recipe: str, *, seed: int = 0, total_kimg: float | None = None, privac
     else:
         names = ", ".join([*sorted(RECIPES), *(f"{name}_<size>" for name in SYSTEMS)])
         raise InvalidRequest(f"there is no such recipe; choose one of {names}")
-    config = replace(config, seed=seed, total_kimg=config.total_kimg if total_kimg is None else total_kimg)
+    total_kimg = config.total_kimg if total_kimg is None else total_kimg
+    config = replace(config, seed=seed, total_kimg=total_kimg, patience_kimg=patience_kimg)
     return config if privacy is None else private(config, privacy)

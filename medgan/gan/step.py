@@ -48,6 +48,14 @@ class Ladder:
 
 
 @dataclass(slots=True, kw_only=True)
+class Best:
+    """The least distance a judge has told so far, and after how many rounds."""
+
+    distance: float = float("inf")
+    step: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
 class Players:
     """Both networks, the generator's moving average, their optimisers, and the position in the run."""
 
@@ -59,6 +67,7 @@ class Players:
     step: int = 0
     retreats: int = 0
     ladder: Ladder = field(default_factory=Ladder)
+    best: Best = field(default_factory=Best)
 
     @classmethod
     def start(cls, config: TrainConfig, classes: int, features: int = 0) -> Players:

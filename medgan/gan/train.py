@@ -17,6 +17,7 @@ from medgan.gan.checkpoint import write_atomically
 from medgan.gan.config import DP, TrainConfig
 from medgan.gan.fit import OnTick, Private, Tick, fit
 from medgan.gan.images import TrainingSet
+from medgan.gan.look import Watch
 from medgan.gan.private import Noise, solve
 from medgan.gan.sample import CONFIG, WEIGHTS
 from medgan.records import (
@@ -34,9 +35,16 @@ RECORD = "model.json"
 
 
 def train(
-    cohort: ValidatedCohort, request: TrainRequest, *, zones: Zones, on_tick: OnTick | None = None
+    cohort: ValidatedCohort,
+    request: TrainRequest,
+    *,
+    zones: Zones,
+    on_tick: OnTick | None = None,
+    watch: Watch | None = None,
 ) -> TrainedModel:
     """Train on the cohort's train split, resume a killed run, or return the finished model of this very request.
+
+    `watch` makes the judge of every tick's images (`quality.live.in_domain`); a request with patience needs it.
 
     Raises:
         InvalidRequest: unknown recipe, or one of another image size.
@@ -44,7 +52,13 @@ def train(
         TrainingDiverged: a loss stayed non-finite after every roll-back.
     """
     privacy = _guarantee(request.privacy, cohort.cohort.patients["train"])
-    config = recipes.build(request.recipe, seed=request.seed, total_kimg=request.total_kimg, privacy=privacy)
+    config = recipes.build(
+        request.recipe,
+        seed=request.seed,
+        total_kimg=request.total_kimg,
+        patience_kimg=request.patience_kimg,
+        privacy=privacy,
+    )
     handle = model_handle(cohort, config)
     folder = zones.pseudonymised / "models" / handle
     finished = load(folder)
@@ -67,13 +81,14 @@ def train(
     )
     folder.mkdir(parents=True, exist_ok=True)
     account = _Account(cohort, request, config, patients, zones)
-    seconds = fit(
+    trained = fit(
         training_set,
         config,
         folder,
         attrs=loaded.attrs,
         on_tick=on_tick,
         private=Private(patients=patients, reserve=account.reserve),
+        watch=watch,
     )
     model = TrainedModel(
         model=handle,
@@ -83,8 +98,8 @@ def train(
         generator_sha256=_digest(folder / WEIGHTS),
         classes=loaded.classes,
         size_px=config.size_px,
-        kimg=config.total_steps * config.batch / 1000,
-        seconds=round(seconds, 1),
+        kimg=trained.kimg,
+        seconds=round(trained.seconds, 1),
         privacy=account.budget(),
     )
     write_atomically(folder / RECORD, model.canonical())

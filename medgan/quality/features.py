@@ -70,21 +70,23 @@ class Encoder:
         return seen
 
 
-def train(unit_NHW: NDArray[np.float32], class_index: NDArray[np.int64], classes: int) -> Encoder:
-    """Train the encoder on real images in [-1, 1] (N, S, S) with their class indices."""
+def train(
+    unit_NHW: NDArray[np.float32], class_index: NDArray[np.int64], classes: int, *, steps: int = STEPS
+) -> Encoder:
+    """Train the encoder for `steps` on real images in [-1, 1] (N, S, S) with their class indices."""
     with fixed(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         network = Network(classes)
         rng = np.random.default_rng(_SEED)
         optimiser = torch.optim.Adam(network.parameters(), lr=_RATE, fused=True)
-        steps = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=STEPS)
-        for _ in range(STEPS):
+        rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps)
+        for _ in range(steps):
             rows = rng.choice(len(unit_NHW), min(_BATCH, len(unit_NHW)), replace=False)
             loss = _loss(network, torch.from_numpy(unit_NHW[rows])[:, None], class_index[rows], rng)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
             optimiser.step()
-            steps.step()
+            rates.step()
     network.eval().requires_grad_(requires_grad=False)
     spread = _features(network, unit_NHW).var(0).sum()
     return Encoder(network=network, scale=float(np.sqrt(FEATURES / spread)), sha256=_digest(network))

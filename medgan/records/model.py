@@ -44,6 +44,12 @@ class TrainRequest(Record):
     total_kimg: float | None = Field(
         default=None, gt=0, description="Thousands of real images shown; the recipe's own if empty."
     )
+    patience_kimg: float = Field(
+        default=0.0,
+        ge=0,
+        description="End once the live Fréchet distance has not fallen for so many thousand images, and keep the "
+        "generator that had the least; 0 trains to the end. Not under differential privacy.",
+    )
     privacy: PrivacyTarget | None = Field(
         default=None, description="Train under differential privacy; without it the generator carries no guarantee."
     )

@@ -105,6 +105,60 @@ def test_every_tick_tells_its_numbers_and_writes_a_picture(tmp_path):
     assert all(tick.kimg_per_second > 0 and tick.retreats == 0 for tick in ticks)
 
 
+def by_contrast(training_set):
+    """A judge for tests: how far the mean brightness lies from the real one."""
+    real = training_set.pixels.mean()
+    return lambda made: abs(float(made.mean() - real))
+
+
+def scripted(*distances):
+    told = iter(distances)
+    return lambda _training_set: lambda _made: next(told)
+
+
+PATIENT = {"total_kimg": 0.64, "patience_kimg": 0.128}
+
+
+def test_a_plateau_ends_the_run_and_the_best_generator_is_kept(tmp_path):
+    ticks = []
+    trained = fit(
+        small_set(), small_config(**PATIENT), tmp_path, on_tick=ticks.append, watch=scripted(3.0, 1.0, 2.0, 1.5)
+    )
+    assert [tick.distance for tick in ticks] == [3.0, 1.0, 2.0, 1.5]
+    assert trained.kimg == ticks[1].kimg == 0.128
+    kept, last = (load_file(tmp_path / name) for name in ("generator.safetensors", "state.safetensors"))
+    assert all(torch.equal(tensor, load_file(tmp_path / "best.safetensors")[name]) for name, tensor in kept.items())
+    assert any(not torch.equal(tensor, last[f"ema/{name}"]) for name, tensor in kept.items())
+    again = fit(small_set(), small_config(**PATIENT), tmp_path, watch=lambda _: pytest.fail("it had ended"))
+    assert again.kimg == trained.kimg
+
+
+def test_a_judged_run_that_broke_off_ends_where_an_unbroken_one_does(tmp_path):
+    fit(small_set(), small_config(**PATIENT), tmp_path / "whole", watch=by_contrast)
+    for _ in range(3):  # at each of the first ticks once more
+        with pytest.raises(KeyboardInterrupt):
+            fit(small_set(), small_config(**PATIENT), tmp_path / "broken", on_tick=interrupt, watch=by_contrast)
+    fit(small_set(), small_config(**PATIENT), tmp_path / "broken", watch=by_contrast)
+    assert curve(tmp_path / "broken") == curve(tmp_path / "whole")
+    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
+
+
+def interrupt(_tick):
+    raise KeyboardInterrupt
+
+
+def test_a_judge_changes_nothing_but_when_a_run_ends(tmp_path):
+    fit(small_set(), small_config(), tmp_path / "alone")
+    fit(small_set(), small_config(), tmp_path / "judged", watch=by_contrast)
+    assert weights(tmp_path / "alone") == weights(tmp_path / "judged")
+    assert small_config(patience_kimg=0.0).digest == small_config().digest != small_config(patience_kimg=0.1).digest
+
+
+def test_patience_without_a_judge_is_refused(tmp_path):
+    with pytest.raises(InvalidRequest, match="who judges"):
+        fit(small_set(), small_config(**PATIENT), tmp_path)
+
+
 def test_non_finite_loss_rolls_back_to_the_last_average_at_half_the_step(tmp_path, monkeypatch):
     seen = []
 

@@ -137,7 +137,14 @@ def test_patients_must_be_known(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"norm_d": "batch"}, {"loss": "r3"}, {"precision": "bf16"}, {"augment_p": 0.3}, {"conditions": ("sex",)}],
+    [
+        {"norm_d": "batch"},
+        {"loss": "r3"},
+        {"precision": "bf16"},
+        {"augment_p": 0.3},
+        {"patience_kimg": 20.0},
+        {"conditions": ("sex",)},
+    ],
 )
 def test_what_the_proof_does_not_cover_is_refused(wrong):
     with pytest.raises(InvalidRequest, match="privacy"):
