@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+_INTERRUPTED = 130
+
 app = typer.Typer(help="List, pull, verify and compare published synthetic data sets.", no_args_is_help=True)
 
 RegistryOption = Annotated[
@@ -99,7 +101,7 @@ def verify(
 @app.command()
 def export(
     spec: SpecArgument,
-    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder, or one in which this export was interrupted.")],
     form: Annotated[
         str,
         typer.Option("--form", "--as", help="png (with a table), nifti, huggingface (Parquet for datasets) or dicom."),
@@ -108,10 +110,17 @@ def export(
     registry: RegistryOption = None,
     trust: TrustOption = None,
 ) -> None:
-    """Pull and verify a version, and write its images in another format."""
-    from medgan.client import load
+    """Pull and verify a version, and write its images in another format. Interrupted, it goes on when run again."""
+    from medgan.client import load, progress
 
-    typer.echo(load.load(spec, split, registry=registry, trust=trust).export(folder, form))
+    dataset = load.load(spec, split, registry=registry, trust=trust)
+    try:
+        with progress.shown(f"export {spec}", unit="images") as on_progress:
+            written = dataset.export(folder, form, on_progress=on_progress)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is written stays; run the same command to go on", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    typer.echo(written)
 
 
 @app.command()

@@ -1,5 +1,7 @@
 """A version in other people's formats: PNG with a metadata table (Hugging Face `imagefolder`), NIfTI, a montage.
 
+An interrupted export goes on where it stopped: `exporting.json` in the folder says what it is of, and goes last.
+
 Only the standard library and numpy: the light install exports too. Files are the stored values unchanged;
 what they mean physically (slope, intercept, units, spacing) goes into the metadata and headers.
 """
@@ -10,9 +12,11 @@ import csv
 import gzip
 import importlib
 import json
+import shutil
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,11 +34,19 @@ _NIFTI_UINT16 = 512
 _NIFTI_HEADER_BYTES = 348
 _NIFTI_DATA_AT = 352
 _MILLIMETRES = 2
+_NIFTI_SCANNER = 1
+_FLAT = 2
+_UNFINISHED = "exporting.json"
+_AT_ONCE = 256
+
+OnProgress = Callable[[int, int], None]
+Form = Callable[..., Path]
+"""(dataset, folder, on_progress=None) -> folder."""
 
 
-def form_named(form: str) -> Callable[[Dataset, Path], Path]:
+def form_named(form: str) -> Form:
     """The exporter of a form; `InvalidRequest` for an unknown one, or one that this installation cannot write."""
-    forms = {"png": export_png, "nifti": export_nifti}
+    forms: dict[str, Form] = {"png": export_png, "nifti": export_nifti}
     if form in forms:
         return forms[form]
     if form == "huggingface":
@@ -45,7 +57,7 @@ def form_named(form: str) -> Callable[[Dataset, Path], Path]:
         raise InvalidRequest(f"images are exported as {', '.join(forms)}, huggingface or dicom")
     try:
         # By name: the client is installed alone, and pydicom comes with the platform.
-        writer: Callable[[Dataset, Path], Path] = importlib.import_module("medgan.release.dicom").export_dicom
+        writer: Form = importlib.import_module("medgan.release.dicom").export_dicom
     except ImportError:
         raise InvalidRequest("DICOM is written by the platform: pip install 'medgan[platform]'") from None
     return writer
@@ -64,55 +76,92 @@ def png(image_HW: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> bytes:
     )
 
 
-def export_png(dataset: Dataset, folder: Path) -> Path:
+def export_png(dataset: Dataset, folder: Path, *, on_progress: OnProgress | None = None) -> Path:
     """Write `images/<row>.png` (16 bits, stored values), `metadata.csv` and `README.json`; gives `folder`.
 
     `datasets.load_dataset("imagefolder", data_dir=folder)` reads it, labels included.
     """
-    fresh(folder)
-    with disk.explained(), (folder / "metadata.csv").open("w", newline="") as table:
-        writer = csv.writer(table)
-        writer.writerow(["file_name", *dataset.labels.columns])
-        for index in range(len(dataset)):
-            image, _ = dataset[index]
-            name = f"images/{int(dataset.rows[index]):07d}.png"
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(png(image))
-            writer.writerow([name, *dataset.labels.iloc[index].tolist()])
-    readme(dataset, folder)
+    if is_volumes(dataset):
+        raise InvalidRequest("PNG holds flat images, and these are volumes: export them as nifti or dicom")
+
+    def write(index: int, path: Path) -> None:
+        path.write_bytes(png(dataset[index][0]))
+
+    with begun(dataset, folder, "png"):
+        one_by_one(dataset, folder, ".png", write, on_progress)
+        with (folder / "metadata.csv").open("w", newline="") as table:
+            writer = csv.writer(table)
+            writer.writerow(["file_name", *dataset.labels.columns])
+            for index in range(len(dataset)):
+                name = f"images/{int(dataset.rows[index]):07d}.png"
+                writer.writerow([name, *dataset.labels.iloc[index].tolist()])
+        readme(dataset, folder)
     return folder
 
 
-def export_nifti(dataset: Dataset, folder: Path) -> Path:
+def export_nifti(dataset: Dataset, folder: Path, *, on_progress: OnProgress | None = None) -> Path:
     """Write `images.nii.gz` (W, H, N) uint16 with slope, intercept and spacing, `labels.csv` and `README.json`.
 
-    Image i is slice i along the third axis, which is no direction in space: its spacing is 1.
+    Image i is slice i along the third axis, which is no direction in space: its spacing is 1. Volumes become a file
+    each, `images/<row>.nii.gz` (W, H, D), slices in order, with an affine of their spacing.
     """
-    fresh(folder)
-    images = dataset.images
-    count, height, width = images.shape
-    with disk.explained(), gzip.GzipFile(folder / "images.nii.gz", "wb", mtime=0) as file:
-        file.write(nifti_header((width, height, count), dataset.attrs))
-        file.write(np.ascontiguousarray(images, dtype="<u2").tobytes())
-    dataset.labels.to_csv(folder / "labels.csv", index=False)
-    readme(dataset, folder)
+    attrs = dataset.attrs
+
+    def write(index: int, path: Path) -> None:
+        volume_DHW = dataset[index][0]
+        depth, height, width = volume_DHW.shape
+        with gzip.GzipFile(path, "wb", mtime=0) as file:
+            file.write(nifti_header((width, height, depth), attrs, volume=True))
+            file.write(np.ascontiguousarray(volume_DHW, dtype="<u2").tobytes())
+
+    with begun(dataset, folder, "nifti"):
+        if is_volumes(dataset):
+            one_by_one(dataset, folder, ".nii.gz", write, on_progress)
+        else:
+            _slices(dataset, folder / "images.nii.gz", on_progress)
+        dataset.labels.to_csv(folder / "labels.csv", index=False)
+        readme(dataset, folder)
     return folder
 
 
-def nifti_header(shape: tuple[int, int, int], attrs: dict[str, object]) -> bytes:
-    """352 bytes of NIfTI-1 header for uint16 data of `shape` (nifti.nimh.nih.gov/nifti-1, struct nifti_1_header)."""
+def _slices(dataset: Dataset, path: Path, on_progress: OnProgress | None) -> None:
+    """All flat images as one file, a slice each."""
+    images = dataset.images
+    count, height, width = images.shape
+    head = nifti_header((width, height, count), dataset.attrs)
+    with gzip.GzipFile(path, "wb", mtime=0) as file:
+        file.write(head)
+        for start in range(0, count, _AT_ONCE):
+            part = images[start : start + _AT_ONCE]
+            file.write(np.ascontiguousarray(part, dtype="<u2").tobytes())
+            if on_progress is not None:
+                on_progress(start + len(part), count)
+
+
+def nifti_header(shape: tuple[int, int, int], attrs: dict[str, object], *, volume: bool = False) -> bytes:
+    """352 bytes of NIfTI-1 header for uint16 data of `shape` (nifti.nimh.nih.gov/nifti-1, struct nifti_1_header).
+
+    A `volume` has an affine: columns to the patient's left, rows to the back, slices upwards, as its DICOM says.
+    """
     if max(shape) > np.iinfo(np.int16).max:
         raise InvalidRequest(f"NIfTI-1 holds at most 32,767 images in one file, not {max(shape):,}: export a split")
-    row_mm, column_mm = (float(value) for value in attrs.get("spacing_mm") or (1.0, 1.0))  # type: ignore[attr-defined]
+    spacing: list[float] = [float(value) for value in attrs.get("spacing_mm") or (1.0, 1.0)]  # type: ignore[attr-defined]
+    slice_mm = spacing[0] if len(spacing) > _FLAT else 1.0
+    row_mm, column_mm = spacing[-_FLAT:]
     slope, intercept = float(attrs.get("rescale_slope", 1)), float(attrs.get("rescale_intercept", 0))  # type: ignore[arg-type]
     header = bytearray(_NIFTI_DATA_AT)
     struct.pack_into("<i", header, 0, _NIFTI_HEADER_BYTES)
     struct.pack_into("<8h", header, 40, 3, *shape, 1, 1, 1, 1)  # dim
     struct.pack_into("<hh", header, 70, _NIFTI_UINT16, 16)  # datatype, bitpix
-    struct.pack_into("<8f", header, 76, 1, column_mm, row_mm, 1, 1, 1, 1, 1)  # pixdim
+    struct.pack_into("<8f", header, 76, 1, column_mm, row_mm, slice_mm, 1, 1, 1, 1)  # pixdim
     struct.pack_into("<3f", header, 108, _NIFTI_DATA_AT, slope, intercept)  # vox_offset, scl_slope, scl_inter
     struct.pack_into("<b", header, 123, _MILLIMETRES)  # xyzt_units
-    struct.pack_into("<80s", header, 148, b"SYNTHETIC images; one a slice, not a volume")  # descrip
+    described = b"SYNTHETIC volume" if volume else b"SYNTHETIC images; one a slice, not a volume"
+    struct.pack_into("<80s", header, 148, described)  # descrip
+    if volume:  # NIfTI's axes go right, forward, up; DICOM's left, back, up (PS3.3 C.7.6.2.1.1)
+        struct.pack_into("<hh", header, 252, 0, _NIFTI_SCANNER)  # qform_code, sform_code
+        affine = (-column_mm, 0, 0, 0, 0, -row_mm, 0, 0, 0, 0, slice_mm, 0)
+        struct.pack_into("<12f", header, 280, *affine)  # srow_x, srow_y, srow_z
     struct.pack_into("<4s", header, 344, b"n+1\0")  # magic
     return bytes(header)
 
@@ -129,12 +178,51 @@ def montage(dataset: Dataset, *, rows: int = 4, columns: int = 8) -> npt.NDArray
     return tiles.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
 
 
-def fresh(folder: Path) -> None:
-    """Make the folder to export to; `InvalidRequest` when something lies in it."""
-    if folder.exists() and any(folder.iterdir()):
-        raise InvalidRequest("the folder to export to is not empty: name a new one")
+def is_volumes(dataset: Dataset) -> bool:
+    """Whether the version holds volumes (D, H, W) instead of flat images."""
+    return len(dataset) > 0 and dataset[0][0].ndim > _FLAT
+
+
+@contextmanager
+def begun(dataset: Dataset, folder: Path, form: str) -> Iterator[None]:
+    """Export into `folder`: a new one, or one in which an export of the very same was interrupted.
+
+    Raises:
+        InvalidRequest: something else lies in the folder.
+        StoreUnavailable: the disk refuses.
+    """
+    said = {"form": form, "split": dataset.split, "manifest_sha256": dataset.manifest.digest}
+    mark = folder / _UNFINISHED
     with disk.explained():
+        if folder.exists() and any(folder.iterdir()) and not (mark.is_file() and json.loads(mark.read_bytes()) == said):
+            raise InvalidRequest("the folder to export to is not empty: name a new one")
         folder.mkdir(parents=True, exist_ok=True)
+    disk.write_file(mark, json.dumps(said).encode())
+    with disk.explained():
+        yield
+        mark.unlink()
+
+
+def one_by_one(
+    dataset: Dataset,
+    folder: Path,
+    suffix: str,
+    write: Callable[[int, Path], None],
+    on_progress: OnProgress | None = None,
+) -> None:
+    """`write(index, path)` every image to `images/<row><suffix>` that is not there yet, each whole or not at all."""
+    images = folder / "images"
+    images.mkdir(exist_ok=True)
+    for index in range(len(dataset)):
+        path = images / f"{int(dataset.rows[index]):07d}{suffix}"
+        if not path.exists():
+            partial = path.with_name(f".partial{suffix}")
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            write(index, partial)
+            partial.replace(path)
+        if on_progress is not None:
+            on_progress(index + 1, len(dataset))
 
 
 def readme(dataset: Dataset, folder: Path) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgan.client import disk, export
+from medgan.client import export
+from medgan.errors import InvalidRequest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,7 @@ _ROWS_AT_ONCE = 512
 _LABEL = "label"
 
 
-def export_huggingface(dataset: Dataset, folder: Path) -> Path:
+def export_huggingface(dataset: Dataset, folder: Path, *, on_progress: export.OnProgress | None = None) -> Path:
     """Write `data/<split>-NNNNN-of-NNNNN.parquet` and `README.md`; gives `folder`.
 
     Columns: `image` (PNG of 16 bits, stored values), `label` (class, by name), and the other label columns.
@@ -33,15 +34,25 @@ def export_huggingface(dataset: Dataset, folder: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    export.fresh(folder)
-    schema = _schema(dataset)
-    with disk.explained():
-        (folder / "data").mkdir()
-        for path, rows in _files(dataset):
-            with pq.ParquetWriter(folder / "data" / path, schema, compression="snappy") as writer:
+    if export.is_volumes(dataset):
+        raise InvalidRequest("a Hugging Face image column holds flat images, and these are volumes: export as nifti")
+    schema, done = _schema(dataset), 0
+    with export.begun(dataset, folder, "huggingface"):
+        (folder / "data").mkdir(exist_ok=True)
+        for name, rows in _files(dataset):
+            path = folder / "data" / name
+            partial = path.with_name(f".partial-{name}")
+            if path.exists():
+                done += len(rows)
+                continue
+            with pq.ParquetWriter(partial, schema, compression="snappy") as writer:
                 for start in range(0, len(rows), _ROWS_AT_ONCE):
                     block = rows[start : start + _ROWS_AT_ONCE]
                     writer.write_batch(pa.RecordBatch.from_pydict(_columns(dataset, block), schema=schema))
+                    done += len(block)
+                    if on_progress is not None:
+                        on_progress(done, len(dataset))
+            partial.replace(path)
         (folder / "README.md").write_text(_card(dataset), encoding="utf-8")
     return folder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -168,11 +168,16 @@ class Dataset:
 
         return export.montage(self, rows=rows, columns=columns)
 
-    def export(self, folder: Path | str, form: str = "png") -> Path:
-        """Write the split into a new folder as `png` (16 bits, a table as `imagefolder` wants), `nifti` or `dicom`."""
+    def export(
+        self, folder: Path | str, form: str = "png", *, on_progress: Callable[[int, int], None] | None = None
+    ) -> Path:
+        """Write the split into a new folder as `png` (16 bits, a table as `imagefolder` wants), `nifti` or `dicom`.
+
+        Interrupted, the same call goes on; `on_progress(done, total)` counts images.
+        """
         from medgan.client import export
 
-        return export.form_named(form)(self, Path(folder))
+        return export.form_named(form)(self, Path(folder), on_progress=on_progress)
 
     def classes_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Class index (B,) of rows of the version's array, as a loader's batches name them."""

@@ -1,4 +1,4 @@
-"""A version as DICOM: one valid instance an image, for PACS and viewers, marked so that none is taken for a patient's.
+"""A version as DICOM: a valid instance an image or slice, for PACS and viewers, marked: none is taken for a patient's.
 
 CT and MR where the images have a spacing, Computed Radiography for radiographs, Secondary Capture for the rest
 (PS3.3 A.3, A.4, A.2, A.8.1). Pixels are the stored 16-bit values, with their affine where the object has a place for
@@ -13,7 +13,7 @@ Synthetic Data (0008,001C) is left out on purpose: receivers with a dictionary f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
-from medgan.client import disk, export
+from medgan.client import export
 from medgan.client.load import Dataset as Version
 from medgan.errors import InvalidRequest
 
@@ -40,11 +40,26 @@ MODALITIES = ("CT", "MR", "CR", "OT")
 """Objects that are written: CT, MR, CR, and OT as Secondary Capture."""
 _RADIOGRAPHS = frozenset({"CR", "DX", "RG"})
 _LEVELS = 1 << 16
+_FLAT = 2
 _LO_CHARACTERS = 64
 _SH_CHARACTERS = 16
 _OPEN_BAND_YEARS = 10
 
-OnProgress = Callable[[int, int], None]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an instance stands: image or volume number `series` of its patient, and its slice, both from 1.
+
+    `position_mm`: of the slice along the normal of a volume; `slice_mm`: the distance between slices, where known.
+    """
+
+    series: int = 1
+    slice: int = 1
+    position_mm: float = 0.0
+    slice_mm: float | None = None
+
+
+ALONE = Place()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,32 +76,51 @@ class Source:
 
 
 def export_dicom(
-    version: Version, folder: Path, *, modality: str | None = None, on_progress: OnProgress | None = None
+    version: Version, folder: Path, *, modality: str | None = None, on_progress: export.OnProgress | None = None
 ) -> Path:
-    """Write `images/<row>.dcm`, `labels.csv` and `README.json` into a new folder; gives `folder`.
+    """Write `images/<row>.dcm` (a volume: `images/<row>/<slice>.dcm`), `labels.csv` and `README.json`; gives `folder`.
 
-    `modality` (CT, MR, CR, OT) replaces what the array says of itself; without a spacing CT and MR become Secondary
-    Capture, because their objects must state one.
+    A patient of the labels is a patient and a study here, an image or volume of theirs a series. `modality` (CT, MR,
+    CR, OT) replaces what the array says of itself; without a spacing CT and MR become Secondary Capture, because their
+    objects must state one.
 
     Raises:
-        InvalidRequest: the folder is not empty, or a modality that is not written.
+        InvalidRequest: the folder holds something else, or a modality that is not written.
     """
     source = source_of(version, modality)
-    export.fresh(folder)
-    with disk.explained():
-        (folder / "images").mkdir()
-    rows = version.labels.to_dict("records")
-    for index, labels in enumerate(rows):
-        image_HW, _ = version[index]
-        row = int(version.rows[index])
-        made = instance(image_HW, source, row, {str(name): value for name, value in labels.items()})
-        with disk.explained():
-            made.save_as(folder / "images" / f"{row:07d}.dcm", enforce_file_format=True)
-        if on_progress is not None:
-            on_progress(index + 1, len(rows))
-    version.labels.to_csv(folder / "labels.csv", index=False)
-    export.readme(version, folder)
+    of_patient = version.labels.groupby("patient").cumcount() if "patient" in version.labels else None
+
+    def write(index: int, path: Path) -> None:
+        image, _ = version[index]
+        labels = {str(name): value for name, value in version.labels.iloc[index].to_dict().items()}
+        series = 1 if of_patient is None else int(of_patient.iloc[index]) + 1
+        made = instances(image, source, int(version.rows[index]), labels, series=series)
+        if image.ndim == _FLAT:
+            next(made).save_as(path, enforce_file_format=True)
+            return
+        path.mkdir()
+        for number, one in enumerate(made, start=1):
+            one.save_as(path / f"{number:04d}.dcm", enforce_file_format=True)
+
+    with export.begun(version, folder, "dicom"):
+        export.one_by_one(version, folder, "" if export.is_volumes(version) else ".dcm", write, on_progress)
+        version.labels.to_csv(folder / "labels.csv", index=False)
+        export.readme(version, folder)
     return folder
+
+
+def instances(
+    image: npt.NDArray[np.uint16], source: Source, row: int, labels: dict[str, Any], *, series: int = 1
+) -> Iterator[Dataset]:
+    """The instances of one image (H, W), or of one volume (D, H, W): a series, slices in order along its normal."""
+    if image.ndim == _FLAT:
+        yield instance(image, source, row, labels, Place(series=series))
+        return
+    spacing: list[float] = source.attrs.get("spacing_mm") or []
+    slice_mm = float(spacing[0]) if len(spacing) == image.ndim else None
+    for number, image_HW in enumerate(image):
+        at = Place(series=series, slice=number + 1, position_mm=number * (slice_mm or 1.0), slice_mm=slice_mm)
+        yield instance(image_HW, source, row, labels, at)
 
 
 def source_of(version: Version, modality: str | None = None) -> Source:
@@ -110,17 +144,19 @@ def source_of(version: Version, modality: str | None = None) -> Source:
     )
 
 
-def instance(image_HW: npt.NDArray[np.uint16], source: Source, row: int, labels: dict[str, Any]) -> Dataset:
+def instance(
+    image_HW: npt.NDArray[np.uint16], source: Source, row: int, labels: dict[str, Any], place: Place = ALONE
+) -> Dataset:
     """One instance, ready to be written: `image_HW` (H, W) uint16 in stored values; `labels` are the row's."""
     made = Dataset()
-    _identify(made, source, row, labels)
+    _identify(made, source, row, labels, place)
     _mark(made, source, labels)
     _picture(made, image_HW, source)
     match source.modality:
         case "CT":
-            _ct(made, source)
+            _ct(made, source, place)
         case "MR":
-            _mr(made)
+            _mr(made, place)
         case "CR":
             _cr(made, source, str(labels.get("view", "")))
         case _:
@@ -134,24 +170,25 @@ def instance(image_HW: npt.NDArray[np.uint16], source: Source, row: int, labels:
     return made
 
 
-def _identify(made: Dataset, source: Source, row: int, labels: dict[str, Any]) -> None:
-    """Patient, study and series of its own for every image: nothing says that two of them are one person."""
-    number = f"{row:07d}"
+def _identify(made: Dataset, source: Source, row: int, labels: dict[str, Any], place: Place) -> None:
+    """A study a synthetic patient, a series an image or volume; without patients every image is one of its own."""
+    image, patient = f"{row:07d}", f"{int(labels.get('patient', row)):07d}"
     made.SpecificCharacterSet = "ISO_IR 192"
-    made.PatientName = f"{SYNTHETIC}^{number}"
-    made.PatientID = f"{SYNTHETIC}-{source.name}-{source.version}-{number}"[:_LO_CHARACTERS]
+    made.PatientName = f"{SYNTHETIC}^{patient}"
+    made.PatientID = f"{SYNTHETIC}-{source.name}-{source.version}-{patient}"[:_LO_CHARACTERS]
     made.PatientBirthDate = ""
     made.PatientSex = {"F": "F", "M": "M", "O": "O"}.get(str(labels.get("sex")), "")
     made.PatientAge = _age(str(labels.get("age_band", "")))
-    made.StudyInstanceUID = _uid(source.digest, "study", number)
-    made.SeriesInstanceUID = _uid(source.digest, "series", number)
-    made.SOPInstanceUID = _uid(source.digest, "instance", number)
+    made.StudyInstanceUID = _uid(source.digest, "study", patient)
+    made.SeriesInstanceUID = _uid(source.digest, "series", image)
+    # the first slice keeps the name it had before there were volumes
+    made.SOPInstanceUID = _uid(source.digest, "instance", image, *([str(place.slice)] if place.slice > 1 else []))
     made.StudyDate, made.StudyTime = source.date, "000000"
     made.ContentDate, made.ContentTime = source.date, "000000"
     made.AccessionNumber = ""
     made.ReferringPhysicianName = ""
-    made.StudyID = number[-_SH_CHARACTERS:]
-    made.SeriesNumber = made.InstanceNumber = 1
+    made.StudyID = patient[-_SH_CHARACTERS:]
+    made.SeriesNumber, made.InstanceNumber = place.series, place.slice
     made.PatientOrientation = made.Laterality = ""
 
 
@@ -188,26 +225,26 @@ def _picture(made: Dataset, image_HW: npt.NDArray[np.uint16], source: Source) ->
     made.WindowWidth = _ds(max(slope * (high - low), 1e-6) + (1 if slope == 1 else 0))
     spacing = source.attrs.get("spacing_mm")
     if spacing:
-        made.PixelSpacing = [_ds(value) for value in spacing]
+        made.PixelSpacing = [_ds(value) for value in spacing[-_FLAT:]]
 
 
-def _ct(made: Dataset, source: Source) -> None:
-    """PS3.3 A.3.3: CT Image, its plane alone in a frame of reference of its own."""
+def _ct(made: Dataset, source: Source, place: Place) -> None:
+    """PS3.3 A.3.3: CT Image."""
     made.SOPClassUID, made.Modality = CTImageStorage, "CT"
     made.ImageType = ["DERIVED", "SECONDARY", "AXIAL", SYNTHETIC]
     made.RescaleSlope, made.RescaleIntercept = (_ds(value) for value in _affine(source))
     made.RescaleType = "HU" if source.attrs.get("units") == "HU" else "US"
     made.KVP = made.AcquisitionNumber = None
-    _plane(made)
+    _plane(made, place)
 
 
-def _mr(made: Dataset) -> None:
+def _mr(made: Dataset, place: Place) -> None:
     """PS3.3 A.4.3: MR Image; research mode, because no sequence made it. Signal has no unit, so there is no affine."""
     made.SOPClassUID, made.Modality = MRImageStorage, "MR"
     made.ScanningSequence, made.SequenceVariant = "RM", "NONE"
     made.ScanOptions = made.MRAcquisitionType = ""
     made.RepetitionTime = made.EchoTime = made.EchoTrainLength = None
-    _plane(made)
+    _plane(made, place)
 
 
 def _cr(made: Dataset, source: Source, view: str) -> None:
@@ -233,13 +270,13 @@ def _modality_lut(made: Dataset, source: Source) -> None:
     made.RescaleType = "US"
 
 
-def _plane(made: Dataset) -> None:
-    """An axial plane at the origin: the image is no part of a volume."""
+def _plane(made: Dataset, place: Place) -> None:
+    """An axial plane: an image alone at the origin, a slice where it lies in its volume, one frame of reference."""
     made.FrameOfReferenceUID = _uid(made.SeriesInstanceUID, "frame of reference")
     made.PositionReferenceIndicator = ""
-    made.ImagePositionPatient = [0, 0, 0]
+    made.ImagePositionPatient = ["0", "0", _ds(place.position_mm)]
     made.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    made.SliceThickness = None
+    made.SliceThickness = None if place.slice_mm is None else _ds(place.slice_mm)
     made.PatientPosition = "HFS"
 
 

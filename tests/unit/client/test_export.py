@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
+import zarr
 from PIL import Image
 
 import medgan
@@ -83,3 +86,96 @@ def test_huggingface_export_loads_with_datasets_itself(dataset, published, tmp_p
     assert text.startswith('---\nlicense: "cc-by-4.0"')
     assert published.release.manifest_sha256 in text
     assert "SYNTHETIC" in text
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def few(dataset):
+    """A version of 40 images: what an export does with them takes no time."""
+    dataset.__dict__["labels"] = dataset.labels.iloc[:40].reset_index(drop=True)
+    return dataset
+
+
+@pytest.fixture
+def volumes(published, tmp_path):
+    """The version's manifest over five volumes of three slices of 4 x 6, of three patients."""
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    shutil.copy(published.folder / "manifest.json", folder)
+    images = np.random.default_rng(0).integers(0, 65536, (5, 3, 4, 6), dtype=np.uint16)
+    group = zarr.create_group(folder / "images.zarr", zarr_format=3)
+    attributes = {"intensity_range": [0, 65535], "units": "HU", "spacing_mm": [5.0, 2.0, 0.5]}
+    group.create_array("images", data=images, chunks=(1, 3, 4, 6)).update_attributes(attributes)
+    table = {"id": range(5), "split": "train", "class": "normal", "sex": "F", "patient": [0, 1, 0, 2, 0]}
+    pd.DataFrame(table).to_parquet(folder / "labels.parquet")
+    return medgan.open_folder(folder), images
+
+
+@pytest.mark.parametrize("form", ["png", "dicom", "huggingface"])
+def test_an_interrupted_export_goes_on_and_ends_as_one_that_was_not(few, tmp_path, monkeypatch, form):
+    monkeypatch.setattr(huggingface, "ROWS_A_FILE", 16)
+    monkeypatch.setattr(huggingface, "_ROWS_AT_ONCE", 8)
+    seen = []
+
+    def stop(done, total):
+        seen.append((done, total))
+        if done >= 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        few.export(tmp_path / "out", form, on_progress=stop)
+    assert seen[-1] == (24, 40)
+    kept = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in files_of(tmp_path / "out") if "/0" in name}
+    with pytest.raises(InvalidRequest, match="not empty"):
+        few.export(tmp_path / "out", "nifti")
+    few.export(tmp_path / "out", form)
+    assert files_of(tmp_path / "out") == files_of(few.export(tmp_path / "calm", form))
+    assert all((tmp_path / "out" / name).stat().st_mtime_ns == stamp for name, stamp in kept.items())
+    with pytest.raises(InvalidRequest, match="not empty"):
+        few.export(tmp_path / "out", form)
+
+
+def test_a_volume_is_a_nifti_file_with_its_slices_in_order_and_an_affine(volumes, tmp_path):
+    dataset, images = volumes
+    folder = dataset.export(tmp_path / "out", "nifti")
+    files = sorted((folder / "images").iterdir())
+    assert [file.name for file in files] == [f"{row:07d}.nii.gz" for row in range(5)]
+    body = gzip.decompress(files[3].read_bytes())
+    assert np.frombuffer(body, "<i2", 4, 40).tolist() == [3, 6, 4, 3]
+    assert np.frombuffer(body, "<f4", 3, 80).tolist() == [0.5, 2, 5]
+    assert np.frombuffer(body, "<i2", 2, 252).tolist() == [0, 1]
+    affine = np.frombuffer(body, "<f4", 12, 280).reshape(3, 4)
+    assert affine[:, :3].tolist() == [[-0.5, 0, 0], [0, -2, 0], [0, 0, 5]]
+    assert np.array_equal(np.frombuffer(body, "<u2", offset=352).reshape(3, 4, 6), images[3])
+
+
+@pytest.mark.parametrize("form", ["png", "huggingface"])
+def test_flat_formats_refuse_volumes(volumes, tmp_path, form):
+    with pytest.raises(InvalidRequest, match="volumes"):
+        volumes[0].export(tmp_path / "out", form)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_volume_is_one_dicom_series_and_a_patient_one_study(volumes, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    dataset, images = volumes
+    folder = dataset.export(tmp_path / "out", "dicom")
+    read = [[pydicom.dcmread(path) for path in sorted(one.iterdir())] for one in sorted((folder / "images").iterdir())]
+    for row, slices in enumerate(read):
+        assert np.array_equal(np.stack([one.pixel_array for one in slices]), images[row])
+        assert [int(one.InstanceNumber) for one in slices] == [1, 2, 3]
+        assert [[float(at) for at in one.ImagePositionPatient] for one in slices] == [[0, 0, 0], [0, 0, 5], [0, 0, 10]]
+        assert {float(one.SliceThickness) for one in slices} == {5}
+        assert [float(mm) for mm in slices[0].PixelSpacing] == [2, 0.5]
+        for keyword in ("SeriesInstanceUID", "FrameOfReferenceUID", "StudyInstanceUID", "PatientID"):
+            assert len({one[keyword].value for one in slices}) == 1
+    flat = [one for slices in read for one in slices]
+    assert len({one.SOPInstanceUID for one in flat}) == 15
+    assert len({one.SeriesInstanceUID for one in flat}) == len({one.FrameOfReferenceUID for one in flat}) == 5
+    assert len({one.StudyInstanceUID for one in flat}) == len({one.PatientID for one in flat}) == 3
+    assert [(int(slices[0].SeriesNumber), slices[0].PatientID[-1]) for slices in read] == [
+        (1, "0"), (1, "1"), (2, "0"), (1, "2"), (3, "0"),
+    ]  # fmt: skip
