@@ -75,8 +75,11 @@ def to_unit(stored: NDArray[Any], lo: float, hi: float) -> NDArray[np.float32]:
 
 def to_stored(unit: NDArray[np.floating[Any]], lo: float, hi: float) -> NDArray[np.uint16]:
     """Inverse of `to_unit`, rounded once, kept within the window and uint16."""
-    stored = np.rint((unit.astype(np.float64) + 1) * ((hi - lo) / 2) + lo)
-    return np.clip(stored, max(lo, 0), min(hi, 65535)).astype(np.uint16)
+    stored: NDArray[np.float32] = np.add(unit, np.float32(1), dtype=np.float32)  # 24 bits are eight more than are kept
+    stored *= np.float32((hi - lo) / 2)
+    stored += np.float32(lo)
+    np.rint(stored, out=stored)
+    return np.clip(stored, max(lo, 0), min(hi, 65535), out=stored).astype(np.uint16)
 
 
 def indices(step: int, batch: int, count: int, seed: int) -> NDArray[np.int64]:

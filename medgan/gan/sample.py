@@ -65,6 +65,11 @@ class Sampler:
         """Travel as a path."""
         return _reopen, (self.folder, self.sha256, self.precision)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image (H, W), of one volume (D, H, W)."""
+        return (self.config.size_px,) * self.config.dims
+
     def images(
         self,
         ids: NDArray[np.int64],
@@ -91,8 +96,7 @@ class Sampler:
         if class_index.size and not 0 <= class_index.min() <= class_index.max() <= len(self.classes):
             raise InvalidRequest(f"a class index lies outside the {len(self.classes)} classes")
         c = joined(class_index, encode(self.fields, conditions or {}, len(ids)))
-        size = self.config.size_px
-        out = np.empty((len(ids), *[size] * self.config.dims), np.uint16)
+        out = np.empty((len(ids), *self.shape), np.uint16)
         lo, hi = self.attrs["intensity_range"]
         with fixed(1), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
             for rows in batches(ids):

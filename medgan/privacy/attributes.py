@@ -54,6 +54,7 @@ def _in_words(rows: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
 def attacks(labels: pd.DataFrame, train: pd.DataFrame, holdout: pd.DataFrame, policy: Policy) -> tuple[GateTest, ...]:
     """G7 over the released table: smallest cell, singling-out, linkability, inference of each attribute."""
     names = released(labels)
+    labels = _of_people(labels, names)
     members, others = as_released(train, labels), as_released(holdout, labels)
     tests = [_smallest_cell(labels, train, names, policy)]
     broken = NormalDist().inv_cdf(1 - 0.01 / (_BESIDE_INFERENCE + len(names)))
@@ -66,6 +67,11 @@ def attacks(labels: pd.DataFrame, train: pd.DataFrame, holdout: pd.DataFrame, po
             guessed, control = (_inferred(labels, people, names, secret) for people in (members, others))
             tests.append(_risk(f"inference of {secret.replace('_', ' ')}", guessed, control, policy, broken))
     return tuple(tests)
+
+
+def _of_people(labels: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """One row a synthetic patient and combination, where the table says whose images they are: a person counts once."""
+    return labels.drop_duplicates(["patient", *names]) if "patient" in labels else labels
 
 
 def _smallest_cell(labels: pd.DataFrame, train: pd.DataFrame, names: Sequence[str], policy: Policy) -> GateTest:

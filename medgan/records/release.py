@@ -57,7 +57,7 @@ class ReleaseEvidence(Record):
     synthetic: Handle = Field(description="The synthetic cohort that was cleared.")
     model: Handle
     cohort: Handle
-    pixel_sha256: Sha256 = Field(description="Of all decoded images, row order, little-endian.")
+    pixel_sha256: Sha256 = Field(description="Of the synthetic cohort: over the SHA-256 of every 16 decoded images.")
     labels_sha256: Sha256
     quality_sha256: Sha256
     privacy_sha256: Sha256

@@ -15,6 +15,7 @@ ATTRIBUTE_SOURCES = {"site": ("site", "institution"), "view": ("view", "view_pos
 CROSS = " x "
 """Joins the values of a joint cell: `pneumonia x F`."""
 _TOLERANCE = 1e-6
+_MOST_OF_A_PATIENT = 10_000
 
 
 class Target(Record):
@@ -60,6 +61,14 @@ class CohortSpec(Record):
     targets: tuple[Target, ...] = Field(
         default=(), max_length=16, description="Shares or exact counts of class, sex, age band, site, view."
     )
+    images_per_patient: Literal["real"] | int | dict[str, float] | None = Field(
+        default=None,
+        description="Images of one patient: a number, patients by number as shares summing to 1, or `real` as in the "
+        "training cohort; every image is a patient's of its own if empty.",
+    )
+    series_length: int | None = Field(
+        default=None, ge=1, description="Images of a series, in order: 1, or the depth of what a volume model makes."
+    )
     like: str | None = Field(
         default=None,
         pattern=r"^(site:.{1,64}|co-[0-9a-f]{16,64})$",
@@ -78,6 +87,20 @@ class CohortSpec(Record):
         default="fp32", description="Arithmetic of the generator. It decides bytes, so it is asked for, not probed."
     )
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _gives_patients_images(self) -> CohortSpec:
+        asked = self.images_per_patient
+        by_number = asked if isinstance(asked, dict) else {str(asked): 1.0} if isinstance(asked, int) else {"1": 1.0}
+        numbers = [int(key) if key.isascii() and key.isdecimal() else 0 for key in by_number]
+        if not all(1 <= number <= _MOST_OF_A_PATIENT for number in numbers) or len(set(numbers)) < len(by_number):
+            message = f"a patient has 1 to {_MOST_OF_A_PATIENT} images"
+            raise ValueError(message)
+        shares = by_number.values()
+        if not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > _TOLERANCE:
+            message = "shares of patients by their images must not be negative and must sum to 1"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _asks_once(self) -> CohortSpec:
@@ -114,9 +137,10 @@ class SyntheticCohort(Record):
     cohort: Handle
     spec: CohortSpec
     images: int
+    patients: int | None = Field(default=None, ge=1, description="Synthetic patients, where images were given to any.")
     class_counts: dict[str, int]
     size_px: int
-    pixel_sha256: Sha256 = Field(description="Digest of the decoded image bytes in row order.")
+    pixel_sha256: Sha256 = Field(description="SHA-256 over the SHA-256 of every 16 decoded images, in row order.")
     labels_sha256: Sha256
     attribute_privacy: PrivacyBudget | None = Field(
         default=None, description="What the attribute table cost, where it was asked to be differentially private."

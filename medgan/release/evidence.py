@@ -20,6 +20,7 @@ import pandas as pd
 import zarr
 from pydantic import ValidationError
 
+from medgan.cohort import synthetic as cohorts
 from medgan.errors import IntegrityError, MedganError, PrivacyRefused
 from medgan.gan.level import refuse_patient_level
 from medgan.records import ClearedCohort, PrivacyReport, QualityReport, Record, SyntheticCohort, Verdict, sha256_hex
@@ -69,7 +70,7 @@ def collect(cleared: ClearedCohort, *, zones: Zones) -> Evidence:
     images_NHW, attributes = _images(folder / "images.zarr")
     if sha256_hex(labels_bytes) != synthetic.labels_sha256:
         raise IntegrityError("the labels are not the ones that were cleared: synthesise and attack the cohort again")
-    if pixel_digest(images_NHW) != synthetic.pixel_sha256:
+    if cohorts.pixel_digest(images_NHW) != synthetic.pixel_sha256:
         raise IntegrityError("the images are not the ones that were cleared: synthesise and attack the cohort again")
     labels = pd.read_parquet(io.BytesIO(labels_bytes))
     if len(labels) != len(images_NHW) or len(labels) != synthetic.images:

@@ -5,25 +5,26 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
 
-from medgan.cohort.synthetic import CHUNK_IMAGES, SHARD_IMAGES, open_images
+from medgan.cohort.synthetic import CHUNK_IMAGES, SHARD_IMAGES, digests_of, open_images
 from medgan.collection import durable
 from medgan.gan import sample
 from medgan.quality import classifier
 from medgan.records import TrainedModel
 from medgan.settings import Zones
-from medgan.synthesis import draws
+from medgan.synthesis import draws, shard
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same model and specification would give other bytes."""
 DRAWN = "drawn"
+_VOLUME_BLOCK_BYTES = 1 << 26
 
 Ids = npt.NDArray[np.int64]
 
@@ -56,41 +57,32 @@ class Block:
         return len(self.ids)
 
 
-def create_images(
-    path: Path, count: int, size_px: int, attributes: dict[str, Any], *, block_images: int = SHARD_IMAGES
-) -> None:
-    """Create the Zarr v3 group at `path` with the empty array `images` (count, size_px, size_px) uint16."""
-    create_array(
-        zarr.open_group(path, mode="a", zarr_format=3), (count, size_px, size_px), attributes, block_images=block_images
-    )
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a worker says of a block: its first row, its images, and their digests (see `cohort.synthetic`)."""
+
+    start: int
+    images: int
+    digests: bytes
 
 
-def create_array(
-    group: zarr.Group, shape: tuple[int, ...], attributes: dict[str, Any], *, block_images: int
-) -> zarr.Array[Any]:
-    """The array `images` (N, H, W) of `group`: chunk of 16, a block a shard, a checksum in every chunk."""
-    return group.create_array(
-        "images",
-        shape=shape,
-        dtype="uint16",
-        chunks=(CHUNK_IMAGES, *shape[1:]),
-        shards=(block_images, *shape[1:]),
-        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=2), Crc32cCodec()],
-        fill_value=0,
-        attributes=attributes,
-    )
+def create_images(path: Path, shape: tuple[int, ...], attributes: dict[str, Any], *, block_images: int) -> None:
+    """Create the Zarr v3 group at `path` with the empty array `images` (N, H, W) uint16, a block a shard."""
+    group = zarr.open_group(path, mode="a", zarr_format=3)
+    shard.create_array(group, shape, attributes, chunk_rows=CHUNK_IMAGES, shard_rows=block_images)
 
 
-def write(block: Block) -> int:
-    """Draw the block's images and write its shard; returns the images made. Zarr renames a shard into place."""
+def write(block: Block) -> Written:
+    """Draw the block's images and write its shard, whole or not at all."""
     if block.source is None or block.fresh is None:
         made_NHW = _drawn(block)
     else:
         made_NHW = np.asarray(open_images(block.source)[block.start : block.start + len(block)], dtype=np.uint16)
         fresh = np.flatnonzero(block.fresh)
         made_NHW[fresh] = _images(block, fresh, block.ids[fresh])
-    open_images(block.target, mode="r+")[block.start : block.start + len(block)] = made_NHW
-    return len(made_NHW)
+    packed = shard.pack(made_NHW, chunk_rows=CHUNK_IMAGES, shard_rows=block_rows(block.target))
+    durable.write_bytes(shard_path(block.target, block.start), packed)
+    return Written(block.start, len(made_NHW), digests_of(made_NHW))
 
 
 def _drawn(block: Block) -> npt.NDArray[np.uint16]:
@@ -121,21 +113,34 @@ def _images(block: Block, rows: npt.NDArray[np.int64], ids: Ids) -> npt.NDArray[
     return sampler.images(ids, block.class_index[rows], seed=block.seed, conditions=given)
 
 
-def is_whole(target: Path, start: int, stop: int, *, drawn: bool = False) -> bool:
-    """Whether the shard of rows start..stop stands there with every checksum intact (`drawn`: and its draws)."""
+def kept(target: Path, start: int, stop: int, *, drawn: bool = False) -> bytes | None:
+    """Digests of rows start..stop where their shard is whole (`drawn`: and its draws are there), else None."""
     if not shard_path(target, start).is_file() or (drawn and not drawn_path(target, start).is_file()):
-        return False
+        return None
     try:
-        open_images(target)[start:stop]
+        return digests_of(np.asarray(open_images(target)[start:stop], dtype=np.uint16))
     except (ValueError, RuntimeError, OSError):
-        return False
-    return True
+        return None
+
+
+def usual_images(shape: tuple[int, ...]) -> int:
+    """Images of a block where nobody says: 1,024, of volumes as many as 64 MiB hold, in whole chunks."""
+    if len(shape) == 2:  # noqa: PLR2004 - (H, W)
+        return SHARD_IMAGES
+    held = _VOLUME_BLOCK_BYTES // (2 * prod(shape))
+    return min(max(held // CHUNK_IMAGES, 1) * CHUNK_IMAGES, SHARD_IMAGES)
+
+
+def block_rows(target: Path) -> int:
+    """Rows of a shard, which is a block."""
+    return (open_images(target).shards or (SHARD_IMAGES,))[0]
 
 
 def shard_path(target: Path, start: int) -> Path:
     """File of the shard that begins at row `start`."""
-    shards = open_images(target).shards
-    return target / "images" / "c" / str(start // (shards[0] if shards else SHARD_IMAGES)) / "0" / "0"
+    array = open_images(target)
+    number = start // (array.shards or (SHARD_IMAGES,))[0]
+    return target.joinpath("images", "c", str(number), *["0"] * (array.ndim - 1))
 
 
 def drawn_path(target: Path, start: int) -> Path:

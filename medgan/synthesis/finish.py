@@ -6,30 +6,36 @@ import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import zarr
 from zarr.errors import ZarrUserWarning
 
-from medgan.cohort.synthetic import IMAGES, LABELS, RECORD, open_images, pixel_digest
+from medgan.cohort.synthetic import IMAGES, LABELS, RECORD
 from medgan.collection import durable
 from medgan.collection import table as tables
 from medgan.records import CohortSpec, SyntheticCohort, TrainedModel
-from medgan.synthesis import blocks
+from medgan.synthesis import blocks, patients
 
 _KEPT = {IMAGES, LABELS, RECORD}
-_READ_IMAGES = 1024
 
 
 def finish(
-    staging: Path, home: Path, table: pd.DataFrame, model: TrainedModel, spec: CohortSpec, **facts: Any
+    staging: Path,
+    home: Path,
+    table: pd.DataFrame,
+    digests: Mapping[int, bytes],
+    model: TrainedModel,
+    spec: CohortSpec,
+    **facts: Any,
 ) -> SyntheticCohort:
-    """Write what describes the images in `staging` and publish the folder as `home`; `facts` go into the record."""
+    """Write what describes the images in `staging` and publish the folder as `home`.
+
+    `digests`: first row of every block -> its images' digests; `facts` go into the record.
+    """
     labels = tables.to_parquet(table)
     (staging / LABELS).write_bytes(labels)
     with warnings.catch_warnings():
@@ -43,23 +49,16 @@ def finish(
         cohort=model.cohort,
         spec=spec,
         images=len(table),
+        patients=int(table[patients.COLUMN].nunique()) if patients.COLUMN in table else None,
         class_counts={name: int(counts.get(name, 0)) for name in model.classes},
         size_px=model.size_px,
-        pixel_sha256=pixel_digest(_shards(staging / IMAGES, len(table))),
+        pixel_sha256=hashlib.sha256(b"".join(digests[start] for start in sorted(digests))).hexdigest(),
         labels_sha256=hashlib.sha256(labels).hexdigest(),
         **facts,
     )
     (staging / RECORD).write_bytes(made.canonical())
     _publish(staging, home)
     return made
-
-
-def _shards(path: Path, images: int) -> Iterator[npt.NDArray[np.uint16]]:
-    """The stored images, one shard at a time, in row order."""
-    array = open_images(path)
-    step = array.shards[0] if array.shards else _READ_IMAGES
-    for start in range(0, images, step):
-        yield np.asarray(array[start : start + step], dtype=np.uint16)
 
 
 def _publish(staging: Path, home: Path) -> None:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from medgan import cluster
 from medgan.cohort import read
-from medgan.cohort.synthetic import CHUNK_IMAGES, IMAGES, SHARD_IMAGES, folder, open_images, record
+from medgan.cohort.synthetic import CHUNK_IMAGES, IMAGES, folder, record
 from medgan.collection import durable
 from medgan.collection import table as tables
 from medgan.errors import InvalidRequest, StoreUnavailable
@@ -44,18 +44,19 @@ class Run:
     """Where and how blocks are drawn; nothing here changes a byte.
 
     `workers` of the embedded cluster (one a core if None), or a Dask `scheduler` address; `resources` each block needs
-    (`{"GPU": 1}`); `block_images` a block and shard, a multiple of 16; `on_progress(done, total)` counts images.
+    (`{"GPU": 1}`); `block_images` a block and shard, a multiple of 16 (None: `blocks.usual_images`);
+    `on_progress(done, total)` counts images.
     """
 
     workers: int | None = None
     scheduler: str | None = None
     resources: Mapping[str, float] | None = None
-    block_images: int = SHARD_IMAGES
+    block_images: int | None = None
     on_progress: OnProgress | None = None
 
     def __post_init__(self) -> None:
         """Refuse a block that is no whole number of chunks."""
-        if self.block_images < CHUNK_IMAGES or self.block_images % CHUNK_IMAGES:
+        if self.block_images is not None and (self.block_images < CHUNK_IMAGES or self.block_images % CHUNK_IMAGES):
             raise InvalidRequest(f"a block holds a multiple of {CHUNK_IMAGES} images, not {self.block_images}")
 
 
@@ -94,17 +95,13 @@ def generate(
     home = folder(handle, zones=zones)
     with sole_writer(home) as staging:
         target = _begin(staging, decided.table, model, sampler, run, zones)
-        todo = [
-            block
-            for block in _blocks(target, model, spec, decided.table, class_index, recognise, zones)
-            if _is_missing(block)
-        ]
-        draw(todo, spec.images, run)
+        digests, todo = _standing(_blocks(target, model, spec, decided.table, class_index, recognise, zones))
+        digests |= draw(todo, spec.images, run)
         table, seen = _as_drawn(target, decided.table, spec)
         facts: dict[str, Any] = {"attribute_privacy": decided.privacy, "redrawn": draws.again(table["id"].to_numpy())}
         if seen is not None:
             facts["fidelity"] = fidelity.measured(model, seen, class_index, zones=zones)
-        return finish.finish(staging, home, table, model, spec, **facts)
+        return finish.finish(staging, home, table, digests, model, spec, **facts)
 
 
 def cohort_handle(model: TrainedModel, spec: CohortSpec) -> str:
@@ -135,9 +132,11 @@ def _begin(
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         durable.write_bytes(staging / _ASKED, asked)
     if not (target / "images" / "zarr.json").is_file():
-        modalities = read.load(model.cohort, zones=zones).snapshot.recipe.modalities
+        followed = read.record(model.cohort, zones=zones)
+        modalities = followed.recipe.modalities if followed else ()
         attrs = sampler.attrs | ({"modality": modalities[0]} if len(modalities) == 1 else {})
-        blocks.create_images(target, len(table), model.size_px, attrs, block_images=run.block_images)
+        rows_a_block = run.block_images or blocks.usual_images(sampler.shape)
+        blocks.create_images(target, (len(table), *sampler.shape), attrs, block_images=rows_a_block)
     return target
 
 
@@ -151,7 +150,7 @@ def _blocks(
     zones: Zones,
 ) -> Iterator[blocks.Block]:
     """Every block of the cohort, in row order, as large as the array's shards."""
-    size = (open_images(target).shards or (SHARD_IMAGES,))[0]
+    size = blocks.block_rows(target)
     given = conditions.of(table, blocks.generator(model, zones, spec.precision), seed=spec.seed)
     ids = table["id"].to_numpy(dtype=np.int64)
     for start in range(0, len(table), size):
@@ -171,23 +170,29 @@ def _blocks(
         )
 
 
-def _is_missing(block: blocks.Block) -> bool:
-    """Whether a block has to be drawn; what is left of a broken shard is removed."""
-    if blocks.is_whole(block.target, block.start, block.start + len(block), drawn=block.recognise is not None):
-        return False
-    blocks.shard_path(block.target, block.start).unlink(missing_ok=True)
-    return True
+def _standing(every: Iterable[blocks.Block]) -> tuple[dict[int, bytes], list[blocks.Block]]:
+    """Digests of the blocks that stand, by first row, and the others; what is left of a broken shard is removed."""
+    digests, todo = {}, []
+    for block in every:
+        found = blocks.kept(block.target, block.start, block.start + len(block), drawn=block.recognise is not None)
+        if found is None:
+            blocks.shard_path(block.target, block.start).unlink(missing_ok=True)
+            todo.append(block)
+        else:
+            digests[block.start] = found
+    return digests, todo
 
 
-def draw(todo: list[blocks.Block], total: int, run: Run) -> None:
-    """Run the blocks on Dask, a few a worker in flight, so that memory stays flat however many there are."""
+def draw(todo: list[blocks.Block], total: int, run: Run) -> dict[int, bytes]:
+    """Run the blocks on Dask, a few a worker in flight, so that memory stays flat; gives digests by first row."""
     from distributed import KilledWorker, as_completed
 
     done = total - sum(len(block) for block in todo)
+    digests: dict[int, bytes] = {}
     if run.on_progress is not None:
         run.on_progress(done, total)
     if not todo:
-        return
+        return digests
     count = None if run.workers is None else min(run.workers, len(todo))
     waiting = iter(todo)
     with cluster.open_client(workers=count, scheduler=run.scheduler) as client:
@@ -200,16 +205,19 @@ def draw(todo: list[blocks.Block], total: int, run: Run) -> None:
         running = as_completed(submitted(islice(waiting, slots)))  # type: ignore[no-untyped-call]
         for finished in running:
             try:
-                done += finished.result()
+                written: blocks.Written = finished.result()
             except KilledWorker:
                 raise StoreUnavailable(
                     "one block ended several workers, most likely for want of memory: give workers more memory or take "
                     "smaller blocks, then run again; what is drawn is kept"
                 ) from None
+            digests[written.start] = written.digests
+            done += written.images
             for future in submitted(islice(waiting, 1)):
                 running.add(future)  # type: ignore[no-untyped-call]
             if run.on_progress is not None:
                 run.on_progress(done, total)
+    return digests
 
 
 def _checked_workers(client: Client, block: blocks.Block, run: Run) -> int:
@@ -230,7 +238,7 @@ def _as_drawn(target: Path, table: pd.DataFrame, spec: CohortSpec) -> tuple[pd.D
     """The table with the sample ids that were drawn in the end, and (N,) whether each row's class was recognised."""
     if not spec.redraw_attempts:
         return table, None
-    size = (open_images(target).shards or (SHARD_IMAGES,))[0]
+    size = blocks.block_rows(target)
     parts = [draws.unpack(blocks.drawn_path(target, start).read_bytes()) for start in range(0, len(table), size)]
     return table.assign(id=np.concatenate([ids for ids, _ in parts])), np.concatenate([seen for _, seen in parts])
 

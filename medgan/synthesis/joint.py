@@ -121,14 +121,15 @@ def _coarsened(cells: _Cells, columns: tuple[str, ...], *, fixed: bool) -> Joint
     """The table over `columns` with as many age bands as `LEFT_OUT` allows; None when there is none."""
     edges = list(cells.edges)
     while True:
-        table = _told(cells, columns, edges)
+        frame = _merged(cells, columns, edges)
+        table = _told(cells, columns, frame)
         alone = columns == ("class",)
         if alone or table.left_out <= LEFT_OUT:
             # one band for everybody says nothing
             return None if "age_band" in columns and not edges and not fixed else table
         if fixed or "age_band" not in columns or not edges:
             return None
-        edges.remove(_edge_to_merge(cells, columns, edges))
+        edges.remove(_edge_to_merge(cells, frame, edges))
 
 
 def _merged(cells: _Cells, columns: tuple[str, ...], edges: Sequence[int]) -> pd.DataFrame:
@@ -139,9 +140,8 @@ def _merged(cells: _Cells, columns: tuple[str, ...], edges: Sequence[int]) -> pd
     return frame.groupby(list(columns), sort=True)[["patients", "merged"]].sum().reset_index()
 
 
-def _told(cells: _Cells, columns: tuple[str, ...], edges: Sequence[int]) -> JointTable:
+def _told(cells: _Cells, columns: tuple[str, ...], frame: pd.DataFrame) -> JointTable:
     """Every possible cell that is large enough; `class` alone is told whatever its size, the gate judges it."""
-    frame = _merged(cells, columns, edges)
     least = _least(cells, frame)
     possible = np.array(
         [attributes.is_possible(dict(zip(columns, cell, strict=True))) for cell in _rows(frame, columns)], dtype=bool
@@ -172,9 +172,8 @@ def _rows(frame: pd.DataFrame, columns: tuple[str, ...]) -> list[tuple[str, ...]
     return [tuple(map(str, row)) for row in frame[list(columns)].itertuples(index=False, name=None)]
 
 
-def _edge_to_merge(cells: _Cells, columns: tuple[str, ...], edges: Sequence[int]) -> int:
+def _edge_to_merge(cells: _Cells, frame: pd.DataFrame, edges: Sequence[int]) -> int:
     """The edge beside the band that has lost most patients to small cells; ties go to the youngest."""
-    frame = _merged(cells, columns, edges)
     lost = frame[frame["patients"] < _least(cells, frame)].groupby("age_band")["patients"].sum().clip(lower=0)
     if lost.empty:  # what is lost is lost to rules: wider bands tell no more, but there is an end to them
         return edges[-1]

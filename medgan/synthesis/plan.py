@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
-import zarr
 
 from medgan import cluster
-from medgan.cohort.synthetic import SHARD_IMAGES
+from medgan.cohort.synthetic import CHUNK_IMAGES
 from medgan.gan import sample
 from medgan.records import CohortSpec, TrainedModel
 from medgan.settings import Zones
-from medgan.synthesis import blocks, rows
+from medgan.synthesis import blocks, patients, rows, shard
 
 _PROBE_IMAGES = 128
 _WORTH = 1.2
@@ -25,6 +25,7 @@ class Plan:
     """The cost of a cohort. Sizes in memory are exact; `stored_bytes` and `seconds` come from a measured probe.
 
     `marginals`: attribute -> value -> images; `left_out`: share of real patients in groups too small to be told;
+    `patients`: images of a patient -> patients, where images are given to any;
     `other_precision`: how many times as fast the arithmetic is that was not asked for.
     """
 
@@ -39,6 +40,7 @@ class Plan:
     precision: str
     other_precision: float
     marginals: dict[str, dict[str, int]]
+    patients: dict[int, int]
     left_out: float
 
     def __str__(self) -> str:
@@ -55,6 +57,9 @@ class Plan:
             told.append(
                 f"{name.replace('_', ' ')}: " + ", ".join(f"{value} {count:,}" for value, count in counts.items())
             )
+        if self.patients:
+            by_number = ", ".join(f"{count:,} of {number:,}" for number, count in self.patients.items())
+            told.append(f"patients: {sum(self.patients.values()):,}; by their images: {by_number}")
         if self.left_out:
             told.append(f"{self.left_out:.1%} of real patients are in groups of fewer than 11 and are not followed")
         if self.other_precision >= _WORTH:
@@ -69,7 +74,7 @@ def plan(
     *,
     zones: Zones,
     workers: int | None = None,
-    block_images: int = SHARD_IMAGES,
+    block_images: int | None = None,
 ) -> Plan:
     """Plan `spec`: sizes exactly, time from a probe of 128 images on one thread, compressed as they will be.
 
@@ -77,11 +82,13 @@ def plan(
     """
     decided = rows.decide(model, spec, zones=zones)
     count = cluster.available_cores() if workers is None else workers
-    rate, packed_bytes = _probe(blocks.generator(model, zones, spec.precision), spec.seed)
+    sampler = blocks.generator(model, zones, spec.precision)
+    rate, packed_bytes = _probe(sampler, spec.seed)
     other_rate, _ = _probe(
         sample.open_generator(model, zones=zones, precision="bf16" if spec.precision == "fp32" else "fp32"), spec.seed
     )
-    image_bytes = 2 * model.size_px**2
+    block_images = block_images or blocks.usual_images(sampler.shape)
+    image_bytes = 2 * prod(sampler.shape)
     return Plan(
         images=spec.images,
         blocks=-(-spec.images // block_images),
@@ -97,6 +104,7 @@ def plan(
             name: {str(value): int(n) for value, n in decided.table[name].value_counts().sort_index().items()}
             for name in decided.model.columns
         },
+        patients=patients.told(decided.table),
         left_out=decided.model.left_out,
     )
 
@@ -106,10 +114,8 @@ def _probe(sampler: sample.Sampler, seed: int) -> tuple[float, float]:
     ids = np.arange(_PROBE_IMAGES, dtype=np.int64)
     classes = ids % len(sampler.classes)
     sampler.images(ids[: sample.BATCH], classes[: sample.BATCH], seed=seed)  # opens the weights
-    store = zarr.storage.MemoryStore()
     started = time.perf_counter()
     made_NHW = sampler.images(ids, classes, seed=seed)
-    array = blocks.create_array(zarr.create_group(store), made_NHW.shape, {}, block_images=_PROBE_IMAGES)
-    array[:] = made_NHW
+    packed = shard.pack(made_NHW, chunk_rows=CHUNK_IMAGES, shard_rows=_PROBE_IMAGES)
     seconds = max(time.perf_counter() - started, 1e-9)
-    return _PROBE_IMAGES / seconds, array.nbytes_stored() / _PROBE_IMAGES
+    return _PROBE_IMAGES / seconds, len(packed) / _PROBE_IMAGES

@@ -61,12 +61,13 @@ def redraw(
     ids[chosen] = fresh_ids
     table = table.assign(id=ids)
     with generate.sole_writer(home) as staging:
-        todo = _blocks(cohort, table, chosen, staging / synthetic.IMAGES, source / synthetic.IMAGES, zones)
-        generate.draw(todo, cohort.images, run)
+        digests, todo = _blocks(cohort, table, chosen, staging / synthetic.IMAGES, source / synthetic.IMAGES, zones)
+        digests |= generate.draw(todo, cohort.images, run)
         return finish.finish(
             staging,
             home,
             table,
+            digests,
             model_of(cohort, zones=zones),
             cohort.spec,
             attribute_privacy=cohort.attribute_privacy,
@@ -98,25 +99,27 @@ def _blocks(
     target: Path,
     source: Path,
     zones: Zones,
-) -> list[blocks.Block]:
-    """Link the shards that stay, and name the ones that are to be written: those not there yet."""
+) -> tuple[dict[int, bytes], list[blocks.Block]]:
+    """Link the shards that stay: the digests of those that stand, and the ones that are to be written."""
     model, images = model_of(cohort, zones=zones), synthetic.open_images(source)
-    size = images.shards[0] if images.shards else synthetic.SHARD_IMAGES
+    size = blocks.block_rows(source)
     if not (target / "images" / "zarr.json").is_file():
-        attrs = dict(images.attrs.asdict())
-        blocks.create_images(target, cohort.images, cohort.size_px, attrs, block_images=size)
+        blocks.create_images(target, images.shape, dict(images.attrs.asdict()), block_images=size)
     sampler = blocks.generator(model, zones, cohort.spec.precision)
     given = conditions.of(table, sampler, seed=cohort.spec.seed)
     class_index, ids = generate.class_index_of(table, model), table["id"].to_numpy(dtype=np.int64)
     fresh = np.zeros(len(table), dtype=bool)
     fresh[chosen] = True
-    todo = []
+    digests, todo = {}, []
     for start in range(0, len(table), size):
         part = slice(start, min(start + size, len(table)))
         path = blocks.shard_path(target, start)
         if not fresh[part].any():
             _link(blocks.shard_path(source, start), path)
-        elif not blocks.is_whole(target, part.start, part.stop):
+        stands = blocks.kept(target, part.start, part.stop)
+        if stands is not None:
+            digests[start] = stands
+        else:
             path.unlink(missing_ok=True)
             todo.append(
                 blocks.Block(
@@ -133,7 +136,7 @@ def _blocks(
                     fresh=fresh[part],
                 )
             )
-    return todo
+    return digests, todo
 
 
 def _link(source: Path, path: Path) -> None:

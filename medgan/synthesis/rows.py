@@ -13,10 +13,11 @@ import pandas as pd
 from medgan.cohort import read
 from medgan.collection import durable
 from medgan.errors import InvalidRequest
+from medgan.gan import sample
 from medgan.records import CohortSpec, PrivacyBudget, TrainedModel, canonical_json
 from medgan.records.synthetic import Target
 from medgan.settings import Zones
-from medgan.synthesis import attributes, joint, targets
+from medgan.synthesis import attributes, joint, patients, targets
 
 _ORDER = 0x617474
 _NOISE_KEY = "attribute-noise.key"
@@ -26,7 +27,10 @@ _BESIDE_PRIVATE_MODEL = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes:
-    """`table` has `id`, `split`, `class` and what else is told; `privacy` is what telling it cost."""
+    """`table` has `id`, `split`, `class`, what else is told, and `patient` where images are given to patients.
+
+    `privacy` is what telling it cost.
+    """
 
     table: pd.DataFrame
     privacy: PrivacyBudget | None
@@ -39,10 +43,12 @@ def decide(model: TrainedModel, spec: CohortSpec, *, zones: Zones) -> Attributes
     Raises:
         InvalidRequest: something asked for is unknown, too rare to be told, or impossible; says what is supported.
     """
+    _is_series(spec, sample.open_generator(model, zones=zones).shape)
     train = read.load(model.cohort, zones=zones).split("train")[2]
     followed = _followed(train, spec, zones)
     asked = sorted({name for target in spec.targets for name in target.of})
     budget = _budget(model, spec, followed)
+    of_patients = patients.asked(spec, followed, private=budget is not None)
     table = joint.joint_table(
         followed, asked=asked, edges=_edges(spec), noise=_noise(model, spec, budget, zones) if budget else None
     )
@@ -56,7 +62,10 @@ def decide(model: TrainedModel, spec: CohortSpec, *, zones: Zones) -> Attributes
         for place, name in enumerate(table.columns)
     }
     made = pd.DataFrame({"id": np.arange(spec.images, dtype=np.int64), "split": "train", **columns})
-    return Attributes(table=made.astype(dict.fromkeys(("split", *table.columns), "str")), privacy=budget, model=table)
+    made = made.astype(dict.fromkeys(("split", *table.columns), "str"))
+    if of_patients is not None:
+        made[patients.COLUMN] = patients.assigned(made, of_patients, seed=spec.seed)
+    return Attributes(table=made, privacy=budget, model=table)
 
 
 def _followed(train: pd.DataFrame, spec: CohortSpec, zones: Zones) -> pd.DataFrame:
@@ -86,6 +95,16 @@ def _edges(spec: CohortSpec) -> tuple[int, ...] | None:
         for key in (target.shares or target.counts or {})
     ]
     return attributes.asked_edges(sorted(set(bands))) if bands else None
+
+
+def _is_series(spec: CohortSpec, shape: tuple[int, ...]) -> None:
+    """Refuse a series that the model does not make: flat images stand alone, a volume has its own depth."""
+    depth = 1 if len(shape) == 2 else shape[0]  # noqa: PLR2004 - (H, W)
+    if spec.series_length not in (None, depth):
+        raise InvalidRequest(
+            f"series of {spec.series_length:,} images are asked for and this model makes series of {depth}: leave the "
+            "length out, say how many images a patient has instead, or train on volumes"
+        )
 
 
 def _known(classes: Sequence[str], model: TrainedModel) -> None:

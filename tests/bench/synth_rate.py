@@ -1,11 +1,13 @@
 """Making a cohort beside the bare generator's loop: images a CPU-second, the second worker's worth, cost of a block.
 
-    python -m tests.bench.synth_rate [--images 4096] [--rounds 3] [--sizes 64 128]
+    python -m tests.bench.synth_rate [--images 4096] [--rounds 3] [--sizes 64 128] [--kimg 0.032]
 
 The models are trained for a moment only: their images are noise, their cost is that of any model of the recipe, and
 noise compresses worst. "bare" is the network alone on ready latents and conditions, 16 at a time, in the same
-arithmetic and memory layout. "whole path" is everything that `generate` does on a running cluster: attributes, latents,
-network, quantise, compress, write, digest, consolidate; CPU time of the workers and of this process.
+arithmetic, memory layout and process: each worker runs it at the same time as the others, before and after every
+cohort, so that what else the machine does weighs on both. "whole path" is everything that `generate` does on a running
+cluster: attributes, latents, network, quantise, compress, write, digest, consolidate; CPU time of the workers and of
+this process.
 
 Other work on the machine moves the wall clock but hardly CPU time, so the second worker's worth is also told by CPU:
 the longest worker and, as if it were all serial, this process.
@@ -35,15 +37,17 @@ from tests.bench.__main__ import machine
 from tests.builders.cohort import pneumonia_cohort
 
 EMPTY_BLOCKS = 400
+BARE_IMAGES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """CPU seconds of each worker and of this process, and wall seconds."""
+    """CPU seconds of each worker and of this process, wall seconds, and the bare loop's images a CPU-second then."""
 
     workers: tuple[float, ...]
     here: float
     wall: float
+    bare: float
 
     @property
     def cpu(self) -> float:
@@ -76,13 +80,24 @@ def bare_rate(model: TrainedModel, zones: Zones, precision: str, images: int) ->
         return images / (time.process_time() - started)
 
 
+def bare_of_workers(client: Client, model: TrainedModel, zones: Zones, precision: str) -> float:
+    """Images a CPU-second of the network alone, in every worker at once: their median."""
+    loops = [
+        client.submit(bare_rate, model, zones, precision, BARE_IMAGES, workers=[name], pure=False)
+        for name in client.scheduler_info(n_workers=-1)["workers"]
+    ]
+    return median(client.gather(loops))
+
+
 def whole_path(model: TrainedModel, zones: Zones, spec: CohortSpec, client: Client) -> Cost:
-    """One cohort on a running cluster."""
+    """One cohort on a running cluster, between two runs of the bare loop."""
+    first = bare_of_workers(client, model, zones, spec.precision)
     before, here, started = client.run(time.process_time), time.process_time(), time.perf_counter()
     generate(model, spec, zones=zones, scheduler=client.scheduler.address)
     here, wall = time.process_time() - here, time.perf_counter() - started
     after = client.run(time.process_time)
-    return Cost(workers=tuple(after[name] - before[name] for name in before), here=here, wall=wall)
+    bare = (first + bare_of_workers(client, model, zones, spec.precision)) / 2
+    return Cost(workers=tuple(after[name] - before[name] for name in before), here=here, wall=wall, bare=bare)
 
 
 def empty_block_ms(client: Client) -> float:
@@ -103,9 +118,8 @@ def nothing(block: int) -> int:
 def measure(size_px: int, precision: str, options: argparse.Namespace, zones: Zones) -> None:
     """One line a number of workers."""
     cohort = pneumonia_cohort(zones, images=400, size_px=size_px)
-    model = train(cohort, TrainRequest(recipe=f"r3_dcgan_{size_px}", total_kimg=0.032), zones=zones)
-    bare = median(bare_rate(model, zones, precision, 512) for _ in range(options.rounds))
-    say(f"{size_px} px {precision}, bare generator loop {bare:8.0f} images a CPU-second")
+    model = train(cohort, TrainRequest(recipe=f"r3_dcgan_{size_px}", total_kimg=options.kimg), zones=zones)
+    say(f"{size_px} px {precision}")
     costs: dict[int, list[Cost]] = {}
     for workers in (1, 2):
         with cluster.open_client(workers=workers) as client:
@@ -117,11 +131,14 @@ def measure(size_px: int, precision: str, options: argparse.Namespace, zones: Zo
             ]
             costs[workers] = [whole_path(model, zones, spec, client) for spec in specs]
             block_ms = empty_block_ms(client)
+        shares = sorted(options.images / cost.cpu / cost.bare for cost in costs[workers])
         rate = options.images / median(cost.cpu for cost in costs[workers])
+        here = median(1e6 * cost.here / options.images for cost in costs[workers])
         wall_rate = options.images / median(cost.wall for cost in costs[workers])
         say(
-            f"  whole path, {workers} worker(s) {rate:8.0f} images a CPU-second = {rate / bare:.2f} of bare; "
-            f"Dask {block_ms:.2f} CPU-ms a block; {wall_rate:.0f} images/s"
+            f"  whole path, {workers} worker(s) {rate:8.0f} images a CPU-second = {median(shares):.3f} of bare "
+            f"({shares[0]:.3f} to {shares[-1]:.3f}), {here:.0f} us an image of it here; Dask {block_ms:.2f} CPU-ms a "
+            f"block; {wall_rate:.0f} images/s"
         )
     by_cpu, by_wall = (
         median(getattr(c, name) for c in costs[1]) / median(getattr(c, name) for c in costs[2])
@@ -142,6 +159,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="*", default=[64, 128])
+    parser.add_argument("--kimg", type=float, default=0.032)
     parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
     options = parser.parse_args()
     say(f"machine: {machine()}; {options.images} images, median of {options.rounds}")

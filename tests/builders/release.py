@@ -17,6 +17,7 @@ import pandas as pd
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from medgan.cohort.synthetic import pixel_digest
 from medgan.privacy.attack import GATE
 from medgan.records import (
     ClearedCohort,
@@ -93,7 +94,7 @@ def synthetic_cohort(
         images=count,
         class_counts={name: classes.count(name) for name in sorted(set(classes))},
         size_px=pixels.shape[1],
-        pixel_sha256=hashlib.sha256(np.ascontiguousarray(pixels, dtype="<u2").tobytes()).hexdigest(),
+        pixel_sha256=pixel_digest(pixels),
         labels_sha256=sha256_hex((folder / "labels.parquet").read_bytes()),
     )
     (folder / "synthetic.json").write_bytes(synthetic.canonical())

@@ -20,7 +20,7 @@ def synthetic_of(images: np.ndarray, classes: np.ndarray, cohort: ValidatedCohor
     labels = table.to_parquet(
         pd.DataFrame({"id": np.arange(len(images), dtype=np.int64), "split": "train", "class": classes})
     )
-    pixels = synthetic.pixel_digest([images])
+    pixels = synthetic.pixel_digest(images)
     handle = "sy-" + sha256_hex(pixels.encode() + labels)[:32]
     made = SyntheticCohort(
         synthetic=handle,
@@ -37,7 +37,8 @@ def synthetic_of(images: np.ndarray, classes: np.ndarray, cohort: ValidatedCohor
     if not home.exists():
         with durable.new_folder(home) as staging:
             attributes = {"intensity_range": [0, 65535], "rescale_slope": 1 / 65535, "rescale_intercept": 0.0}
-            blocks.create_images(staging / synthetic.IMAGES, len(images), images.shape[1], attributes | {"units": "1"})
+            described, rows = attributes | {"units": "1"}, synthetic.SHARD_IMAGES
+            blocks.create_images(staging / synthetic.IMAGES, images.shape, described, block_images=rows)
             zarr.open_array(staging / synthetic.IMAGES / "images", mode="r+", zarr_format=3)[:] = images
             (staging / synthetic.LABELS).write_bytes(labels)
             (staging / synthetic.RECORD).write_bytes(made.canonical())

@@ -60,7 +60,7 @@ def samples(real):
 
 def write_synthetic(zones, validated, real, stored, class_index):
     """A synthetic cohort with these images, laid out as docs/data-format.md says."""
-    pixel_sha256 = layout.pixel_digest([stored])
+    pixel_sha256 = layout.pixel_digest(stored)
     handle = "sy-" + pixel_sha256[:32]
     home = layout.folder(handle, zones=zones)
     home.mkdir(parents=True)
