@@ -9,9 +9,10 @@ its outcome as a record; the next one reads it with `--from`, so the night can b
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 import yaml
@@ -22,6 +23,7 @@ from rich.markup import escape
 from medgan.errors import InvalidRequest, MedganError
 from medgan.records import (
     AdaptRequest,
+    ArchiveRef,
     CohortRecipe,
     CohortSpec,
     IngestOutcome,
@@ -36,6 +38,9 @@ from medgan.records import (
 )
 from medgan.settings import Zones
 from tasks import temporary
+
+if TYPE_CHECKING:
+    from prefect import Flow
 
 app = typer.Typer(
     name="flows",
@@ -58,6 +63,7 @@ Labels = Annotated[list[str] | None, typer.Option("--label", help="Column of the
 Profile = Annotated[str | None, typer.Option(help="De-identification profile and options.")]
 
 RecordT = TypeVar("RecordT", bound=Record)
+ReturnT = TypeVar("ReturnT")
 
 
 @app.command()
@@ -72,19 +78,13 @@ def nightly(
     policy: Policy = None,
 ) -> None:
     """Archive to published version: ingest, train, synthesize, clear, publish."""
-    parameters = _parameters(site, dataset=dataset, profile=profile, policy=policy, kimg=kimg, images=images)
-    for key in ("archive", "schedule"):  # a deployment's, not this command's
-        parameters.pop(key, None)
-    records = _records(parameters, recipe=CohortRecipe, terms=ReleaseTerms, training=TrainRequest, spec=CohortSpec)
-    if "dataset" not in parameters:
-        raise InvalidRequest("a data set needs a name: --dataset, or dataset in the --site file")
+    parameters = _night(_parameters(site, dataset=dataset, profile=profile, policy=policy, kimg=kimg, images=images))
     source = _register(archive, workspace)
     _start(workspace)
     from flows.nightly import nightly as flow
     from tasks.summary import render
 
-    report = flow(archive=source, **(parameters | records))
-    typer.echo(render(report))
+    typer.echo(render(_run(flow, **(parameters | {"archive": source}))))
 
 
 @app.command()
@@ -101,7 +101,7 @@ def ingest(
     from flows.ingest import ingest as flow
 
     columns = {"label_columns": tuple(label)} if label else {}
-    _emit(flow(archive=source, collection=collection, profile=profile, **columns))
+    _emit(_run(flow, archive=source, collection=collection, profile=profile, **columns))
 
 
 @app.command()
@@ -112,7 +112,8 @@ def train(step: From, workspace: Workspace, site: Site = None, kimg: Kimg = None
     _start(workspace)
     from flows.train import train as flow
 
-    _emit(flow(snapshot=before.ingest.snapshot, **_records(parameters, recipe=CohortRecipe, training=TrainRequest)))
+    records = _records(parameters, recipe=CohortRecipe, training=TrainRequest)
+    _emit(_run(flow, snapshot=before.ingest.snapshot, **records))
 
 
 @app.command()
@@ -126,13 +127,13 @@ def adapt(
     """A generator brought to a site; takes the site's IngestOutcome, prints a TrainOutcome that goes on as any."""
     parameters = _parameters(site)
     if steps is not None:
-        parameters["adaptation"] = {**parameters.get("adaptation", {}), "steps": steps}
+        parameters["adaptation"] = {**(parameters.get("adaptation") or {}), "steps": steps}
     before, start = _read(step, IngestOutcome), _read(base, TrainOutcome)
     records = _records(parameters, recipe=CohortRecipe, adaptation=AdaptRequest)
     _start(workspace)
     from flows.adapt import adapt as flow
 
-    _emit(flow(snapshot=before.ingest.snapshot, base=start.model, **records))
+    _emit(_run(flow, snapshot=before.ingest.snapshot, base=start.model, **records))
 
 
 @app.command()
@@ -146,7 +147,7 @@ def synthesize(
     from flows.synthesize import synthesize as flow
 
     policy = parameters.get("policy", "internal")
-    _emit(flow(trained=before, policy=policy, **_records(parameters, spec=CohortSpec)))
+    _emit(_run(flow, trained=before, policy=policy, **_records(parameters, spec=CohortSpec)))
 
 
 @app.command()
@@ -157,7 +158,7 @@ def publish(step: From, workspace: Workspace, night: Path, site: Site = None) ->
     _start(workspace)
     from flows.publish import publish as flow
 
-    _emit(flow(synthesis=before, night=tonight, **_records(parameters, terms=ReleaseTerms)))
+    _emit(_run(flow, synthesis=before, night=tonight, **_records(parameters, terms=ReleaseTerms)))
 
 
 @app.command("learn-restoration")
@@ -176,7 +177,7 @@ def learn_restoration(
     _start(workspace)
     from flows.restore import learn_restoration as flow
 
-    _emit(flow(snapshot=before.ingest.snapshot, **records))
+    _emit(_run(flow, snapshot=before.ingest.snapshot, **records))
 
 
 @app.command()
@@ -190,7 +191,7 @@ def restore(
     _start(workspace)
     from flows.restore import restore as flow
 
-    _emit(flow(archive=source, restorer=restorer))
+    _emit(_run(flow, archive=source, restorer=restorer))
 
 
 @app.command()
@@ -199,7 +200,7 @@ def erase(patient: str, workspace: Workspace, collection: str = "main", grace_da
     _start(workspace)
     from flows.erase import erase as flow
 
-    _emit(flow(patient=patient, collection=collection, grace_days=grace_days))
+    _emit(_run(flow, patient=patient, collection=collection, grace_days=grace_days))
 
 
 @app.command()
@@ -211,11 +212,15 @@ def deploy(
     ] = None,
 ) -> None:
     """Tell the Prefect server of pools, deployments and automations; repeat it after every change."""
-    sites = {path.stem: _night_parameters(path) for path in site or ()}
+    sites = {path.stem: _parameters(path) for path in site or ()}
+    nights = [_night(parameters) for parameters in sites.values()]
     address = None if webhook is None else _secret(webhook)
     temporary.configure(workspace)
+    from flows.nightly import nightly as flow
     from tasks.deploy import deploy as make
 
+    for night in nights:
+        _check(flow, night | {"archive": ArchiveRef(source="main")})
     for line in make(sites, webhook=address):
         typer.echo(line)
 
@@ -228,6 +233,7 @@ def watch(
 ) -> None:
     """Watch a registered drop folder: whatever has settled in it starts the ingest deployment."""
     temporary.configure(workspace)
+    temporary.lasting_only()
     from tasks.watch import announce, arrivals
 
     for files in arrivals(source, Zones.under(workspace), every_seconds=every):
@@ -269,7 +275,7 @@ def personalize(
     _start(workspace)
     from flows.personalize import personalize as flow
 
-    _emit(flow(release=release, cases=local, **records))
+    _emit(_run(flow, release=release, cases=local, **records))
 
 
 @app.command()
@@ -284,13 +290,12 @@ def doctor(workspace: Workspace) -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-def _night_parameters(site: Path) -> dict[str, Any]:
-    """A site's file, checked as `nightly` would: a mistake is told before the server hears of it."""
-    parameters = _parameters(site)
-    _records(parameters, recipe=CohortRecipe, terms=ReleaseTerms, training=TrainRequest, spec=CohortSpec)
+def _night(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a night with their records built; what only a deployment has is left out."""
     if "dataset" not in parameters:
-        raise InvalidRequest("a data set needs a name: dataset in the --site file")
-    return parameters
+        raise InvalidRequest("a data set needs a name: --dataset, or dataset in the --site file")
+    records = _records(parameters, recipe=CohortRecipe, terms=ReleaseTerms, training=TrainRequest, spec=CohortSpec)
+    return {key: value for key, value in (parameters | records).items() if key not in {"archive", "schedule"}}
 
 
 def _parameters(
@@ -303,9 +308,9 @@ def _parameters(
         raise InvalidRequest("the --site file is not a YAML mapping; see deployments/sites/demo.yaml") from None
     parameters |= {key: value for key, value in overrides.items() if value is not None}
     if kimg is not None:
-        parameters["training"] = {**parameters.get("training", {}), "total_kimg": kimg}
+        parameters["training"] = {**(parameters.get("training") or {}), "total_kimg": kimg}
     if images is not None:
-        parameters["spec"] = {**parameters.get("spec", {}), "images": images}
+        parameters["spec"] = {**(parameters.get("spec") or {}), "images": images}
     return parameters
 
 
@@ -333,6 +338,28 @@ def _start(workspace: Path) -> None:
     """What a flow needs before it is imported: Prefect's settings, and a server."""
     temporary.configure(workspace)
     temporary.start()
+
+
+def _run(flow: Flow[..., ReturnT], **parameters: Any) -> ReturnT:
+    """Call a flow with parameters that were checked first, because Prefect writes them down before it looks at them."""
+    _check(flow, parameters)
+    outcome: ReturnT = flow(**parameters)
+    return outcome
+
+
+def _check(flow: Flow[..., Any], parameters: dict[str, Any]) -> None:
+    """`InvalidRequest` for a parameter that the flow does not have, misses or would refuse; it tells no value."""
+    from prefect.exceptions import ParameterTypeError
+
+    known = inspect.signature(flow.fn)
+    if strange := set(parameters) - set(known.parameters):
+        raise InvalidRequest(f"{flow.name} has no parameter {', '.join(sorted(strange))}")
+    try:
+        given = known.bind(**parameters)
+        given.apply_defaults()
+        flow.validate_parameters(given.arguments)
+    except (ParameterTypeError, TypeError) as error:
+        raise InvalidRequest(f"{flow.name}: {' '.join(str(error).split())}") from None
 
 
 def _read(step: Path, kind: type[RecordT]) -> RecordT:
