@@ -8,6 +8,7 @@ from prefect import flow
 from pydantic import Field
 
 from medgan.records import Erasure, Handle, Name
+from tasks import runtime
 from tasks.upkeep import erase_patient
 
 GraceDays = Annotated[int, Field(ge=0, le=365)]
@@ -22,4 +23,5 @@ def erase(patient: Handle, collection: Name = "main", grace_days: GraceDays = 0)
         collection: The collection to erase from.
         grace_days: Keep the collection's history for so many days before the patient is gone from it too.
     """
+    runtime.give_up_when_it_dies_too_often()
     return erase_patient(patient, collection, grace_days)

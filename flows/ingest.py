@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from medgan.records import ArchiveRef, IngestOutcome, Name
+from tasks import runtime
 from tasks.ingest import ingest_studies, scan_archive
 
 
@@ -23,5 +24,6 @@ def ingest(
         profile: De-identification profile and options, for example `basic+modified-dates`.
         label_columns: Columns of the label tables to keep; every other one is dropped.
     """
+    runtime.give_up_when_it_dies_too_often()
     scanned = scan_archive(archive)
     return IngestOutcome(scan=scanned, ingest=ingest_studies(scanned, collection, profile, label_columns))

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prefect.runtime import flow_run
-
 from medgan import night
-from medgan.errors import PrivacyRefused, StoreUnavailable, TrainingDiverged, ValidationFailed
+from medgan.errors import PrivacyRefused, TrainingDiverged, ValidationFailed
 from medgan.records import Name, Night
 from tasks import runtime
 
 VERDICTS = (ValidationFailed, TrainingDiverged, PrivacyRefused)
 """What a rerun with the same seed would say again: the night is over, the next one has new seeds."""
-
-_MOST_TRIES = 5
-"""A run whose process dies is started again by an automation; this often, and then a person is needed."""
 
 
 @runtime.step("begin night")
@@ -40,11 +35,7 @@ def ledger(dataset: Name) -> Iterator[Night]:
 
     A verdict closes the night; anything else leaves it open, so that a rerun resumes it.
     """
-    if (flow_run.run_count or 0) > _MOST_TRIES:
-        raise StoreUnavailable(
-            f"the process of this run died {_MOST_TRIES} times: give it more memory or disk, then start a new run, "
-            "which resumes the night"
-        )
+    runtime.give_up_when_it_dies_too_often()
     with night.held(dataset, zones=runtime.zones()):
         tonight = begin_night(dataset)
         try:

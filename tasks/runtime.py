@@ -19,21 +19,25 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from medgan.errors import InvalidRequest, MedganError
+from medgan.errors import InvalidRequest, MedganError, StoreUnavailable
 from medgan.settings import Zones
 from tasks import page
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_PROGRESS_SECONDS = 3.0
+_PROGRESS_SECONDS = 10.0
 """Least time between two writes of one progress artifact: a write costs a request to the server."""
 
 _PAUSES_SECONDS = (5.0, 30.0, 60.0, 300.0, 600.0, 900.0)
 """Before each further try: a server that restarts takes a minute, another committer half an hour."""
+
+
+_MOST_TRIES = 5
 
 
 class UnexpectedFailure(MedganError):
@@ -108,6 +112,18 @@ class _ForeseenWithoutTraceback(logging.Filter):
 logging.getLogger("great_expectations").setLevel(logging.WARNING)
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(_ForeseenWithoutTraceback())
+
+
+def give_up_when_it_dies_too_often() -> None:
+    """End a run that an automation (`a crashed run is resumed`) has started again and again: a person is needed.
+
+    Raises `StoreUnavailable`, which leaves everything as it is for the next run.
+    """
+    if (flow_run.run_count or 0) > _MOST_TRIES:
+        raise StoreUnavailable(
+            f"the process of this run died {_MOST_TRIES} times: give it more memory or disk, then start a new run, "
+            "which goes on where it was"
+        )
 
 
 def zones() -> Zones:

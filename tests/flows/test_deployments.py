@@ -77,6 +77,16 @@ def test_notices_are_left_out_where_nobody_is_told_and_every_other_automation_st
     assert any(getattr(action, "block_document_id", None) for a in told for action in a.actions)
 
 
+def test_what_is_safe_to_go_on_with_is_resumed_when_its_process_dies_and_gives_up_some_day():
+    (resumes,) = (a for a in deploy.automations(None) if "resumed" in a.name)
+    assert resumes.trigger.match_related["prefect.resource.id"] == ["prefect.tag.resumed"]
+    resumed = {name for name, entry in DEPLOYED.items() if "resumed" in entry["tags"]}
+    assert resumed == {"nightly", "ingest", "erase"}
+    for name in resumed:
+        body = inspect.getsource(_flow(DEPLOYED[name]).fn)
+        assert "ledger(" in body or "give_up_when_it_dies_too_often()" in body, f"{name} would die for ever"
+
+
 def test_judging_again_takes_a_ticket():
     with pytest.raises(ValidationError, match="the ticket that holds the reasons"):
         Decision(choice=Choice.JUDGE_AGAIN, policy="internal")
