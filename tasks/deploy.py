@@ -23,6 +23,7 @@ from prefect.types import SecretDict
 from prefect.workers.process import ProcessWorker
 
 from medgan.errors import InvalidRequest, StoreUnavailable
+from tasks import temporary
 
 ROOT = Path(__file__).parents[1]
 POOLS = ("medgan", "medgan-gpu")
@@ -30,6 +31,7 @@ QUEUES = {"nights": 1, "commits": 1}
 """Queues of the pool `medgan` and how many of their runs may be under way at once (docs/adr/0006)."""
 NOTICES = "medgan-notices"
 _SCHEDULE = "schedule"
+_OURS = "medgan: "
 _DEPLOYED = re.compile(r"Deployment '([^']+)'")
 
 
@@ -44,8 +46,7 @@ def deploy(sites: Mapping[str, dict[str, Any]], *, webhook: str | None = None) -
         InvalidRequest: PREFECT_API_URL is not set, or Prefect refuses a deployment.
         StoreUnavailable: the server does not answer.
     """
-    if not os.environ.get("PREFECT_API_URL"):
-        raise InvalidRequest("PREFECT_API_URL is not set: deployments are kept by a server that goes on running")
+    temporary.lasting_only()
     with get_client(sync_client=True) as client:
         try:
             made = [f"pool: {pool}" for pool in POOLS if _make_pool(client, pool)]
@@ -103,9 +104,11 @@ def automations(block: str | None) -> list[AutomationCore]:
 
 
 def _automate(client: SyncPrefectClient, wanted: Sequence[AutomationCore]) -> list[str]:
-    for automation in wanted:
-        for old in client.read_automations_by_name(automation.name):
+    """Ours, which their names tell, are made anew; one that the file no longer has is gone."""
+    for old in client.read_automations():
+        if old.name.startswith(_OURS):
             client.delete_automation(old.id)
+    for automation in wanted:
         client.create_automation(automation)
     return [automation.name for automation in wanted]
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import yaml
+
 from medgan import cluster, keys, night
 from medgan.archive import sources
 from medgan.client.index import moment
@@ -23,7 +25,6 @@ from tasks.metrics import collection_names, dataset_names, published_index
 _PINS = {"fastapi": (0, 151), "sqlalchemy": (2, 1), "zarr": (3, 2), "icechunk": (2, 0), "prefect": (3, 9)}
 """First version of each that is known not to work here (docs/adr/0005)."""
 _FREE_BYTES = 10 * 1024**3
-_DEPLOYMENTS = 8
 _EXPIRY_DAYS = 7
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -191,25 +192,34 @@ def _prefect(_zones: Zones) -> str:
     if not address:
         return "a temporary server inside the workspace (PREFECT_API_URL is not set)"
     parts = urlsplit(address)
-    if parts.hostname not in _LOOPBACK and parts.scheme != "https" and "." in (parts.hostname or ""):
+    if parts.scheme != "https" and not _stays_inside(parts.hostname or ""):
         raise RuntimeError("the password would cross the network in the clear: put TLS before the server (https)")
     if _ask("/flow_runs/count", {}, anonymous=True) is not None:
         raise RuntimeError("the server answers anybody: set PREFECT_SERVER_API_AUTH_STRING there")
     return f"the server answers us and nobody else; {_ask('/flow_runs/count', {})} runs"
 
 
+def _stays_inside(host: str) -> bool:
+    """Whether a connection to this host leaves neither this machine nor the containers' own network."""
+    return host in _LOOPBACK or "." not in host or host.endswith(".svc.cluster.local")
+
+
 def _deployments(_zones: Zones) -> str:
     """Deployments exist, and the server really schedules the nights (docs/adr/0005)."""
     if not os.environ.get("PREFECT_API_URL"):
         return "none without a server"
-    count = _ask("/deployments/count", {})
-    if count < _DEPLOYMENTS:
-        raise RuntimeError(f"{count} of at least {_DEPLOYMENTS}: python -m flows deploy --workspace DIR")
+    plan = yaml.safe_load((Path(__file__).parents[1] / "deployments/prefect.yaml").read_text())
+    there = [deployment["name"] for deployment in _ask("/deployments/filter", {})]
+    if missing := {entry["name"] for entry in plan["deployments"]} - {
+        "nightly",
+        *there,
+    }:  # nights are named by their site
+        raise RuntimeError(f"{', '.join(sorted(missing))} missing: python -m flows deploy --workspace DIR")
     scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "flows": {"name": {"any_": ["nightly"]}}}
     runs = _ask("/flow_runs/count", scheduled)
     if not runs:
         raise RuntimeError("no night is scheduled: is a schedule active? Was sqlalchemy upgraded? (docs/adr/0005)")
-    return f"{count}; {runs} nights are scheduled"
+    return f"{len(there)}; {runs} nights are scheduled"
 
 
 def _workers(_zones: Zones) -> str:

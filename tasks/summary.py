@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 
-from medgan.records import GateTest, Measure, NightReport
+from medgan.client import registry
+from medgan.records import GateTest, Manifest, Measure, NightReport, Release
 from tasks import page, runtime
 
 _HEADLINES = {
@@ -19,16 +20,16 @@ _HEADLINES = {
 """Measures of the quality report that the summary shows, and what it calls them."""
 
 
-@runtime.step("summarise night", retries=0)
+@runtime.step("summarise night")
 def summarise(report: NightReport) -> str:
     """Write the summary and the image grid to the run's page; returns the text."""
     text = render(report)
     page.text(key="night", markdown=f"```\n{text}\n```", description="The night in a few lines.")
-    for number, picture in enumerate(previews(report)):
+    for number, (name, picture) in enumerate(previews(report.release)):
         page.picture(
             key="grid" if number == 0 else f"grid-{number + 1}",
-            address=f"data:image/{picture.suffix[1:]};base64,{base64.b64encode(picture.read_bytes()).decode()}",
-            description=f"Synthetic images of this version: {picture.stem}.",
+            address=f"data:image/{name.suffix[1:]};base64,{base64.b64encode(picture).decode()}",
+            description=f"Synthetic images of this version: {name.stem}.",
         )
     return text
 
@@ -38,7 +39,7 @@ def render(report: NightReport) -> str:
     ingest, scan = report.ingest.ingest, report.ingest.scan
     model, made, release = report.training.model, report.synthesis.synthetic, report.release
     privacy, zones = report.synthesis.privacy, runtime.zones()
-    registry = zones.registry_address
+    address = zones.registry_address
     trust = zones.keys / "pipeline.pub"
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(ingest.quarantined.items()))
     lines = [
@@ -53,17 +54,20 @@ def render(report: NightReport) -> str:
         f"  gate           {privacy.verdict.value} by {len(privacy.tests)} tests (policy {privacy.policy})",
         *(f"    {_test(test)}" for test in _telling(privacy.tests)),
         f"published {release.name}@{release.version}  {release.images:,} images, {release.bytes / 1e6:.1f} MB",
-        f"  catalogue      {registry}/index.html",
+        f"  catalogue      {address}/index.html",
         f"  whole reports  {zones.synthetic / 'cohorts' / made.synthetic}/{{quality,privacy}}.html",
-        f"  pull it        medgan pull {release.name}@{release.version} --registry {registry} --trust {trust}",
+        f"  pull it        medgan pull {release.name}@{release.version} --registry {address} --trust {trust}",
     ]
     return "\n".join(lines)
 
 
-def previews(report: NightReport) -> list[Path]:
-    """The version's preview pictures, one a class."""
-    folder = runtime.zones().registry / report.release.name / report.release.version / "preview"
-    return sorted(path for path in folder.glob("*") if path.suffix in {".png", ".webp"})
+def previews(release: Release) -> list[tuple[PurePosixPath, bytes]]:
+    """The version's preview pictures, one a class, from wherever it was published."""
+    source, where = registry.open_source(runtime.zones().registry_address), f"{release.name}/{release.version}"
+    manifest = Manifest.model_validate_json(registry.read_all(source, f"{where}/manifest.json"))
+    paths = (PurePosixPath(file.path) for file in manifest.files)
+    pictures = [path for path in paths if path.parts[0] == "preview" and path.suffix in {".png", ".webp"}]
+    return [(path, registry.read_all(source, f"{where}/{path}")) for path in pictures]
 
 
 def _splits(report: NightReport) -> str:

@@ -159,6 +159,18 @@ def test_doctor_metrics_and_an_erasure_look_into_the_bucket(bucket, published, s
     assert "restore" in said
 
 
+def test_a_runs_page_shows_the_pictures_of_a_version_in_the_bucket(bucket, published, monkeypatch):
+    from tasks import summary
+
+    monkeypatch.setenv("MEDGAN_WORKSPACE", str(published.zones.pseudonymised.parent))
+    release = publish.publish(published.built.cleared, build.request(), zones=published.zones)
+    pictures = summary.previews(release)
+    monkeypatch.delenv("MEDGAN_REGISTRY_ROOT")
+    assert pictures == summary.previews(release), "as from the folder it was published to before"
+    assert {path.stem for path, _ in pictures} == {"cover", "class-0", "class-1"}
+    assert all(body[:4] in {b"RIFF", b"\x89PNG"} for _, body in pictures)
+
+
 @pytest.mark.skipif(
     browsers.program() is None and "MEDGAN_REQUIRE_TOOLS" not in os.environ, reason="no Chromium on this machine"
 )
