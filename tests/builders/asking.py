@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, tags
 
 from medgan.errors import PrivacyRefused
 from medgan.records import PrivacyReport
@@ -26,4 +26,5 @@ def asking(report: PrivacyReport, questions: int) -> None:
 
 
 if __name__ == "__main__":
-    asking(PrivacyReport.model_validate_json(Path(sys.argv[1]).read_bytes()), int(sys.argv[2]))
+    with tags("night"):  # as the deployment of a night has it: automations go by the tag
+        asking(PrivacyReport.model_validate_json(Path(sys.argv[1]).read_bytes()), int(sys.argv[2]))

@@ -224,10 +224,23 @@ class Topology:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def deploy(self, *sites: Path) -> str:
-        """Pools, deployments, automations."""
+    def deploy(self, *sites: Path, webhook: str | None = None) -> str:
+        """Pools, deployments, automations; notices go to `webhook`."""
         chosen = [word for site in sites for word in ("--site", str(site))]
+        if webhook is not None:
+            secret = self.folder / "webhook"
+            secret.touch(mode=0o600)
+            secret.write_text(webhook)
+            chosen += ["--webhook", str(secret)]
         return self.command("deploy", "--workspace", str(self.workspace), *chosen, module="flows")
+
+    def call_dead_after(self, seconds: int) -> None:
+        """How long a run may give no sign of life before the automation `zombie` calls it crashed."""
+        for automation in self.call("/automations/filter", {}):
+            if automation["name"] == "medgan: zombie":
+                body = {key: automation[key] for key in ("name", "description", "enabled", "trigger", "actions")}
+                body["trigger"]["within"] = seconds
+                self.call(f"/automations/{automation['id']}", body, method="PUT")
 
     def trigger(self, deployment: str, **changed: Any) -> str:
         """Start a run of `FLOW/NAME` with some parameters changed; its id."""
@@ -252,6 +265,10 @@ class Topology:
     def state(self, run: str) -> dict[str, Any]:
         """The state of a run."""
         return dict(self.patiently(f"/flow_runs/{run}")["state"])
+
+    def page(self, run: str) -> str:
+        """The address of a run's page."""
+        return f"{self.api.removesuffix('/api')}/runs/flow-run/{run}"
 
     def finished(self, run: str) -> dict[str, Any]:
         """The last state of a run, once it has one."""

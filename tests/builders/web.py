@@ -1,11 +1,11 @@
-"""A web server on loopback over a folder: answers ranges as nginx and S3 do, notes what was asked, lies on demand."""
+"""Web servers on loopback: one over a folder, as nginx and S3 answer, that lies on demand; one that takes messages."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 Harm = Callable[["Handler", bytes], None]
@@ -64,14 +64,54 @@ class Server(ThreadingHTTPServer):
         """A client that hung up is no news."""
 
 
+class Receiver(ThreadingHTTPServer):
+    """Takes whatever is posted; `received` are the bodies, in order."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        """Listen on a free port of loopback."""
+        self.received: list[str] = []
+        super().__init__(("127.0.0.1", 0), _Taking)
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Taking(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        self.server.received.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
 @contextmanager
 def serving(folder: Path) -> Iterator[Server]:
     """A server for the block."""
-    with Server(folder) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with Server(folder) as server, _running(server):
+        yield server
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A receiver for the block."""
+    with Receiver() as receiver, _running(receiver):
+        yield receiver
+
+
+@contextmanager
+def _running(server: ThreadingHTTPServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()

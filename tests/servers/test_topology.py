@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,12 +18,14 @@ from urllib.request import urlopen
 import pytest
 
 from medgan import night
+from medgan.archive.phantom import phantom_study
 from medgan.collection import read, store
 from medgan.records import Choice, TrainAt
 from medgan.settings import Zones
 from tests.builders.browser import Browser
 from tests.builders.servers import wait_until
 from tests.builders.topology import ROOT, Topology, small_site, topology
+from tests.builders.web import Receiver, receiving
 from tests.promises.sweep import residue
 
 if TYPE_CHECKING:
@@ -33,7 +36,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
 RADIOGRAPHS = ROOT / "tests/samples/pneumoniamnist/pneumoniamnist.npz"
 NIGHT = "nightly/small"
 NAMED = "DOE^JANE-4711"
-"""A patient's name that stands in the path of an archive."""
+"""A patient's name that stands in the path of an archive, and as the name of a file that arrives."""
+SECRET = "b7e151628aed2a6abf71"  # noqa: S105
+"""Part of the address that notices are posted to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +47,48 @@ class Running:
 
     site: Topology
     planted: Planted
+    notices: Receiver
+    incoming: Path
 
     @property
     def needles(self) -> list[str]:
-        return [*self.planted.needles, NAMED]
+        return [*self.planted.needles, NAMED, SECRET]
+
+    def notice_of(self, run: str) -> dict[str, str]:
+        """What the receiver was told of a run, once it has been."""
+
+        def told() -> str | None:
+            return next((text for text in self.notices.received if run in text), None)
+
+        return json.loads(wait_until("a notice", told))
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, tool) -> Iterator[Running]:
     """Everything up and deployed, the night scheduled for the next full minute; workers are not started yet."""
     from medgan import keys
-    from medgan.archive import sources
+    from medgan.archive import place, sources
     from medgan.archive.phantom import build_demo_archive
 
     for program in ("nginx", "postgres", "openssl"):
         tool(program)
     folder = tmp_path_factory.mktemp("topology")
     planted = build_demo_archive(folder / "archive", radiographs=RADIOGRAPHS, patients=800)
-    with topology(folder) as site:
+    with topology(folder) as site, receiving() as notices:
         key = site.workspace / "keys/pseudonym.key"
         keys.create(key)
         key.write_text("5e" * keys.SECRET_BYTES)  # pseudonyms decide the split and with it all that is measured
         zones = Zones.under(site.workspace)
-        gone = folder / NAMED
+        gone, incoming = folder / NAMED, folder / "incoming"
         gone.mkdir()
-        for name, place in (("main", folder / "archive"), ("gone", gone)):
-            sources.register(place, zones=zones, keyring=keys.load(zones.pseudonym_key), name=name)
+        incoming.mkdir()
+        drop = place.parse(f"drop:{incoming}?settle=1")
+        for name, where in (("main", folder / "archive"), ("gone", gone), ("incoming", drop)):
+            sources.register(where, zones=zones, keyring=keys.load(zones.pseudonym_key), name=name)
         gone.rmdir()
         nights = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "train_at": TrainAt.POOL.value}
-        site.deploy(small_site(folder / "small.yaml", **nights))
-        yield Running(site, planted)
+        site.deploy(small_site(folder / "small.yaml", **nights), webhook=f"{notices.address}/{SECRET}")
+        yield Running(site, planted, notices, incoming)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +145,25 @@ def test_a_scheduled_night_fires_by_itself_and_publishes(running, first_run):
     assert {"night", "grid"} <= {artifact["key"] for artifact in artifacts}
 
 
+def test_the_doctor_sees_that_the_schedule_is_gone_and_that_a_password_is_wrong(running, first_run):
+    site = running.site
+    site.finished(first_run["id"])
+
+    def ills(**told: str) -> dict[str, str]:
+        command = [sys.executable, "-m", "flows", "doctor", "--workspace", str(site.workspace)]
+        done = subprocess.run(
+            command, cwd=ROOT, env=site.environment | told, capture_output=True, text=True, check=False
+        )
+        assert "2 workers answer" in done.stdout, done.stdout + done.stderr
+        return {line[5:20].strip(): line[20:] for line in done.stdout.splitlines() if line.startswith("FIX")}
+
+    assert {what: said[:24] for what, said in ills().items()} == {
+        "deployments": "no night is scheduled: i",
+        "sources": "gone: not there any more",
+    }
+    assert "refuses us" in ills(PREFECT_API_AUTH_STRING="medgan:guessed")["Prefect"]
+
+
 def test_a_night_is_some_tens_of_tasks(running, first_run):
     running.site.finished(first_run["id"])
     assert 5 <= running.site.call("/task_runs/count", {}) <= 40
@@ -175,6 +211,8 @@ def test_a_person_decides_a_paused_run_by_a_form_that_offers_no_way_round_the_ga
         wait_until(question, lambda: is_asked(question))
         return site.call(f"/flow_runs/{run}/resume", {"run_input": form})["status"]
 
+    asks = running.notice_of(run)["text"]
+    assert asks == f"medgan: the gate asks\nA night waits for a decision: {site.page(run)}"
     again = Choice.JUDGE_AGAIN.value
     assert resume("gate-1-1-1", choice="publish it all the same") == "REJECT"
     assert resume("gate-1-1-1", choice=again, policy="none at all", ticket="DPO-7") == "REJECT"
@@ -200,10 +238,20 @@ def test_an_arrival_starts_an_ingest_and_a_failing_one_says_no_path(running, fir
     assert NAMED not in state["message"]
 
 
+def test_somebody_is_told_of_a_failed_night_with_a_link_and_no_more(running, first_run):
+    site = running.site
+    site.finished(first_run["id"])
+    failed = site.trigger(NIGHT, archive={"source": "gone"}, dataset="gone")
+    assert site.finished(failed)["type"] == "FAILED"
+    assert running.notice_of(failed) == {"text": f"medgan: nightly Failed\nFailed: {site.page(failed)}"}
+    assert not [text for text in running.notices.received if first_run["id"] in text], "a good night is no news"
+
+
 def test_a_night_outlives_its_worker_dask_the_server_and_the_database(running, first_run):
     """Each killed -9 in turn. A sample: `python -m tests.bench topology` kills each at many moments."""
     site = running.site
     site.finished(first_run["id"])
+    site.call_dead_after(90)  # three heartbeats
     # Another length, because the same training on the same archive would be found finished and not begin.
     training = {"recipe": "xray_32_cpu", "total_kimg": 16}
     killed = site.trigger(NIGHT, dataset="killed", collection="killed", train_at=TrainAt.HERE.value, training=training)
@@ -212,10 +260,9 @@ def test_a_night_outlives_its_worker_dask_the_server_and_the_database(running, f
     site.servers.kill("worker-medgan")
     assert site.state(killed)["type"] == "RUNNING", "nobody has noticed yet"
     site.start_worker()
-    # What the automation `zombie` says after ten minutes without a heartbeat; the next one then starts a new run.
-    gone = {"type": "CRASHED", "name": "Crashed", "message": "No sign of life."}
-    site.call(f"/flow_runs/{killed}/set_state", {"state": gone, "force": True})
-    wait_until("the same run again, by automation", lambda: site.patiently(f"/flow_runs/{killed}")["run_count"] > 1)
+    wait_until("the same run again, by itself", lambda: site.patiently(f"/flow_runs/{killed}")["run_count"] > 1)
+    assert running.notice_of(killed)["text"].startswith("medgan: nightly Crashed")
+    site.call_dead_after(600)  # as deployed: a loaded machine beats late
     site.restart_dask()
     wait_until("a model in training", lambda: len(list((site.workspace / "pseudonymised/models").iterdir())) > 1)
     for part, start in (("prefect", site.start_prefect), ("postgres", site.start_postgres)):
@@ -251,6 +298,27 @@ def test_a_run_is_started_by_hand_in_the_browser(running, first_run, tool):
         if pictures := os.environ.get("MEDGAN_PICTURES"):  # for docs/images, by hand
             _pictures(site, tab, first_run["id"], Path(pictures))
     assert site.finished(run["id"])["type"] == "COMPLETED"
+
+
+def test_a_drop_folder_is_watched_and_an_arrival_is_not_lost_on_a_server_that_is_away(running, first_run):
+    site = running.site
+    site.finished(first_run["id"])
+
+    def ingested(times: int) -> bool:
+        arrived = [run for run in site.runs("ingest/ingest") if run["parameters"]["archive"] == {"source": "incoming"}]
+        return len([run for run in arrived if run["state_type"] == "COMPLETED"]) == times
+
+    first, second = phantom_study(patient=1, instances=2)
+    watch = [sys.executable, "-m", "flows", "watch", "incoming", "--workspace", site.workspace, "--every", "1"]
+    site.servers.start("watch", watch, env=site.environment, cwd=ROOT)
+    (running.incoming / f"{NAMED}.dcm").write_bytes(first)
+    wait_until("an ingest of what arrived", lambda: ingested(1))
+    site.servers.kill("prefect")
+    (running.incoming / "second.dcm").write_bytes(second)
+    wait_until("a server that does not answer", lambda: "again" in site.servers.log("watch"))
+    site.start_prefect()
+    wait_until("an ingest of what arrived meanwhile", lambda: ingested(2))
+    site.servers.stop("watch")
 
 
 def test_a_backup_restores_a_site_and_an_older_database_is_upgraded(running, first_run, tmp_path):
@@ -298,6 +366,8 @@ def test_no_identifier_is_in_the_database_its_log_of_writes_or_any_log(running, 
         site.servers.stop(name)
     places = {"raw files": site.database, "dump": dump, "logs": site.servers.folder, "home": site.folder / "home"}
     assert {place: residue(root, running.needles) for place, root in places.items()} == {place: {} for place in places}
+    posted = "\n".join(running.notices.received)
+    assert [needle for needle in running.needles if needle in posted] == []
 
 
 def _pictures(site: Topology, tab: Browser, run: str, folder: Path) -> None:
