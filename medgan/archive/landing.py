@@ -43,7 +43,6 @@ class Landing:
         self._names = _names_file(source, zones)
         self._ledger = _ledger(source, zones)
         self._keyring = keyring
-        self._shelves: set[Path] = set()
         try:
             for path in (self.files, self._partial):
                 path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -90,10 +89,8 @@ class Landing:
         if new:
             target.parent.mkdir(exist_ok=True, mode=0o700)
             temporary.replace(target)
-            _sync_folder(target.parent)
-            if target.parent not in self._shelves:  # durable already: one fsync less an instance
-                _sync_folder(self.files)
-                self._shelves.add(target.parent)
+            for path in (target.parent, self.files):
+                _sync_folder(path)
         self._here.add(handle)
         return new
 
