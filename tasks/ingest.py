@@ -5,7 +5,7 @@ from __future__ import annotations
 from medgan import keys
 from medgan.archive import scan
 from medgan.collection import ingest
-from medgan.records import ArchiveRef, IngestReport, Name, ScanReport
+from medgan.records import ArchiveRef, IngestPlan, IngestReport, Name, ScanReport
 from tasks import page, runtime
 
 
@@ -35,6 +35,7 @@ def ingest_studies(scanned: ScanReport, collection: Name, profile: str, label_co
             workers=runtime.workers(),
             scheduler=runtime.scheduler(),
             on_progress=report,
+            on_plan=_tell,
         )
     refused = sum(done.quarantined.values())
     runtime.log("stored", stored=done.stored, known=done.known, quarantined=refused, let_go=done.let_go)
@@ -51,3 +52,9 @@ def ingest_studies(scanned: ScanReport, collection: Name, profile: str, label_co
         ],
     )
     return done
+
+
+def _tell(plan: IngestPlan) -> None:
+    """What is ahead, before it begins."""
+    seconds = plan.expected_seconds
+    runtime.log("planned", instances=plan.instances, bytes=plan.bytes, batches=plan.batches, expected_seconds=seconds)

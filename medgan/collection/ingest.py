@@ -22,13 +22,14 @@ from medgan.archive import intake, prune, quarantine
 from medgan.collection import durable, faces, judgement, landed, layout, merge, read, stage, staging, store, write
 from medgan.collection import labels as label_tables
 from medgan.collection.accounting import Accounting
+from medgan.collection.pace import Pace
 from medgan.collection.staging import Batch
 from medgan.deid import audit, deface
 from medgan.deid import labels as deid_labels
 from medgan.deid import profile as profiles
 from medgan.deid import structures as deid_structures
 from medgan.errors import StoreUnavailable
-from medgan.records import CollectionSnapshot, IngestReport, QuarantineReason, QuarantineRecord, ScanReport
+from medgan.records import CollectionSnapshot, IngestPlan, IngestReport, QuarantineReason, QuarantineRecord, ScanReport
 from medgan.settings import Zones
 
 BATCH_INSTANCES = 64
@@ -57,11 +58,12 @@ def ingest(
     workers: int | None = None,
     scheduler: str | None = None,
     on_progress: Progress | None = None,
+    on_plan: Callable[[IngestPlan], None] | None = None,
 ) -> IngestReport:
     """De-identify what the scan found and the collection does not hold, and commit it.
 
-    `on_progress` gets studies done and studies to do. Memory stays flat: a worker holds one instance, the
-    committer one shard and the table.
+    `on_plan` is told first what is to be done, `on_progress` gets studies done and studies to do. Memory stays flat: a
+    worker holds one instance, the committer one shard and the table.
 
     Raises:
         Conflict: another ingest is writing to this collection.
@@ -92,7 +94,11 @@ def ingest(
             context = replace(context, cuts=cuts)
             digests["cuts"] = deface.digest(cuts)
         plan = _plan(found, accounting.pending, context.folder, digests)
-        _stage_all(plan, partial(stage.run, context=context), workers=workers, scheduler=scheduler, report=on_progress)
+        pace = Pace(path=layout.pace(collection, zones=zones), profile=expression.digest)
+        _stage_all(
+            plan, partial(stage.run, context=context), workers=workers, scheduler=scheduler, report=on_progress,
+            pace=pace, tell=on_plan,
+        )  # fmt: skip
         merged = merge.settle(plan.batches, plan.folder, table, accounting, withdrawn=withdrawn.patients)
         _quarantine_conflicts(merged.conflicts, zones)
         accounting.check()
@@ -172,7 +178,14 @@ def _parts(work: Sequence[tuple[str, Any]]) -> Iterable[list[tuple[str, Any]]]:
 
 
 def _stage_all(
-    plan: _Plan, run: Callable[[Batch], str], *, workers: int | None, scheduler: str | None, report: Progress | None
+    plan: _Plan,
+    run: Callable[[Batch], str],
+    *,
+    workers: int | None,
+    scheduler: str | None,
+    report: Progress | None,
+    pace: Pace,
+    tell: Callable[[IngestPlan], None] | None,
 ) -> None:
     """Stage every batch that does not stand yet; a few are in flight at a time."""
     finished = staging.finished(plan.folder, plan.batches)
@@ -186,9 +199,13 @@ def _stage_all(
     with cluster.open_client(workers=workers, scheduler=scheduler) as client:
         from distributed import as_completed
 
+        crew = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+        if tell is not None:
+            tell(pace.plan(waiting, workers=crew))
+        started = time.monotonic()
         queue = iter(waiting)
         by_name = {batch.name: batch for batch in waiting}
-        window = IN_FLIGHT_PER_WORKER * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+        window = IN_FLIGHT_PER_WORKER * crew
         first = [client.submit(run, batch, pure=False) for batch in islice(queue, window)]
         flying = as_completed(first)  # type: ignore[no-untyped-call]
         for future in flying:
@@ -199,6 +216,7 @@ def _stage_all(
                 flying.add(client.submit(run, following, pure=False))  # type: ignore[no-untyped-call]
             if report is not None:
                 report(len(plan.studies) - len(left), len(plan.studies))
+    pace.remember(waiting, workers=crew, seconds=time.monotonic() - started)
 
 
 def _name_of(future: Any) -> str:

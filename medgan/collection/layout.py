@@ -33,6 +33,11 @@ def audit(collection: str, *, zones: Zones) -> Path:
     return _root(zones) / f"{_checked(collection)}.audit"
 
 
+def pace(collection: str, *, zones: Zones) -> Path:
+    """File that says how fast the last ingests were."""
+    return _root(zones) / f"{_checked(collection)}.pace.json"
+
+
 def lock(collection: str, *, zones: Zones) -> Path:
     """Lock file of the one committer."""
     return _root(zones) / f".{_checked(collection)}.lock"

@@ -4,7 +4,7 @@ from medgan.records.adapter import AdaptRequest, PatientAdapter
 from medgan.records.archive import ArchiveRef, ScanReport, StudyKey
 from medgan.records.base import Handle, Name, Record, Sha256, canonical_json, sha256_hex
 from medgan.records.cohort import CohortRecipe, CohortSnapshot, ValidatedCohort
-from medgan.records.collection import CollectionSnapshot, IngestReport
+from medgan.records.collection import CollectionSnapshot, IngestPlan, IngestReport
 from medgan.records.decision import Choice, Decision, Refusal, Retention, ShippedPolicy, TrainAt
 from medgan.records.erasure import Erasure
 from medgan.records.model import PrivacyBudget, PrivacyTarget, TrainedModel, TrainRequest
@@ -59,6 +59,7 @@ __all__ = [
     "IndexDataset",
     "IndexVersion",
     "IngestOutcome",
+    "IngestPlan",
     "IngestReport",
     "LocalCases",
     "Manifest",

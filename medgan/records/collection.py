@@ -19,6 +19,17 @@ class CollectionSnapshot(Record):
     table_sha256: Sha256 = Field(description="Digest of the table of kept attributes.")
 
 
+class IngestPlan(Record):
+    """What an ingest is about to do, told before it is done."""
+
+    instances: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    batches: int = Field(
+        ge=0, description="Tasks of the Dask cluster; those of a killed run that stand are not among them."
+    )
+    expected_seconds: float = Field(ge=0, description="By the pace of the last ingest with this profile.")
+
+
 class IngestReport(Record):
     """The accounting of one ingest, as sets of SHA-256.
 

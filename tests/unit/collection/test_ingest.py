@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from medgan import keys
 from medgan.archive import instance, phantom, pixels
-from medgan.collection import ingest, layout, read, staging, store
+from medgan.collection import ingest, layout, pace, read, staging, store
 from medgan.deid import audit, review
 from medgan.deid import cli as deid_cli
 from medgan.errors import Conflict, IntegrityError, InvalidRequest, StoreUnavailable, UnusableKey
@@ -323,3 +323,18 @@ def test_text_that_a_page_a_sheet_or_a_terminal_would_run_is_in_no_column(run, z
     table = read.table(report.snapshot, zones=zones)
     texts = "".join(table.select_dtypes("str").to_numpy().ravel())
     assert set("=<>|{}@'!\x1b\x07").isdisjoint(texts)
+
+
+def test_what_an_ingest_costs_is_told_before_it_begins_and_learned_from_the_last_one(run, zones, tmp_path, monkeypatch):
+    monkeypatch.setattr(pace, "_LEAST_INSTANCES", 1)
+    told, done = [], []
+    options = {"on_plan": told.append, "on_progress": lambda *counts: done.append((len(told), *counts))}
+    first, second = (phantom.phantom_study(patient=patient, instances=5) for patient in (1, 2))
+    run(write_zip(tmp_path / "a.zip", {f"{n}.dcm": one for n, one in enumerate(first)}), **options)
+    assert (told[0].instances, told[0].bytes, told[0].batches) == (5, sum(map(len, first)), 1)
+    assert [count for count in done if count[1]] == [(1, 1, 1)]  # nothing was done before the plan was told
+    (learned,) = json.loads(layout.pace("main", zones=zones).read_bytes()).values()
+    for _ in range(2):  # the second time there is nothing to do and nothing to tell
+        run(write_zip(tmp_path / "b.zip", {f"{n}.dcm": one for n, one in enumerate(second)}), **options)
+    assert len(told) == 2
+    assert told[1].expected_seconds == pytest.approx(5 * learned / 2, rel=0.1, abs=0.1)
