@@ -192,14 +192,14 @@ def _prefect(_zones: Zones) -> str:
     if not address:
         return "a temporary server inside the workspace (PREFECT_API_URL is not set)"
     parts = urlsplit(address)
-    if parts.scheme != "https" and not _stays_inside(parts.hostname or ""):
+    if parts.scheme != "https" and not stays_inside(parts.hostname or ""):
         raise RuntimeError("the password would cross the network in the clear: put TLS before the server (https)")
     if _ask("/flow_runs/count", {}, anonymous=True) is not None:
         raise RuntimeError("the server answers anybody: set PREFECT_SERVER_API_AUTH_STRING there")
     return f"the server answers us and nobody else; {_ask('/flow_runs/count', {})} runs"
 
 
-def _stays_inside(host: str) -> bool:
+def stays_inside(host: str) -> bool:
     """Whether a connection to this host leaves neither this machine nor the containers' own network."""
     return host in _LOOPBACK or "." not in host or host.endswith(".svc.cluster.local")
 

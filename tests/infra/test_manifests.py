@@ -8,6 +8,7 @@ import re
 import stat
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -165,6 +166,16 @@ def test_the_certificates_are_ones_that_openssl_verifies_and_only_their_owner_re
     assert stat.S_IMODE((tmp_path / "tls/key.pem").stat().st_mode) == 0o600
     command = ["openssl", "verify", "-CAfile", tmp_path / "tls/ca.pem", tmp_path / "tls/cert.pem"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_where_the_password_goes_in_the_clear_never_leaves_the_cluster_or_the_host():
+    from tasks.doctor import stays_inside
+
+    addresses = [HELM[name]["worker"]["selfHostedServerApiConfig"]["apiUrl"] for name in ("worker", "worker-gpu")]
+    addresses.append(COMPOSE["worker"]["environment"]["PREFECT_API_URL"])
+    assert all(stays_inside(urlsplit(address).hostname) for address in addresses)
+    assert not stays_inside("prefect.example.org")
+    assert not stays_inside("10.0.0.7")
 
 
 def test_the_board_asks_for_metrics_that_the_exporter_gives():
