@@ -56,7 +56,7 @@ class CohortSpec(Record):
     Impossible and unsupported requests are refused before any work, with what is supported.
     """
 
-    images: int = Field(default=2048, ge=1, le=10_000_000)
+    images: int = Field(default=2048, ge=1, le=10_000_000, strict=True)
     class_shares: dict[str, float] | None = Field(default=None, description="Class -> share, summing to 1.")
     targets: tuple[Target, ...] = Field(
         default=(), max_length=16, description="Shares or exact counts of class, sex, age band, site, view."

@@ -22,6 +22,7 @@ _SEXES = ("F", "M", "O")
 _WOMEN_ONLY = ("pregnan", "obstetric", "uterus", "uterine", "ovar", "menopaus", "endometri", "placent")
 _MEN_ONLY = ("prostat", "testic", "testis", "scrot", "penile")
 _PREGNANT_YEARS = (10, 60)
+_OLDEST = 150
 _DENIED = ("no ", "not ", "non-", "non ", "without ")
 
 
@@ -52,7 +53,10 @@ def band_years(band: str) -> tuple[int, int | None]:
     low, _, high = band.removesuffix("+").partition("-")
     if not low.isdecimal() or (band.endswith("+") == bool(high)) or not (high.isdecimal() or not high):
         raise InvalidRequest("an age band reads 0-29, 30-59 or 60+")
-    return int(low), int(high) + 1 if high else None
+    years = [int(text) if len(text) <= len(str(_OLDEST)) else _OLDEST + 1 for text in (low, high) if text]
+    if years != sorted(years) or years[-1] > _OLDEST:
+        raise InvalidRequest(f"an age band begins below its end, and nobody is older than {_OLDEST}")
+    return years[0], years[1] + 1 if high else None
 
 
 def asked_edges(bands: Sequence[str]) -> tuple[int, ...]:

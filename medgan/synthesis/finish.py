@@ -37,8 +37,8 @@ def finish(
     `digests`: first row of every block -> its images' digests; `facts` go into the record.
     """
     labels = tables.to_parquet(table)
-    (staging / LABELS).write_bytes(labels)
-    with warnings.catch_warnings():
+    durable.write_bytes(staging / LABELS, labels)
+    with warnings.catch_warnings(), durable.explained_disk():
         # "not part of the Zarr v3 specification": readers that do not know it ignore it
         warnings.simplefilter("ignore", ZarrUserWarning)
         zarr.consolidate_metadata(staging / IMAGES, zarr_format=3)
@@ -56,8 +56,9 @@ def finish(
         labels_sha256=hashlib.sha256(labels).hexdigest(),
         **facts,
     )
-    (staging / RECORD).write_bytes(made.canonical())
-    _publish(staging, home)
+    durable.write_bytes(staging / RECORD, made.canonical())
+    with durable.explained_disk():
+        _publish(staging, home)
     return made
 
 

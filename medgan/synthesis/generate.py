@@ -94,7 +94,8 @@ def generate(
     recognise = fidelity.held_to_it(model, spec, sampler, class_index, zones=zones) if spec.redraw_attempts else None
     home = folder(handle, zones=zones)
     with sole_writer(home) as staging:
-        target = _begin(staging, decided.table, model, sampler, run, zones)
+        with durable.explained_disk():
+            target = _begin(staging, decided.table, model, sampler, run, zones)
         digests, todo = _standing(_blocks(target, model, spec, decided.table, class_index, recognise, zones))
         digests |= draw(todo, spec.images, run)
         table, seen = _as_drawn(target, decided.table, spec)

@@ -30,7 +30,7 @@ def assigned(table: pd.DataFrame, shares: Mapping[int, float], *, seed: int) -> 
     images decide: where a cell's images do not divide, its last patient has fewer.
     """
     of = [name for name in table.columns if name not in _OF_THE_IMAGE]
-    cell_of = table.groupby(of, sort=True).ngroup().to_numpy()
+    cell_of = table.groupby(of, sort=True).ngroup().to_numpy(dtype=np.int64)
     rng = np.random.Generator(np.random.Philox(key=[seed, _ORDER]))
     patient_of, count = np.empty(len(table), dtype=np.int64), 0
     split = _Split(shares)
@@ -67,6 +67,18 @@ class _Split:
             left = images - int(counts @ self.size)
         self.owed -= counts
         return np.repeat([*self.size.tolist(), left], [*counts.tolist(), int(left > 0)]).astype(np.int64)
+
+
+def refuse_more_than_there_are(table: pd.DataFrame, spec: CohortSpec) -> None:
+    """`InvalidRequest` where a number of images is asked for that no patient of `table` could have."""
+    wanted = spec.images_per_patient
+    most = wanted if isinstance(wanted, int) else max(map(int, wanted)) if isinstance(wanted, dict) else 0
+    fullest = int(table.groupby([name for name in table.columns if name not in _OF_THE_IMAGE]).size().max())
+    if most > fullest:
+        raise InvalidRequest(
+            f"patients of {most:,} images are asked for, and no combination of class, sex, age band and site has more "
+            f"than {fullest:,} images: ask for more images, or for fewer a patient"
+        )
 
 
 def asked(spec: CohortSpec, followed: pd.DataFrame, *, private: bool) -> dict[int, float] | None:

@@ -64,6 +64,7 @@ def decide(model: TrainedModel, spec: CohortSpec, *, zones: Zones) -> Attributes
     made = pd.DataFrame({"id": np.arange(spec.images, dtype=np.int64), "split": "train", **columns})
     made = made.astype(dict.fromkeys(("split", *table.columns), "str"))
     if of_patients is not None:
+        patients.refuse_more_than_there_are(made, spec)
         made[patients.COLUMN] = patients.assigned(made, of_patients, seed=spec.seed)
     return Attributes(table=made, privacy=budget, model=table)
 

@@ -98,6 +98,12 @@ def test_a_series_that_the_model_does_not_make_is_refused_before_any_work(traine
         plan.plan(model, CohortSpec(images=80, series_length=40), zones=zones, workers=1)
 
 
+def test_more_images_of_a_patient_than_there_are_alike_are_refused(trained):
+    model, zones = trained
+    with pytest.raises(InvalidRequest, match="patients of 90 images are asked for"):
+        plan.plan(model, CohortSpec(images=100, images_per_patient=90), zones=zones, workers=1)
+
+
 def test_the_gate_counts_a_patient_with_several_images_once():
     people = pd.DataFrame({"class": ["normal"] * 30 + ["rare"], "patient": [*range(30), 30]})
     several = pd.concat([people, people.iloc[30:]], ignore_index=True)
