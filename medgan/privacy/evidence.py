@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from medgan.privacy.embedding import Embedding, fit
 from medgan.privacy.nearest import Nearest, correlation, nearest
+from medgan.privacy.register import agreement
 from medgan.privacy.views import Images, unit
-from medgan.privacy.warps import Warp
+from medgan.privacy.warps import Warp, aligned_warps
 
 Scores = npt.NDArray[np.floating]
 TWIN_CORRELATION = 0.995
@@ -40,8 +41,9 @@ class RealImages:
 class Similarity:
     """Of query images to train.
 
-    Per band the similarity (Q,); the pixel correlation (Q,) of the better match; the index (Q,) of the nearest train
-    image in E2.
+    Per band (Q,) how near they come: in E1 and E2 the margin of the nearest (see `nearest.Nearest`), in "pixels" the
+    correlation after fine registration with the better of both, in E3 the similarity. The pixel correlation (Q,) of the
+    better match through its warp; the index (Q,) of the nearest train image in E2.
     """
 
     bands: dict[str, Scores]
@@ -53,7 +55,7 @@ class Similarity:
 class Evidence:
     """What was measured, twins left out of everything but the synthetic images.
 
-    Similarities to train of `synthetic`, of `calibration` (holdout-1, and train against the rest of train) and of
+    Nearness to train of `synthetic`, of `calibration` (holdout-1, and train against the rest of train) and of
     `control` (holdout-2); membership scores of train images (`members`) and holdout images (`others`) by attack;
     `authentic` counts of inauthentic and all images, synthetic then fresh real; which of train and of the others are
     the most isolated 5 %; `twins` found. `same_patient` is how near images of holdout-2 come to another image of their
@@ -78,16 +80,20 @@ class Evidence:
 
 def similarity_to_train(queries: Images, real: RealImages, embedding: Embedding) -> Similarity:
     """How near `queries` (Q, S, S) come to the train split."""
-    return _similarity(queries, real.train, nearest(queries, real.train, embedding))
+    near = nearest(queries, real.train, embedding, patients=real.train_patients)
+    return _similarity(queries, real.train, near)
 
 
 def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
     """Measure everything once. Linear in synthetic x train images."""
     everything = np.concatenate([real.train, real.holdout_1, real.holdout_2])
     embedding = fit(everything, seed=seed, same_patient=_pairs_to_learn_from(real))
-    to_train = nearest(synthetic, real.train, embedding)
+    to_train = nearest(synthetic, real.train, embedding, patients=real.train_patients)
     to_holdout = nearest(synthetic, np.concatenate([real.holdout_1, real.holdout_2]), embedding)
-    from_1, from_2 = (nearest(holdout, real.train, embedding) for holdout in (real.holdout_1, real.holdout_2))
+    from_1, from_2 = (
+        nearest(holdout, real.train, embedding, patients=real.train_patients)
+        for holdout in (real.holdout_1, real.holdout_2)
+    )
     between = (
         nearest(real.holdout_2, real.holdout_1, embedding),
         nearest(real.holdout_1, real.holdout_2, embedding),
@@ -155,7 +161,13 @@ def _correlation(queries: Images, train: Images, near: dict[str, Nearest]) -> Sc
 
 def _similarity(queries: Images, train: Images, near: dict[str, Nearest]) -> Similarity:
     plain = _correlation(queries, train, near)
-    bands = {name: band.similarity for name, band in near.items()}
+    warps = aligned_warps()
+    pixels = [
+        agreement(queries, train[near[name].index], [warps[number] for number in near[name].warp])
+        for name in ("E1", "E2")
+    ]
+    bands: dict[str, Scores] = {name: near[name].margin for name in ("E1", "E2")} | {"pixels": np.max(pixels, axis=0)}
+    bands |= {name: band.similarity for name, band in near.items() if name not in bands}
     return Similarity(bands=bands, correlation=plain, index=near["E2"].index)
 
 
@@ -167,7 +179,8 @@ def _train_against_train(real: RealImages, embedding: Embedding, *, seed: int) -
         real.train[rows],
         real.train,
         embedding,
-        apart=(real.train_patients[rows], real.train_patients),
+        patients=real.train_patients,
+        apart=real.train_patients[rows],
     )
     return _similarity(real.train[rows], real.train, near)
 

@@ -19,6 +19,8 @@ from medgan.records import GateTest
 
 P_DECIDES = 0.01
 """A test fails for good below this p; the policy's own `p_least` is for G2."""
+TAIL = ("E1", "E2", "pixels")
+"""Bands that a copy may show in: the coarse form (noise), the detail (gamma, blends), the pixels (any crop or zoom)."""
 _DIGITS = 6
 _LEAST_VERIFIED = 0.1
 """Share of holdout patients that a verification must recognise at the threshold, or its silence says nothing."""
@@ -49,7 +51,7 @@ class Tail:
         return self.scores(similarity) >= self.threshold
 
 
-def calibrate(calibration: Similarity, policy: Policy, bands: tuple[str, ...] = ("E1", "E2")) -> Tail:
+def calibrate(calibration: Similarity, policy: Policy, bands: tuple[str, ...] = TAIL) -> Tail:
     """Thresholds in `bands` from strangers to the query: holdout-1, and train against the rest of train."""
     medians, spans = {}, {}
     for name in bands:

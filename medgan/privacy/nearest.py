@@ -6,54 +6,112 @@ One matrix product a block and warp, float32; cost is queries x real images x wa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from medgan.privacy.embedding import Embedding
+from medgan.privacy.embedding import Embedding, Vectors
 from medgan.privacy.views import Images, unit
 from medgan.privacy.warps import Warp, aligned_warps, matrix
 
 Patients = npt.NDArray[np.object_]
-BLOCK_QUERIES = 512
 DETAIL = "E2"
 """The band that tells two images apart best: membership is asked in it."""
+BESIDE = 5
+"""The margin compares the nearest with the nearest image of the fifth patient: a few twins in train hide no copy."""
+_LEAST_GAP = 1e-4
+"""1 - similarity below this is rounding: an exact copy's margin ends there."""
+_MOST_QUERIES, _TABLE = 1024, 1 << 25
+"""Queries a block, and similarities a block and band (128 MiB), whichever is less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nearest:
-    """Neighbours in one embedding; similarities float32 in [-1, 1], places int32.
+    """Neighbours in one embedding; similarities and margins float32, places int32.
 
-    For each query (Q,) the similarity, index and warp of its nearest real image; `of_real` (R,) is the similarity of
-    the nearest query to each real image, in the detailed band only (elsewhere (0,)).
+    For each query (Q,) the similarity in [-1, 1], index and warp of its nearest real image, and by how much that one is
+    nearer than the fifth patient's: `margin` = log((1 - similarity of the fifth) / (1 - similarity)), 0 or more, which
+    is large for a copy also where images are crowded. `of_real` (R,) is the similarity of the nearest query to each
+    real image, in the detailed band only (elsewhere (0,)).
     """
 
     similarity: npt.NDArray[np.float32]
+    margin: npt.NDArray[np.float32]
     index: npt.NDArray[np.int32]
     warp: npt.NDArray[np.int32]
     of_real: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Some queries against all real images in one embedding: `similarity` (B, R), largest over the warps.
+
+    `seen` (W, B, k) are the queries' vectors through each warp, `originals` (R, k) the real images'.
+    """
+
+    rows: slice
+    similarity: npt.NDArray[np.float32]
+    seen: Vectors
+    originals: Vectors
+
+    def warps(self, index_BN: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """(B, n) the warp through which each query looks most like each of its real images `index_BN`."""
+        originals_BKN = self.originals[index_BN].transpose(0, 2, 1)
+        best = (self.seen.transpose(1, 0, 2) @ originals_BKN).argmax(axis=1)
+        return best.astype(np.int32)
+
+
 def nearest(
-    queries: Images, real: Images, embedding: Embedding, *, apart: tuple[Patients, Patients] | None = None
+    queries: Images,
+    real: Images,
+    embedding: Embedding,
+    *,
+    patients: Patients | None = None,
+    apart: Patients | None = None,
 ) -> dict[str, Nearest]:
     """Aligned nearest neighbours a band.
 
-    `apart` names the patients of queries (Q,) and of real images (R,): no patient is compared with itself.
+    `patients` (R,) of the real images, each its own where they are not told; `apart` (Q,) names the patients of the
+    queries: no patient is compared with itself.
     """
-    own_rows, own_columns = _own(apart) if apart is not None else (np.zeros(0, int), np.zeros(0, int))
-    query_NP, real_vectors = unit(queries), embedding.vectors(unit(real), Warp())
-    found = {name: _nothing(len(queries), len(real) if name == DETAIL else 0) for name in real_vectors}
-    for number, warp in enumerate(aligned_warps()):
-        for start in range(0, len(queries), BLOCK_QUERIES):
-            block = slice(start, start + BLOCK_QUERIES)
-            for name, query_NK in embedding.vectors(query_NP[block], warp).items():
-                similarity_QR = query_NK @ real_vectors[name].T
-                own = slice(*np.searchsorted(own_rows, (start, start + BLOCK_QUERIES)))
-                similarity_QR[own_rows[own] - start, own_columns[own]] = -1
-                _keep_best(found[name], block, similarity_QR, number)
+    owners, own = _numbered(len(real), patients, apart)
+    found = {name: _nothing(len(queries), len(real) if name == DETAIL else 0) for name, _, _ in embedding.bands}
+    for tables in blocks(queries, real, embedding):
+        for name, block in tables.items():
+            if own is not None:
+                block.similarity[own[block.rows, None] == owners[None, :]] = -1
+            _note(found[name], block, owners)
     return found
+
+
+def blocks(queries: Images, real: Images, embedding: Embedding) -> Iterator[dict[str, Block]]:
+    """One block of queries after the other against all real images, a `Block` a band."""
+    query_NP, originals = unit(queries), embedding.vectors(unit(real), Warp())
+    size = max(1, min(_MOST_QUERIES, _TABLE // max(1, len(real))))
+    product = np.empty((min(size, len(queries)), len(real)), np.float32)
+    warps = aligned_warps()
+    for start in range(0, len(queries), size):
+        rows = slice(start, min(start + size, len(queries)))
+        count = rows.stop - rows.start
+        tables = {name: np.full((count, len(real)), -1, np.float32) for name in originals}
+        seen = {name: np.empty((len(warps), count, rest.shape[1]), np.float32) for name, rest in originals.items()}
+        for number, warp in enumerate(warps):
+            for name, vectors in embedding.vectors(query_NP[rows], warp).items():
+                seen[name][number] = vectors
+                np.matmul(vectors, originals[name].T, out=product[:count])
+                np.maximum(tables[name], product[:count], out=tables[name])
+        yield {
+            name: Block(rows=rows, similarity=tables[name], seen=seen[name], originals=originals[name])
+            for name in originals
+        }
+
+
+def margin(nearest_N: npt.NDArray[np.float32], fifth_N: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """log((1 - fifth) / (1 - nearest)) of similarities, float32."""
+    out: npt.NDArray[np.float32] = np.log(np.maximum(1 - fifth_N, _LEAST_GAP) / np.maximum(1 - nearest_N, _LEAST_GAP))
+    return out
 
 
 def correlation(queries: Images, real: Images, near: Nearest) -> npt.NDArray[np.float32]:
@@ -70,27 +128,40 @@ def correlation(queries: Images, real: Images, near: Nearest) -> npt.NDArray[np.
     return out
 
 
-def _own(apart: tuple[Patients, Patients]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Pairs (query, real image) of one patient, sorted by query."""
-    _, codes = np.unique(np.concatenate(apart), return_inverse=True)
-    queries = len(apart[0])
-    rows, columns = np.nonzero(codes[:queries, None] == codes[None, queries:])
-    return rows, columns
+def _numbered(
+    real: int, patients: Patients | None, apart: Patients | None
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp] | None]:
+    """Numbers of the patients of the real images (R,), from 0 on, and of the queries (Q,), if they are told."""
+    if patients is None:
+        return np.arange(real), None
+    names, owners = np.unique(patients.astype(str), return_inverse=True)
+    if apart is None:
+        return owners, None
+    place = np.minimum(np.searchsorted(names, apart.astype(str)), len(names) - 1)
+    return owners, np.where(names[place] == apart.astype(str), place, -1)
 
 
-def _keep_best(best: Nearest, block: slice, similarity_QR: npt.NDArray[np.float32], warp: int) -> None:
-    index = similarity_QR.argmax(axis=1)
-    top = similarity_QR[np.arange(len(index)), index]
-    better = np.flatnonzero(top > best.similarity[block])
-    rows = better + block.start
-    best.similarity[rows], best.index[rows], best.warp[rows] = top[better], index[better], warp
-    if len(best.of_real):
-        np.maximum(best.of_real, similarity_QR.max(axis=0), out=best.of_real)
+def _note(found: Nearest, block: Block, owners: npt.NDArray[np.intp]) -> None:
+    """Enter a block's neighbours; `owners` (R,) are the real images' patients, numbered from 0."""
+    table_BR, rows = block.similarity, block.rows
+    index = table_BR.argmax(axis=1).astype(np.int32)
+    found.index[rows] = index
+    found.similarity[rows] = table_BR[np.arange(len(index)), index]
+    found.warp[rows] = block.warps(index[:, None])[:, 0]
+    if len(found.of_real):
+        np.maximum(found.of_real, table_BR.max(axis=0), out=found.of_real)
+    people = owners.max() + 1
+    if people < len(owners):
+        order = np.argsort(owners, kind="stable")
+        table_BR = np.maximum.reduceat(table_BR[:, order], np.searchsorted(owners[order], np.arange(people)), axis=1)
+    fifth = max(0, people - BESIDE)
+    found.margin[rows] = margin(found.similarity[rows], np.partition(table_BR, fifth, axis=1)[:, fifth])
 
 
 def _nothing(queries: int, real: int) -> Nearest:
     return Nearest(
         similarity=np.full(queries, -1, np.float32),
+        margin=np.zeros(queries, np.float32),
         index=np.zeros(queries, np.int32),
         warp=np.zeros(queries, np.int32),
         of_real=np.full(real, -1, np.float32),

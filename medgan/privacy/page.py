@@ -119,10 +119,11 @@ def _figure(name: str, drawn: dict[str, Any], report: dict[str, Any]) -> str:
     body = axes.line(middle, drawn["fresh"], "b") + axes.line(middle, drawn["synthetic"], "a")
     body += axes.vertical(limit) if limit is not None else ""
     captions = {
-        "E1": "E1, coarse form: similarity of the nearest train image",
-        "E2": "E2, detail: similarity of the nearest train image",
+        "E1": "E1, coarse form: how much nearer the nearest train image is than the fifth patient's (log)",
+        "E2": "E2, detail: how much nearer the nearest train image is than the fifth patient's (log)",
+        "pixels": "Pixels: correlation with the nearest train image after fine registration",
         "E3": "E3, the same person: similarity of the nearest train image",
-        "tail score": "The larger of both on a common scale; beyond the dashed threshold lies the tail",
+        "tail score": "The largest of all on a common scale; beyond the dashed threshold lies the tail",
     }
     return axes.figure(body, captions[name], ("synthetic", "fresh real"))
 

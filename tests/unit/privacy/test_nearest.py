@@ -55,7 +55,7 @@ def test_a_moved_copy_has_similarity_one(case, fitted, change):
 def test_no_patient_is_compared_with_itself(case, fitted):
     rows = np.arange(20)
     patients = case.real.train_patients
-    found = nearest(case.real.train[rows], case.real.train, fitted, apart=(patients[rows], patients))
+    found = nearest(case.real.train[rows], case.real.train, fitted, patients=patients, apart=patients[rows])
     assert not np.any(found["E2"].index == rows)
 
 
