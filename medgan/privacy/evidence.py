@@ -109,7 +109,7 @@ def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
     return Evidence(
         embedding=embedding,
         synthetic=_similarity(synthetic, real.train, to_train),
-        calibration=_joined(_kept(first, keep_1), _kept(inside, inside.correlation < TWIN_CORRELATION)),
+        calibration=joined(_kept(first, keep_1), _kept(inside, inside.correlation < TWIN_CORRELATION)),
         control=_kept(second, keep_2),
         members=members,
         others=others,
@@ -155,7 +155,9 @@ def correlation_with(queries: Images, originals: Images, embedding: Embedding) -
 
 
 def _correlation(queries: Images, train: Images, near: dict[str, Nearest]) -> Scores:
-    plain: Scores = np.max([correlation(queries, train, near[name]) for name in ("E1", "E2")], axis=0)
+    plain: Scores = np.max(
+        [correlation(queries, train, near[name].index, near[name].warp) for name in ("E1", "E2")], axis=0
+    )
     return plain
 
 
@@ -262,7 +264,8 @@ def _kept(similarity: Similarity, keep: npt.NDArray[np.bool_]) -> Similarity:
     return Similarity(bands=bands, correlation=similarity.correlation[keep], index=similarity.index[keep])
 
 
-def _joined(first: Similarity, second: Similarity) -> Similarity:
+def joined(first: Similarity, second: Similarity) -> Similarity:
+    """The queries of both, one after the other."""
     bands = {name: np.concatenate([scores, second.bands[name]]) for name, scores in first.bands.items()}
     return Similarity(
         bands=bands,

@@ -114,16 +114,18 @@ def margin(nearest_N: npt.NDArray[np.float32], fifth_N: npt.NDArray[np.float32])
     return out
 
 
-def correlation(queries: Images, real: Images, near: Nearest) -> npt.NDArray[np.float32]:
-    """(Q,) plain pixel correlation of each query, warped as in `near`, with its nearest real image's inner window."""
+def correlation(
+    queries: Images, real: Images, index: npt.NDArray[np.int32], warp: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float32]:
+    """(Q,) plain pixel correlation of each query, seen through warp number `warp`, with real image `index`."""
     size = queries.shape[1]
     out = np.zeros(len(queries), np.float32)
     window = matrix(Warp(), size)
     warps = aligned_warps()
-    for number in np.unique(near.warp):
-        warp, rows = warps[number], np.flatnonzero(near.warp == number)
-        seen = unit((matrix(warp, size) @ queries[rows].reshape(len(rows), -1).T).T)
-        original = unit((window @ real[near.index[rows]].reshape(len(rows), -1).T).T)
+    for number in np.unique(warp):
+        rows = np.flatnonzero(warp == number)
+        seen = unit((matrix(warps[number], size) @ queries[rows].reshape(len(rows), -1).T).T)
+        original = unit((window @ real[index[rows]].reshape(len(rows), -1).T).T)
         out[rows] = np.einsum("np,np->n", seen, original) / max(seen.shape[1], 1)
     return out
 

@@ -18,7 +18,7 @@ import gzip
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +26,20 @@ from scipy import stats
 
 from medgan.cohort import read
 from medgan.privacy import embedding, judge, policy, statistics
-from medgan.privacy.evidence import TWIN_CORRELATION, Similarity
-from medgan.privacy.nearest import correlation, nearest
+from medgan.privacy.evidence import TWIN_CORRELATION, Similarity, joined
+from medgan.privacy.nearest import BESIDE, Block, blocks, correlation, margin
+from medgan.privacy.register import agreement
 from medgan.privacy.views import CHANGES, changed, to_view, unit
-from medgan.privacy.warps import Warp, aligned_warps
+from medgan.privacy.warps import aligned_warps
 from medgan.settings import Zones
 from tests.bench.__main__ import machine
 from tests.builders.cohort import prepared_cohort
 
 PLANTS = [(name, 0.01) for name in CHANGES] + [("copy", 0.002)]
 CALIBRATION = 1500
-FIRST = 96
-"""Neighbours kept of each image: with a twelfth of the pool in a split, one in 4,000 has none among them."""
-BLOCK = 256
+FIRST, REGISTERED = 96, 20
+"""Neighbours kept of each image, and registered: with a twelfth of the pool in a split, one in 4,000 has none among
+the 96; with 43 % in train, one in 80,000 has none among the 20."""
 
 
 @dataclass(frozen=True)
@@ -56,50 +57,89 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of each query (Q,): its nearest pool images (Q, FIRST), nearest first, by band and by plain correlation."""
+    """Of each query (Q,): its nearest pool images, nearest first, by E1, E2 and plain correlation (Q, FIRST).
+
+    Of the first of them in E1 and E2 (Q, REGISTERED) the correlation through the warp, and after fine registration.
+    """
 
     index: dict[str, np.ndarray]
     similarity: dict[str, np.ndarray]
-    correlation: np.ndarray
+    correlation: dict[str, np.ndarray]
+    pixels: dict[str, np.ndarray]
 
-    def in_split(self, name: str, rows: np.ndarray, member: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
-        """(n,) similarity of the nearest that is a `member` (pool mask) and not the row's `own` image."""
+    def places(self, name: str, rows: np.ndarray, member: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+        """(n, FIRST) how many `member`s of the pool (mask), the row's `own` image apart, lie up to each neighbour."""
         index = self.index[name][rows]
         inside = member[index] if own is None else member[index] & (index != own[:, None])
-        found = self.similarity[name][rows, inside.argmax(axis=1)]
-        return np.where(inside.any(axis=1), found, -1)
+        return np.cumsum(inside, axis=1)
+
+    def in_split(self, name: str, rows: np.ndarray, member: np.ndarray) -> np.ndarray:
+        """(n,) similarity of the nearest that is a `member`."""
+        return _at(self.similarity[name][rows], self.places(name, rows, member), 1)
 
     def scores(self, rows: np.ndarray, member: np.ndarray, own: np.ndarray | None = None) -> Similarity:
-        bands = {name: self.in_split(name, rows, member, own) for name in ("E1", "E2")}
-        return Similarity(bands=bands, correlation=self.correlation[rows], index=np.zeros(len(rows), np.int32))
+        """What `evidence` would measure of the queries against the members."""
+        bands, pixels, plain = {}, [], []
+        for name in ("E1", "E2"):
+            places = self.places(name, rows, member, own)
+            first, fifth = (_at(self.similarity[name][rows], places, rank) for rank in (1, BESIDE))
+            bands[name] = margin(first, fifth)
+            pixels.append(_at(self.pixels[name][rows], places[:, :REGISTERED], 1))
+            plain.append(_at(self.correlation[name][rows], places[:, :REGISTERED], 1))
+        bands["pixels"] = np.maximum(*pixels)
+        return Similarity(bands=bands, correlation=np.maximum(*plain), index=np.zeros(len(rows), np.int32))
+
+
+def _at(values: np.ndarray, places: np.ndarray, rank: int) -> np.ndarray:
+    """(n,) the value of the `rank`-th member; -1 where there are fewer."""
+    reached = places >= rank
+    return np.where(reached.any(axis=1), values[np.arange(len(values)), reached.argmax(axis=1)], -1)
 
 
 def neighbours(
     queries: np.ndarray, pool: np.ndarray, fitted: embedding.Embedding, own: np.ndarray | None = None
 ) -> Neighbours:
     """All pairs, maximum over the warps of the query; `own` are the queries' own places in the pool, left out."""
-    originals = fitted.vectors(unit(pool), Warp()) | {"plain": unit(pool) / pool.shape[1]}
-    index = {name: np.empty((len(queries), FIRST), np.int32) for name in originals}
-    similarity = {name: np.empty((len(queries), FIRST), np.float32) for name in originals}
-    for start in range(0, len(queries), BLOCK):
-        rows = unit(queries[start : start + BLOCK])
-        tables = {name: np.full((len(rows), len(pool)), -1, np.float32) for name in ("E1", "E2")}
-        for warp in aligned_warps():
-            for name, vectors in fitted.vectors(rows, warp).items():
-                np.maximum(tables[name], vectors @ originals[name].T, out=tables[name])
-        tables["plain"] = (rows / pool.shape[1]) @ originals["plain"].T
-        for name, table in tables.items():
+    plain = unit(pool) / pool.shape[1]
+    parts: list[Neighbours] = []
+    for tables in blocks(queries, pool, fitted):
+        rows = tables["E1"].rows
+        similarities = {name: block.similarity for name, block in tables.items()}
+        similarities["plain"] = (unit(queries[rows]) / pool.shape[1]) @ plain.T
+        index, similarity, through, fine = {}, {}, {}, {}
+        for name, table in similarities.items():
             if own is not None:
-                table[np.arange(len(rows)), own[start : start + BLOCK]] = -1
+                table[np.arange(len(table)), own[rows]] = -1
             first = np.argpartition(-table, FIRST, axis=1)[:, :FIRST]
             values = np.take_along_axis(table, first, axis=1)
             order = np.argsort(-values, axis=1)
-            index[name][start : start + BLOCK] = np.take_along_axis(first, order, axis=1)
-            similarity[name][start : start + BLOCK] = np.take_along_axis(values, order, axis=1)
-    pixel = (
-        np.zeros(len(queries)) if own is not None else correlation(queries, pool, nearest(queries, pool, fitted)["E2"])
+            index[name] = np.take_along_axis(first, order, axis=1).astype(np.int32)
+            similarity[name] = np.take_along_axis(values, order, axis=1)
+        for name, block in tables.items():
+            through[name], fine[name] = _registered(queries[rows], pool, block, index[name][:, :REGISTERED])
+        parts.append(Neighbours(index=index, similarity=similarity, correlation=through, pixels=fine))
+    return Neighbours(
+        **{
+            field.name: {
+                name: np.concatenate([getattr(part, field.name)[name] for part in parts])
+                for name in getattr(parts[0], field.name)
+            }
+            for field in fields(Neighbours)
+        }
     )
-    return Neighbours(index=index, similarity=similarity, correlation=pixel)
+
+
+def _registered(
+    queries: np.ndarray, pool: np.ndarray, block: Block, index: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(B, REGISTERED) correlation of each query with those pool images through the warp, and after registration."""
+    warps, listed = block.warps(index), aligned_warps()
+    through, fine = np.empty(index.shape, np.float32), np.empty(index.shape, np.float32)
+    for place in range(index.shape[1]):
+        near = index[:, place], warps[:, place]
+        through[:, place] = correlation(queries, pool, *near)
+        fine[:, place] = agreement(queries, pool[near[0]], [listed[number] for number in near[1]])
+    return through, fine
 
 
 def answers(
@@ -115,42 +155,46 @@ def answers(
 
 def run(
     sizes: Sizes,
+    single: np.ndarray,
     pool: Neighbours,
     planted: dict[str, Neighbours],
     sources: dict[str, np.ndarray],
     rng: np.random.Generator,
-) -> dict[tuple[str, float], tuple[bool, bool, bool]]:
-    """One split: (gate, DCR, AUC) refusing, for nothing planted and for each plant."""
-    count = len(pool.correlation)
+) -> dict[tuple[str, float], tuple[float, ...]]:
+    """One split of the `single` rows: (gate, DCR, AUC) refusing, and the share found, for nothing and each plant."""
+    count = len(pool.index["E1"])
     ends = np.cumsum([sizes.train, sizes.holdout, sizes.holdout, sizes.fresh])
-    train, first, second, fresh = np.split(rng.permutation(count)[: ends[-1]], ends[:-1])
+    train, first, second, fresh = np.split(rng.permutation(single)[: ends[-1]], ends[:-1])
     mask = {name: np.isin(np.arange(count), rows) for name, rows in (("train", train), ("fresh", fresh))}
     matched = np.isin(np.arange(count), train[: 2 * sizes.holdout])  # DCR: as many train images as holdout ones
     holdout = np.isin(np.arange(count), np.concatenate([first, second]))
     own = train[:CALIBRATION]
     strangers = (pool.scores(first, mask["train"]), pool.scores(own, mask["train"], own))
-    bands = {name: np.concatenate([part.bands[name] for part in strangers]) for name in ("E1", "E2")}
-    nothing = np.zeros(len(bands["E1"]))
-    scale = judge.calibrate(
-        Similarity(bands=bands, correlation=nothing, index=nothing.astype(np.int32)), policy.load("strict")
-    )
-    honest = scale.hits(pool.scores(fresh, mask["train"]))
+    limits = policy.load("strict")
+    scale = judge.calibrate(joined(*strangers), limits)
+    unchanged = pool.scores(fresh, mask["train"])
+    honest, same = scale.hits(unchanged), unchanged.correlation >= limits.copies.correlation
     nearer = pool.in_split("plain", fresh, matched) > pool.in_split("plain", fresh, holdout)
     members, others = (pool.in_split("plain", rows, mask["fresh"]) for rows in (train, np.flatnonzero(holdout)))
-    out = {("nothing", 0.0): answers(honest, 0, nearer, members, others, scale)}
+    out = {("nothing", 0.0): (*answers(honest, int(same.sum()), nearer, members, others, scale), honest.mean())}
     for name, share in PLANTS:
         near = planted[name]
         chosen = rng.permutation(np.flatnonzero(mask["train"][sources[name]]))[: round(share * sizes.fresh)]
         kept = rng.permutation(sizes.fresh)[len(chosen) :]
-        hits = np.concatenate([honest[kept], scale.hits(near.scores(chosen, mask["train"]))])
+        there = near.scores(chosen, mask["train"])
+        found = scale.hits(there)
+        hits = np.concatenate([honest[kept], found])
+        copies = int(same[kept].sum() + (there.correlation >= limits.copies.correlation).sum())
         closer = near.in_split("plain", chosen, matched) > near.in_split("plain", chosen, holdout)
         raised = members.copy()
         place_of = {int(row): place for place, row in enumerate(train)}
         for row in chosen:  # a planted image is the nearest synthetic one of its original
             place = place_of[int(sources[name][row])]
             raised[place] = max(raised[place], near.in_split("plain", np.array([row]), mask["train"])[0])
-        copies = int((near.correlation[chosen] >= policy.load("strict").copies.correlation).sum())
-        out[name, share] = answers(hits, copies, np.concatenate([nearer[kept], closer]), raised, others, scale)
+        out[name, share] = (
+            *answers(hits, copies, np.concatenate([nearer[kept], closer]), raised, others, scale),
+            found.mean(),
+        )
     return out
 
 
@@ -170,37 +214,24 @@ def bench(title: str, views: np.ndarray, sizes: Sizes, *, runs: int, pool: int) 
     """Print one source's table."""
     started = time.process_time()
     fitted = embedding.fit(views, seed=0)
-    own = np.arange(len(views))
-    table = neighbours(views, views, fitted, own)
-    single = table.similarity["plain"][:, 0] < TWIN_CORRELATION  # `cohort.prepare` drops images that were filed twice
-    views, table = views[single], _without(table, single)
+    table = neighbours(views, views, fitted, np.arange(len(views)))
+    # `cohort.prepare` drops images that were filed twice
+    nearest = np.max([table.correlation[name][:, 0] for name in ("E1", "E2")], axis=0)
+    single = np.flatnonzero(nearest < TWIN_CORRELATION)
     sources, planted = {}, {}
     for number, name in enumerate(CHANGES):
         rng = np.random.default_rng(number)
-        sources[name] = rng.permutation(len(views))[:pool]
+        sources[name] = rng.permutation(single)[:pool]
         planted[name] = neighbours(changed(name, views[sources[name]], rng), views, fitted)
-    print(f"\n{title}: {len(views)} images, {runs} runs, {sizes}")  # noqa: T201
+    print(f"\n{title}: {len(single)} distinct images, {runs} runs, {sizes}")  # noqa: T201
     counts: dict[tuple[str, float], np.ndarray] = {}
     for number in range(runs):
-        for key, answer in run(sizes, table, planted, sources, np.random.default_rng(1000 + number)).items():
-            counts[key] = counts.get(key, np.zeros(3)) + np.array(answer)
-    print(f"{'planted':<18}{'share':>7}{'gate':>8}{'DCR':>8}{'AUC':>8}   (% of runs that refuse)")  # noqa: T201
+        for key, answer in run(sizes, single, table, planted, sources, np.random.default_rng(1000 + number)).items():
+            counts[key] = counts.get(key, np.zeros(4)) + np.array(answer)
+    print(f"{'planted':<18}{'share':>7}{'gate':>8}{'DCR':>8}{'AUC':>8}{'found':>8}   (% of runs, of images)")  # noqa: T201
     for (name, share), total in counts.items():
         print(f"{name:<18}{share:7.1%}" + "".join(f"{100 * value / runs:8.1f}" for value in total))  # noqa: T201
     print(f"{time.process_time() - started:.0f} CPU-seconds", flush=True)  # noqa: T201
-
-
-def _without(table: Neighbours, keep: np.ndarray) -> Neighbours:
-    """The table of the images kept; a dropped neighbour's similarity becomes -1, so that it is nobody's nearest."""
-    place = np.cumsum(keep) - 1
-    index, similarity = {}, {}
-    for name, neighbour in table.index.items():
-        gone = ~keep[neighbour]
-        values = np.where(gone, -1, table.similarity[name])[keep]
-        order = np.argsort(-values, axis=1, kind="stable")
-        index[name] = np.take_along_axis(np.where(gone, 0, place[neighbour])[keep], order, axis=1)
-        similarity[name] = np.take_along_axis(values, order, axis=1)
-    return Neighbours(index=index, similarity=similarity, correlation=table.correlation[keep])
 
 
 def main() -> None:
