@@ -94,8 +94,9 @@ def fit(real_NHW: Images, *, seed: int, same_patient: tuple[Images, Images] | No
 
 def _principal(total_PP: npt.NDArray[np.float64], dimensions: int) -> npt.NDArray[np.float64]:
     """(k, P) leading principal directions, scaled by variance^-E1_WHITENING/2."""
-    values, vectors = linalg.eigh(total_PP)
-    values, vectors = np.maximum(values[::-1][:dimensions], 1e-9), _signed(vectors[:, ::-1][:, :dimensions])
+    last = len(total_PP) - 1
+    values, vectors = linalg.eigh(total_PP, subset_by_index=(last - dimensions + 1, last))
+    values, vectors = np.maximum(values[::-1], 1e-9), _signed(vectors[:, ::-1])
     scaled: npt.NDArray[np.float64] = vectors / values ** (E1_WHITENING / 2)
     return scaled.T
 
@@ -105,8 +106,10 @@ def _discriminant(
 ) -> npt.NDArray[np.float64]:
     """(k, P) directions of the largest total variance a unit of `within` variance, scaled by ratio^-E2_WHITENING/2."""
     ridge = 1e-3 * np.trace(within_PP) / len(within_PP)
-    values, vectors = linalg.eigh(total_PP, within_PP + ridge * np.eye(len(within_PP)))
-    values, vectors = np.maximum(values[::-1][:dimensions], 1e-9), _signed(vectors[:, ::-1][:, :dimensions])
+    last = len(total_PP) - 1
+    held_PP = within_PP + ridge * np.eye(last + 1)
+    values, vectors = linalg.eigh(total_PP, held_PP, subset_by_index=(last - dimensions + 1, last))
+    values, vectors = np.maximum(values[::-1], 1e-9), _signed(vectors[:, ::-1])
     scaled: npt.NDArray[np.float64] = vectors / (1 + values) ** (E2_WHITENING / 2)
     return scaled.T
 

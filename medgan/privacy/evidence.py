@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medgan.privacy.embedding import Embedding, fit
-from medgan.privacy.nearest import Nearest, correlation, nearest
+from medgan.privacy.nearest import Nearest, correlation, nearest, nearest_in_each
 from medgan.privacy.register import agreement
 from medgan.privacy.views import Images, unit
 from medgan.privacy.warps import Warp, aligned_warps
@@ -88,16 +88,16 @@ def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
     """Measure everything once. Linear in synthetic x train images."""
     everything = np.concatenate([real.train, real.holdout_1, real.holdout_2])
     embedding = fit(everything, seed=seed, same_patient=_pairs_to_learn_from(real))
-    to_train = nearest(synthetic, real.train, embedding, patients=real.train_patients)
-    to_holdout = nearest(synthetic, np.concatenate([real.holdout_1, real.holdout_2]), embedding)
-    from_1, from_2 = (
-        nearest(holdout, real.train, embedding, patients=real.train_patients)
-        for holdout in (real.holdout_1, real.holdout_2)
+    train, first_set, second_set = (
+        (real.train, real.train_patients),
+        (real.holdout_1, real.holdout_1_patients),
+        (real.holdout_2, real.holdout_2_patients),
     )
-    between = (
-        nearest(real.holdout_2, real.holdout_1, embedding),
-        nearest(real.holdout_1, real.holdout_2, embedding),
-    )
+    holdouts = np.concatenate([real.holdout_1, real.holdout_2])
+    to_train, to_holdout = nearest_in_each(synthetic, [train, (holdouts, None)], embedding)
+    from_1, of_2 = nearest_in_each(real.holdout_1, [train, second_set], embedding)
+    from_2, of_1 = nearest_in_each(real.holdout_2, [train, first_set], embedding)
+    between = (of_1, of_2)
     first, second = (
         _similarity(images, real.train, near) for images, near in ((real.holdout_1, from_1), (real.holdout_2, from_2))
     )

@@ -6,8 +6,9 @@ One matrix product a block and warp, float32; cost is queries x real images x wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -56,10 +57,15 @@ class Block:
     seen: Vectors
     originals: Vectors
 
+    def of(self, columns: slice) -> Block:
+        """The same queries against some of the real images."""
+        similarity = self.similarity[:, columns]
+        return replace(self, similarity=similarity, originals=self.originals[columns])
+
     def warps(self, index_BN: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """(B, n) the warp through which each query looks most like each of its real images `index_BN`."""
         originals_BKN = self.originals[index_BN].transpose(0, 2, 1)
-        best = (self.seen.transpose(1, 0, 2) @ originals_BKN).argmax(axis=1)
+        best: npt.NDArray[np.intp] = np.argmax(self.seen.transpose(1, 0, 2) @ originals_BKN, axis=1)
         return best.astype(np.int32)
 
 
@@ -76,13 +82,29 @@ def nearest(
     `patients` (R,) of the real images, each its own where they are not told; `apart` (Q,) names the patients of the
     queries: no patient is compared with itself.
     """
-    owners, own = _numbered(len(real), patients, apart)
-    found = {name: _nothing(len(queries), len(real) if name == DETAIL else 0) for name, _, _ in embedding.bands}
-    for tables in blocks(queries, real, embedding):
-        for name, block in tables.items():
-            if own is not None:
-                block.similarity[own[block.rows, None] == owners[None, :]] = -1
-            _note(found[name], block, owners)
+    return nearest_in_each(queries, [(real, patients)], embedding, apart=apart)[0]
+
+
+def nearest_in_each(
+    queries: Images,
+    sets: Sequence[tuple[Images, Patients | None]],
+    embedding: Embedding,
+    *,
+    apart: Patients | None = None,
+) -> list[dict[str, Nearest]]:
+    """`nearest` in each of several sets of real images with their patients, for one look at the queries."""
+    ends = np.cumsum([0, *(len(real) for real, _ in sets)])
+    parts = [slice(*pair) for pair in pairwise(ends)]
+    numbers = [_numbered(len(real), patients, apart) for real, patients in sets]
+    names = [name for name, _, _ in embedding.bands]
+    found = [{name: _nothing(len(queries), len(real) if name == DETAIL else 0) for name in names} for real, _ in sets]
+    for tables in blocks(queries, np.concatenate([real for real, _ in sets]), embedding):
+        for nearby, columns, (owners, own) in zip(found, parts, numbers, strict=True):
+            for name in names:
+                block = tables[name].of(columns)
+                if own is not None:
+                    block.similarity[own[block.rows, None] == owners[None, :]] = -1
+                _note(nearby[name], block, owners)
     return found
 
 
