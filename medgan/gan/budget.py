@@ -1,4 +1,4 @@
-"""The privacy budget of a collection: what every private training on it reserved, for each patient, over all nights.
+"""The privacy budget of a collection: what private trainings and tables of attributes took of it, over all nights.
 
 One entry a run, in the pseudonymised zone: the noise, the rate, the number of steps, and whose images were in the
 train split. An entry is on disk before the run draws any noise, for all of its steps, and is never taken back: a run
@@ -12,6 +12,7 @@ import hashlib
 from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,12 @@ Members = npt.NDArray[np.uint64]
 
 
 class BudgetEntry(Record):
-    """What one run reserved; the hashed pseudonyms of its patients lie beside it."""
+    """What one run reserved; the hashed pseudonyms of its patients lie beside it.
 
+    A released table of attributes is one noisy step that every patient takes part in.
+    """
+
+    what: Literal["training", "attributes"] = "training"
     run: str = Field(pattern=r"^[0-9a-f]{32}$")
     model: Handle
     sigma: float = Field(gt=0)
@@ -41,10 +46,11 @@ class BudgetEntry(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """Epsilon at a delta of the patient who spent most, and in how many trainings the collection was used."""
+    """Epsilon at a delta of the patient who spent most, and how many trainings and tables took part."""
 
     epsilon: float
     trainings: int
+    tables: int
 
 
 def members(patients: npt.NDArray[np.object_]) -> Members:
@@ -64,8 +70,11 @@ def reserve(
     delta: float,
     total_epsilon: float,
     zones: Zones,
+    what: Literal["training", "attributes"] = "training",
 ) -> Spent:
     """Enter a run before it draws noise, or find it entered; what is spent with it.
+
+    A table is entered with an infinite `total_epsilon`: G8 judges it, and the next training meets it in the total.
 
     Raises:
         PrivacyRefused: with this run some patient's total would exceed `total_epsilon`; nothing was entered.
@@ -81,6 +90,7 @@ def reserve(
                 return _spent(entries, delta)
         content = np.ascontiguousarray(own, "<u8").tobytes()
         entry = BudgetEntry(
+            what=what,
             run=run,
             model=model,
             sigma=noise.sigma,
@@ -147,7 +157,7 @@ def _same(entry: BudgetEntry, took_part: Members, noise: Noise, own: Members) ->
 def _spent(entries: list[tuple[BudgetEntry, Members]], delta: float) -> Spent:
     """Compose each set of trainings that some patient took part in; the largest epsilon counts."""
     if not entries:
-        return Spent(epsilon=0.0, trainings=0)
+        return Spent(epsilon=0.0, trainings=0, tables=0)
     everybody = np.unique(np.concatenate([own for _, own in entries]))
     took_part = np.stack([np.isin(everybody, own, assume_unique=True) for _, own in entries], axis=1)
     histories = np.unique(took_part, axis=0)
@@ -155,4 +165,5 @@ def _spent(entries: list[tuple[BudgetEntry, Members]], delta: float) -> Spent:
     largest = [row for row in histories if not any((row <= other).all() and (row < other).any() for other in histories)]
     steps = [Steps(entry.sigma, entry.rate, entry.count) for entry, _ in entries]
     epsilons = [Ledger(s for s, took in zip(steps, row, strict=True) if took).epsilon(delta) for row in largest]
-    return Spent(epsilon=max(epsilons), trainings=len(entries))
+    trainings = sum(entry.what == "training" for entry, _ in entries)
+    return Spent(epsilon=max(epsilons), trainings=trainings, tables=len(entries) - trainings)

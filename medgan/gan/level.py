@@ -21,8 +21,8 @@ def refuse_patient_level(handle: str, *, zones: Zones) -> None:
     """
     if not handle.startswith(MODEL_PREFIX) or is_patient_level(zones.pseudonymised / "models" / handle):
         raise PrivacyRefused(
-            "this model was adapted to single patients: it stays in the pseudonymised zone. Adapt to a site of "
-            "at least 20 patients for images that may leave it"
+            "this model was adapted to single patients, or its description is gone: it stays in the pseudonymised "
+            "zone. Adapt to a site of at least 20 patients for images that may leave it"
         )
 
 
@@ -38,8 +38,8 @@ def base_of(handle: str, *, zones: Zones) -> str | None:
 
 
 def is_patient_level(folder: Path) -> bool:
-    """Whether the description in a model's folder says so."""
+    """Whether the description in a model's folder says so, or cannot be read: what is not known leaves no zone."""
     try:
         return bool(json.loads((folder / _CONFIG).read_bytes()).get(LEVEL) == PATIENT)
     except (OSError, ValueError, AttributeError):
-        return False
+        return True

@@ -22,14 +22,13 @@ from medgan.errors import IntegrityError, InvalidRequest
 from medgan.gan import level
 from medgan.privacy import attributes, judge, page, selftest, whitebox
 from medgan.privacy.evidence import Evidence, RealImages, collect, correlation_with
+from medgan.privacy.guarantee import guarantee
 from medgan.privacy.policy import Policy
 from medgan.privacy.policy import load as load_policy
 from medgan.privacy.views import VIEW_PX, Images, to_view
 from medgan.records import GateTest, PrivacyReport, SyntheticCohort, TrainedModel, ValidatedCohort, Verdict, sha256_hex
 from medgan.settings import Zones
 
-_NO_GUARANTEE = 1e9
-"""Stands for an infinite epsilon, which JSON cannot say."""
 GATE = 3
 """Generation of the tests: raise it when a cohort that was cleared before could be refused now."""
 REPORT, PAGE, RECORD = "privacy.json", "privacy.html", "privacy-record.json"
@@ -63,7 +62,7 @@ def attack(
     patients |= {"images of base models": sum(map(len, before))} if before else {}
     found = report.pop("copies")
     tests += _attribute_tests(labels, cohort, limits, like=synthetic.spec.like, zones=zones)
-    tests += _guarantee(synthetic, limits, patients["train patients"], zones=zones)
+    tests += guarantee(synthetic, limits, patients["train patients"], zones=zones)
     report["record"] = whitebox.attack(synthetic.model, cohort, zones=zones)
     report |= {"policy": limits.model_dump(mode="json"), "counts": patients | report["counts"]}
     return _write(
@@ -162,49 +161,6 @@ def _attribute_tests(
     if train.all() or not train.any():
         raise InvalidRequest("the cohort that the attributes follow has no train or no holdout patients to compare")
     return attributes.attacks(labels, table[train], table[~train], policy)
-
-
-def _guarantee(
-    synthetic: SyntheticCohort, policy: Policy, train_patients: int, *, zones: Zones
-) -> tuple[GateTest, ...]:
-    """G8, where the policy asks for it: the budget that the stored model record states."""
-    if policy.differential_privacy is None:
-        return ()
-    path = zones.pseudonymised / "models" / synthetic.model / "model.json"
-    budget = TrainedModel.model_validate_json(path.read_bytes()).privacy if path.is_file() else None
-    most = policy.differential_privacy.epsilon_most
-    detail = "the generator carries no guarantee"
-    passed = False
-    spent = _NO_GUARANTEE
-    if budget is not None:
-        delta_most = 1 / (10 * train_patients)
-        trainings, of_table = budget.trainings or 1, synthetic.attribute_privacy
-        # Versions add up: the nights before count, and each of them released a table that cost as much as this one.
-        tables = trainings * of_table.epsilon if of_table else _NO_GUARANTEE
-        spent = min(_NO_GUARANTEE, max(budget.epsilon, budget.spent_epsilon or 0.0) + tables)
-        # Each mechanism's delta is held to the limit; what they add up to is told.
-        deltas = [budget.delta, *([of_table.delta] if of_table else [])]
-        passed = spent <= most and max(deltas) <= delta_most * (1 + 1e-9) and budget.unit == "patient"
-        passed = passed and synthetic.redrawn_from is None and synthetic.fidelity is None
-        detail = (
-            f"epsilon {budget.epsilon:.3g} of this training, {budget.spent_epsilon or budget.epsilon:.3g} of all "
-            f"{trainings} on the collection, "
-            + (f"{tables:.3g} of as many tables of attributes" if of_table else "the table of attributes without any")
-            + f", at delta {sum(deltas):.2g} in all (each at most {delta_most:.2g}), unit {budget.unit}, "
-            f"accountant {budget.accountant}"
-        )
-        if synthetic.redrawn_from is not None or synthetic.fidelity is not None:
-            detail += "; void, because images were drawn again for what real ones say of them"
-    return (
-        GateTest(
-            test="G8",
-            title="differential privacy, epsilon over all nights",
-            value=spent,
-            limit=most,
-            passed=passed,
-            detail=detail,
-        ),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medgan.privacy.embedding import Embedding, fit
-from medgan.privacy.nearest import Nearest, correlation, nearest, nearest_in_each
+from medgan.privacy.nearest import Nearest, correlation, margin, nearest, nearest_in_each
 from medgan.privacy.register import agreement
 from medgan.privacy.views import Images, unit
 from medgan.privacy.warps import Warp, aligned_warps
@@ -196,9 +196,10 @@ def _membership(
 ) -> tuple[dict[str, Scores], dict[str, Scores]]:
     """Scores of train images (members) and of holdout images (others) for two attacks, in the detailed band E2.
 
-    nearest: similarity of the nearest synthetic image (GAN-Leaks, full black box; Chen et al. 2020).
-    ratio: the same less the similarity of the nearest image of a reference holdout, which estimates the log ratio of
-    densities (DOMIAS; van Breugel et al. 2023). Each holdout is the other's reference; train takes turns.
+    nearest: similarity of the nearest synthetic image less that of the nearest image of a reference holdout (GAN-Leaks,
+    full black box, calibrated; Chen et al. 2020, section 4.3).
+    ratio: log of the ratio of both distances, which estimates that of the densities (DOMIAS; van Breugel et al. 2023).
+    Each holdout is the other's reference; train takes turns.
     """
     members, others = to_train["E2"].of_real, to_holdout["E2"].of_real
     reference_members = np.where(
@@ -207,8 +208,8 @@ def _membership(
     # always of_real: the image judged stands still and the others are warped, for members as for the rest
     reference_others = np.concatenate([near["E2"].of_real for near in between])
     return (
-        {"nearest": members, "ratio": members - reference_members},
-        {"nearest": others[keep], "ratio": (others - reference_others)[keep]},
+        {"nearest": members - reference_members, "ratio": margin(members, reference_members)},
+        {"nearest": (others - reference_others)[keep], "ratio": margin(others, reference_others)[keep]},
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,8 @@ import pandas as pd
 from medgan.cohort import read
 from medgan.collection import durable
 from medgan.errors import InvalidRequest
-from medgan.gan import sample
+from medgan.gan import budget, sample
+from medgan.gan.private import Noise
 from medgan.records import CohortSpec, PrivacyBudget, TrainedModel, canonical_json
 from medgan.records.synthetic import Target
 from medgan.settings import Zones
@@ -44,16 +46,18 @@ def decide(model: TrainedModel, spec: CohortSpec, *, zones: Zones) -> Attributes
         InvalidRequest: something asked for is unknown, too rare to be told, or impossible; says what is supported.
     """
     _is_series(spec, sample.open_generator(model, zones=zones).shape)
-    train = read.load(model.cohort, zones=zones).split("train")[2]
-    followed = _followed(train, spec, zones)
+    train = read.load(model.cohort, zones=zones)
+    of = train if spec.like is None or spec.like.startswith("site:") else read.load(spec.like, zones=zones)
+    followed = _followed(of.split("train")[2], spec)
     asked = sorted({name for target in spec.targets for name in target.of})
-    budget = _budget(model, spec, followed)
-    of_patients = patients.asked(spec, followed, private=budget is not None)
-    table = joint.joint_table(
-        followed, asked=asked, edges=_edges(spec), noise=_noise(model, spec, budget, zones) if budget else None
-    )
+    cost = _budget(model, spec, followed)
+    of_patients = patients.asked(spec, followed, private=cost is not None)
+    noise = _noise(model, spec, cost, zones) if cost else None
+    if cost is not None and noise is not None:
+        _enter(of.snapshot.collection_snapshot, model, followed, cost, noise, zones)
+    table = joint.joint_table(followed, asked=asked, edges=_edges(spec), noise=noise)
     _known(table.values("class"), model)
-    counts = targets.allocate(spec.images, _all_targets(followed, spec, model, table, noisy=budget is not None), table)
+    counts = targets.allocate(spec.images, _all_targets(followed, spec, model, table, noisy=cost is not None), table)
     cells = np.repeat(np.arange(len(counts)), counts)
     order = np.random.Generator(np.random.Philox(key=[spec.seed, _ORDER])).permutation(spec.images)
     names = list(table.counts)
@@ -66,15 +70,13 @@ def decide(model: TrainedModel, spec: CohortSpec, *, zones: Zones) -> Attributes
     if of_patients is not None:
         patients.refuse_more_than_there_are(made, spec)
         made[patients.COLUMN] = patients.assigned(made, of_patients, seed=spec.seed)
-    return Attributes(table=made, privacy=budget, model=table)
+    return Attributes(table=made, privacy=cost, model=table)
 
 
-def _followed(train: pd.DataFrame, spec: CohortSpec, zones: Zones) -> pd.DataFrame:
-    """The real train rows that the spec wants to be followed."""
-    if spec.like is None:
+def _followed(train: pd.DataFrame, spec: CohortSpec) -> pd.DataFrame:
+    """The rows of the cohort's `train` table that the spec wants to be followed: all, or one site's."""
+    if spec.like is None or not spec.like.startswith("site:"):
         return train
-    if not spec.like.startswith("site:"):
-        return read.load(spec.like, zones=zones).split("train")[2]
     site = next((name for name in ("site", "institution") if name in train), None)
     if site is None:
         raise InvalidRequest("the training cohort does not know sites: its recipe names no covariate `site`")
@@ -167,4 +169,21 @@ def _noise(model: TrainedModel, spec: CohortSpec, budget: PrivacyBudget, zones: 
     )
     return joint.Noise(
         sigma=joint.gaussian_sigma(budget.epsilon, budget.delta), key=hashlib.sha256(path.read_bytes() + about).digest()
+    )
+
+
+def _enter(
+    snapshot: str, model: TrainedModel, followed: pd.DataFrame, cost: PrivacyBudget, noise: joint.Noise, zones: Zones
+) -> None:
+    """Take the table's cost from the budget of the collection it tells of, once however often it is drawn."""
+    budget.reserve(
+        snapshot.partition("@")[0],
+        run=hashlib.sha256(b"attributes" + noise.key).hexdigest()[:32],
+        model=model.model,
+        noise=Noise(sigma=noise.sigma, rate=1.0, count=1),
+        patients=followed["patient_key"].to_numpy(dtype=object),
+        delta=cost.delta,
+        total_epsilon=inf,
+        zones=zones,
+        what="attributes",
     )

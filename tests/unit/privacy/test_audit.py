@@ -42,7 +42,7 @@ def test_a_folder_of_anybodys_images_is_judged(folders, tmp_path):
     assert result.exit_code == 0, result.output
     assert "cleared" in result.output
     assert json.loads((tmp_path / "privacy.json").read_text())["verdict"] == "cleared"
-    assert (tmp_path / "privacy.html").read_text().count("<figure>") == 5
+    assert (tmp_path / "privacy.html").read_text().count("<figure>") == 6
 
 
 def test_copies_in_a_folder_are_refused_with_status_six(folders):

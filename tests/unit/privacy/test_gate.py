@@ -8,11 +8,15 @@ import pytest
 
 from medgan.cohort import synthetic
 from medgan.errors import IntegrityError, InvalidRequest, PrivacyRefused
+from medgan.gan import budget as ledger
+from medgan.gan.private import Noise
 from medgan.privacy import attack as attack_module
 from medgan.privacy import gate, policy
-from medgan.privacy.attack import _guarantee, attack
+from medgan.privacy.attack import attack
+from medgan.privacy.guarantee import guarantee
 from medgan.privacy.views import changed
 from medgan.records import Measure, PrivacyBudget, PrivacyReport, QualityReport, TrainedModel, Verdict, sha256_hex
+from medgan.settings import Zones
 
 
 def with_copies(case, change, count):
@@ -145,7 +149,7 @@ def test_the_page_stands_alone_and_shows_no_image(case, cleared):
     made, _, _ = cleared
     page = (synthetic.folder(made.synthetic, zones=case.zones) / "privacy.html").read_text()
     assert "cleared" in page
-    assert page.count("<figure>") == 5
+    assert page.count("<figure>") == 6
     assert not re.search(r"https?:|<script|<img|data:image|url\(", page)
 
 
@@ -183,7 +187,7 @@ def test_the_record_is_canonical(case, cleared):
         ({"epsilon": 2.5, "delta": 1e-5, "unit": "image"}, False),
     ],
 )
-def test_the_dp_policy_asks_the_stored_model_for_its_guarantee(case, cleared, budget, passed):
+def test_the_dp_policy_asks_the_stored_model_for_itsguarantee(case, cleared, budget, passed):
     made, _, _ = cleared
     model = TrainedModel(
         model=made.model,
@@ -200,13 +204,56 @@ def test_the_dp_policy_asks_the_stored_model_for_its_guarantee(case, cleared, bu
     path = case.zones.pseudonymised / "models" / made.model / "model.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model.canonical())
-    (test,) = _guarantee(made, policy.load("dp"), 689, zones=case.zones)
+    (test,) = guarantee(made, policy.load("dp"), 689, zones=case.zones)
     assert not test.passed  # its table of attributes bears no noise
     noisy = PrivacyBudget(epsilon=0.5, delta=1e-5, accountant="analytic Gaussian")
     made = made.model_copy(update={"attribute_privacy": noisy})
-    (test,) = _guarantee(made, policy.load("dp"), 689, zones=case.zones)
+    (test,) = guarantee(made, policy.load("dp"), 689, zones=case.zones)
     assert (test.test, test.passed, test.conclusive) == ("G8", passed, True)
-    assert _guarantee(made, policy.load("strict"), 689, zones=case.zones) == ()
+    assert guarantee(made, policy.load("strict"), 689, zones=case.zones) == ()
     chosen = made.model_copy(update={"redrawn_from": made.synthetic})
-    (test,) = _guarantee(chosen, policy.load("dp"), 689, zones=case.zones)
+    (test,) = guarantee(chosen, policy.load("dp"), 689, zones=case.zones)
     assert not test.passed  # images were chosen by real ones, which bears no noise
+
+
+def test_the_ledger_says_what_all_trainings_and_tables_spent(case, cleared, tmp_path):
+    made, _, _ = cleared
+    zones = Zones.under(tmp_path)
+    people = np.array([f"pt-{number}" for number in range(50)], dtype=object)
+    noise = {"training": Noise(sigma=2.0, rate=0.05, count=100), "attributes": Noise(sigma=8.0, rate=1.0, count=1)}
+    budget = PrivacyBudget(epsilon=1.2, delta=1e-5, accountant="PRV")
+    model = TrainedModel(
+        model=made.model,
+        cohort=made.cohort,
+        collection_snapshot="main@builder",
+        config_sha256="0" * 64,
+        generator_sha256="0" * 64,
+        classes=("normal", "pneumonia"),
+        size_px=32,
+        kimg=1,
+        seconds=1,
+        privacy=budget,
+    )
+    path = zones.pseudonymised / "models" / made.model / "model.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(model.canonical())
+    made = made.model_copy(update={"attribute_privacy": budget.model_copy(update={"epsilon": 0.5})})
+    told = []
+    for night in range(3):
+        for what in ("training", "attributes"):
+            spent = ledger.reserve(
+                "main",
+                run=sha256_hex(f"{night} {what}".encode())[:32],
+                model=made.model,
+                noise=noise[what],
+                patients=people,
+                delta=1e-5,
+                total_epsilon=np.inf,
+                zones=zones,
+                what=what,
+            )
+        (test,) = guarantee(made, policy.load("dp"), 50, zones=zones)
+        assert test.value == max(1.2, spent.epsilon)
+        assert f"{night + 1} trainings and {night + 1} tables" in test.detail
+        told.append(test.value)
+    assert told[0] < told[1] < told[2]

@@ -13,6 +13,7 @@ import zarr
 
 from medgan.cohort import synthetic
 from medgan.errors import IntegrityError, InvalidRequest
+from medgan.gan import budget
 from medgan.quality import classifier
 from medgan.records import CohortSpec, Target
 from medgan.synthesis import blocks, draws, plan, rows
@@ -302,5 +303,10 @@ def test_a_private_table_says_what_it_cost_and_is_drawn_once(trained, tmp_path, 
     assert made[0] == made[1]
     assert made[0].attribute_privacy is not None
     assert made[0].attribute_privacy.epsilon == 4.0
+    spent = budget.spent(
+        model.collection_snapshot.partition("@")[0], delta=made[0].attribute_privacy.delta, zones=zones
+    )
+    assert spent.tables == 1  # entered once in the collection's budget, however often it is drawn
+    assert spent.epsilon == pytest.approx(4.0, abs=0.05)
     secret = zones.pseudonymised / "models" / model.model / "attribute-noise.key"
     assert secret.stat().st_mode & 0o077 == 0
