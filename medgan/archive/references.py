@@ -49,11 +49,12 @@ def marks(data: bytes, patient: str, keyring: Keyring) -> list[Mark]:
         with quietly():
             of = {SEGMENTATION: _segments, STRUCTURE_SET: _contours}.get(str(dataset.SOPClassUID), _nothing)
             theirs = {word.lower() for word in _WORD.findall(str(dataset.get("PatientName", "")))}
+            known_as = str(dataset.get("PatientID", "")).strip()
             found = {(uid, named) for uid, named in of(dataset) if uid}
     except Exception:  # noqa: BLE001 - pydicom converts lazily and raises whatever the bytes provoke
         raise BadInstance(Reason.CORRUPT_HEADER) from None
     return sorted(
-        Mark(patient, keyring.handle("in", "instance", uid), _without(name, theirs), scheme, code)
+        Mark(patient, keyring.handle("in", "instance", uid), _without(name, theirs, known_as), scheme, code)
         for uid, (name, scheme, code) in found
     )
 
@@ -122,5 +123,7 @@ def _code(holder: Any, keyword: str) -> tuple[str, str]:
     return "", ""
 
 
-def _without(text: str, words: set[str]) -> str:
+def _without(text: str, words: set[str], known_as: str) -> str:
+    if known_as:
+        text = re.sub(re.escape(known_as), " ", text, flags=re.IGNORECASE)
     return _WORD.sub(lambda found: "" if found[0].lower() in words else found[0], text)

@@ -24,6 +24,7 @@ _WORD = re.compile(r"[A-Za-z]+")
 _LETTERS = re.compile(r"([A-Za-z\x80-\U0010ffff]+)")  # an accent does not end a word
 # Seven digits in a row can be a record number, a phone number or a date; six can be a date, five a ZIP code.
 _DIGITS, _FEW_DIGITS = re.compile(r"\d{6,}"), re.compile(r"\d{5,}")
+_SPACED_DIGITS = re.compile(r"(?<![\d.])(?=\d+[\s_/,:-])\d(?:[\s_/,:-]{0,2}\d){6,}")
 _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|"
     r"nov(?:ember)?|dec(?:ember)?)"
@@ -45,12 +46,11 @@ _TELLING = (
     re.compile(r"(?<![\w.])(?:[A-Z]\.[ ]?){2,}"),
     re.compile(r"\b0?(?:9\d|1[0-4]\d)(?=\s*(?:-\s*)?(?:y(?:ears?|rs?|o|/o)?\b|jahre))", re.IGNORECASE),
     re.compile(r"\bage[d:]?\s*(?:9\d|1[0-4]\d)\b", re.IGNORECASE),
-    # What is spelled so that no word or number of it is seen: d-o-e, ja ne do, 1 234 567, j1a2n3e4, %4A%61, &#74,
+    # What is spelled so that no word of it is seen: d-o-e, ja ne do, j1a2n3e4, %4A%61, &#74,
     # 4A616E65, 4a:61:6e:65, fe80::1ff:fe23.
     re.compile(r"(?<![A-Z0-9:])(?:[0-9A-F]{1,4}:{1,2}){3,}[0-9A-F]{1,4}", re.IGNORECASE),
     re.compile(rf"{_BEGIN}(?:[A-Za-z]{_GAP}){{2,}}[A-Za-z](?![A-Za-z\d])"),
     re.compile(rf"{_BEGIN}(?:[A-Za-z]{{1,2}}{_GAP}){{3,}}[A-Za-z]{{1,2}}(?![A-Za-z\d])"),
-    re.compile(r"(?<![\d.])(?=\d+[\s_/,:-])\d(?:[\s_/,:-]{0,2}\d){6,}"),
     re.compile(r"(?<![A-Za-z\d])(?=(?:\d*[A-Za-z]){4})(?=(?:[A-Za-z]+\d+){2}|(?:\d+[A-Za-z]+){2})[A-Za-z\d]+"),
     re.compile(r"(?:%[0-9A-F]{2}[A-Z0-9]?){2,}|&#x?[0-9A-F]{2,}", re.IGNORECASE),
     re.compile(r"(?<![A-Z0-9])(?:0x)?(?=[A-F]*\d)(?=\d*[A-F])(?:[0-9A-F]{2}){4,}(?![A-Z0-9])", re.IGNORECASE),
@@ -87,7 +87,7 @@ def text_passes(text: str, names: frozenset[str], *, numbers: bool = False) -> b
 
     `numbers` admits long digit runs (a coil's serial number) that are no date.
     """
-    if _FORBIDDEN.search(text) or any(pattern.search(text) for pattern in _TELLING):
+    if _FORBIDDEN.search(text) or tells(text):
         return False
     if not numbers and _SERIAL.search(text):
         return False
@@ -97,9 +97,14 @@ def text_passes(text: str, names: frozenset[str], *, numbers: bool = False) -> b
     return all(_word_passes(word.lower(), names) for word in _WORD.findall(text))
 
 
+def tells(text: str) -> bool:
+    """Whether `text` holds what betrays somebody whatever words stand around it."""
+    return any(pattern.search(text) for pattern in (*_TELLING, _SPACED_DIGITS))
+
+
 def clean_text(text: str, names: frozenset[str]) -> str:
     """`text` without what could identify: unknown words, names, dates and numbers go, the rest stays."""
-    for pattern in (*_TELLING, _SERIAL, _FEW_DIGITS):
+    for pattern in (*_TELLING, _SERIAL, _FEW_DIGITS, _SPACED_DIGITS):
         text = pattern.sub(" ", text)
     pieces = _LETTERS.split(text)
     kept = [

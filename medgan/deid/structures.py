@@ -16,6 +16,8 @@ UNNAMED = "unnamed"
 BETWEEN = " + "
 _MOST_LETTERS = 40
 _KIND = re.compile(r" \([^)]*\)$")  # SNOMED CT says the kind of a concept behind its name
+# Who drew it: two letters that are no side, no word of English and no volume of radiotherapy.
+_INITIALS = re.compile(r"(?<![a-z])(?!(?:lt|rt|of|in|to|at|on|or|no|ct|mr|pt)(?![a-z]))[a-z]{2}(?![a-z]) *")
 _OTHER = re.compile(r"[^a-z0-9 _./()-]+")
 
 
@@ -30,5 +32,5 @@ def of_images(marks: Iterable[Mark]) -> dict[str, str]:
 def name(text: str, scheme: str = "", code: str = "") -> str:
     """One structure's name in small letters, at most 40; `UNNAMED` where nothing is left that names nobody."""
     meaning = _KIND.sub("", codes.known_codes().get((scheme, code), ""))
-    clean = meaning or screen.clean_text(text.replace("_", " "), frozenset())
-    return _OTHER.sub(" ", clean.lower()).strip(" _./()-")[:_MOST_LETTERS].strip() or UNNAMED
+    clean = meaning.lower() or _INITIALS.sub("", screen.clean_text(text.replace("_", " "), frozenset()).lower())
+    return _OTHER.sub(" ", clean).strip(" _./()-")[:_MOST_LETTERS].strip() or UNNAMED

@@ -138,8 +138,9 @@ def test_a_segment_has_the_meaning_of_its_public_code_on_the_images_it_was_drawn
 
 
 def test_the_sealed_index_knows_no_word_of_the_patients_name(tmp_path, zones):
-    name = pydicom.dcmread(io.BytesIO(STUDY[0])).PatientName.family_name
-    roi = items({"ROINumber": 1, "ROIName": f"tumour of {name}"}, {"ROINumber": 2, "ROIName": "x"})
+    patient = pydicom.dcmread(io.BytesIO(STUDY[0]))
+    name, known_as = patient.PatientName.family_name, patient.PatientID
+    roi = items({"ROINumber": 1, "ROIName": f"tumour of {name}"}, {"ROINumber": 2, "ROIName": f"x{known_as.lower()}"})
     made = pydicom.dcmread(io.BytesIO(structure_set()))
     made.StructureSetROISequence = roi
     _, found = scan_path(write_files(tmp_path / "a", {"0.dcm": write(made)}), zones)
@@ -163,6 +164,7 @@ def test_a_structure_set_without_a_patient_or_with_damage_is_refused(run, tmp_pa
         ("", "unnamed"),
         ("GTV 1-2 12345678", "gtv 1-2"),
         ("肝", "unnamed"),
+        ("GTV_JD lung_lt", "gtv lung lt"),
     ],
 )
 def test_only_technical_words_of_a_name_stay(text, said):

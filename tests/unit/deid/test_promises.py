@@ -202,6 +202,20 @@ def test_the_table_is_whole():
     assert not {row.pattern for row in rows} & {f"{row.tag:08x}" for row in table.allowed()}
 
 
+def test_a_label_that_few_patients_have_is_no_name_of_theirs(keyring):
+    given = {
+        **{f"A-{number}": "covid" for number in range(3)},
+        **{f"B-{number}": "Zuviqoraxe Jane" for number in range(2)},
+        **{f"C-{number}": "Dr Miller" for number in range(4)},
+        "D-1": "pleural effusion",
+        "D-2": "grade 3",
+    }
+    rows = [{"PatientID": patient, "finding": finding} for patient, finding in given.items()]
+    joined = labels.pseudonymise(rows, keyring=keyring, columns=("finding",))
+    assert sorted(set(joined["label_finding"])) == ["", "covid", "grade 3", "pleural effusion"]
+    assert (joined["label_finding"] == "").sum() == 6
+
+
 def test_labels_join_by_the_same_patient(keyring, basic):
     clean = apply.deidentify(phantom_with(PatientID="AB-1234", IssuerOfPatientID=""), profile=basic, keyring=keyring)
     rows = [
