@@ -261,6 +261,8 @@ class Work:
             raise BadInstance("CORRUPT_PIXELS", "there is pixel data without a description of its frames")
         if element.stop - element.start < expected - 1:
             raise BadInstance("TRUNCATED", "there is less pixel data than the header says")
+        if frames.overlay_in_pixels(self):
+            return frames.image_bits(self, self.buffer[element.start : element.start + expected])
         if element.stop - element.start > expected:
             return self.buffer[element.start : element.start + expected]
         return actions.COPY

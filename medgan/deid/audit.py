@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -58,15 +59,16 @@ class Log:
     ) -> None:
         """Close the run with its count and make it visible; a failed run leaves no file."""
         del error, trace
-        if kind is None:
-            self._write({"closed": True, "instances": self.instances})
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        self.file.close()
-        if kind is None:
-            self.temporary.replace(self.path)
-            _make_durable(self.path.parent)
-        else:
+        try:
+            if kind is None:
+                self._write({"closed": True, "instances": self.instances})
+                self.file.flush()
+                os.fsync(self.file.fileno())
+                self.temporary.replace(self.path)
+                _make_durable(self.path.parent)
+        finally:
+            with suppress(OSError):  # a full disk refuses what is left in the buffer
+                self.file.close()
             self.temporary.unlink(missing_ok=True)
 
     def add(self, content: dict[str, Any]) -> None:

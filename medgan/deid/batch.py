@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
@@ -23,7 +24,7 @@ from medgan import keys
 from medgan.archive import container, sources
 from medgan.archive.storage import write_atomically
 from medgan.deid import apply, audit, deface, elements, mapping, profile, pseudonym
-from medgan.errors import BadInstance, IntegrityError, InvalidRequest
+from medgan.errors import BadInstance, IntegrityError, InvalidRequest, MedganError, StoreUnavailable
 from medgan.records import QuarantineReason, QuarantineRecord
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def deidentify_tree(
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     origins: dict[str, dict[str, str | int]] = {}
-    with tempfile.TemporaryDirectory(prefix="medgan-deid-") as spool:
+    with _explained_disk(), tempfile.TemporaryDirectory(prefix="medgan-deid-") as spool:
         leaves = [leaf for leaf in container.leaves(source, spool=Path(spool)) if not _is_index(leaf)]
         job = _Job(
             destination=destination,
@@ -112,6 +113,16 @@ def deidentify_tree(
         known=counts["known"],
         quarantined=dict(sorted(refused.items())),
     )
+
+
+@contextmanager
+def _explained_disk() -> Iterator[None]:
+    """Say in our words what a disk refused: the system's own quote paths."""
+    try:
+        yield
+    except OSError:
+        message = "the destination cannot be written: check its free space and permissions, then run again"
+        raise StoreUnavailable(message) from None
 
 
 def _check_apart(source: Path, destination: Path) -> None:
@@ -183,6 +194,10 @@ def _one(leaf: Leaf, job: _Job) -> dict[str, Any]:
         )
     except BadInstance as refusal:
         return {"source_sha256": digest.hexdigest(), "refused": QuarantineReason(refusal.reason).value}
+    except MedganError:
+        raise
+    except Exception:  # noqa: BLE001 - its text may quote the file, and the run goes on
+        return {"source_sha256": digest.hexdigest(), "refused": QuarantineReason.CORRUPT_HEADER.value}
     write_atomically(job.destination / PARTS / clean.source_sha256, clean.data)
     origin = {}
     if job.keeps_origin and clean.origin is not None:

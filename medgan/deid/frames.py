@@ -6,6 +6,8 @@ import struct
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from medgan.archive import codecs
 from medgan.deid import codestreams, screen
 from medgan.deid.elements import Element
@@ -14,6 +16,8 @@ from medgan.errors import BadInstance
 if TYPE_CHECKING:
     from medgan.deid.apply import Work
 
+_OVERLAY_BIT, _ANY_OVERLAY = 0x60000102, 0xFF00FFFF
+_WORD_BITS = (8, 16, 32)
 _ITEM = struct.Struct("<HHL").unpack_from
 _ITEM_TAG, _ITEM_HEAD_BYTES = (0xFFFE, 0xE000), 8
 _BITS_OF_FLOAT = {0x7FE00008: 32, 0x7FE00009: 64}
@@ -35,6 +39,23 @@ def native_bytes(work: Work, tag: int) -> int:
         samples = 2  # PS3.3 C.7.6.3.1.2: two samples a pixel on average
     total = (_pixels(work) * samples * bits * count + 7) // 8
     return total + total % 2
+
+
+def overlay_in_pixels(work: Work) -> bool:
+    """Whether an overlay says that it lies in bits of the pixel data (PS3.3 C.9.2)."""
+    return any(tag & _ANY_OVERLAY == _OVERLAY_BIT and work.number(tag, 0) for tag in work.top)
+
+
+def image_bits(work: Work, pixels: bytes) -> bytes:
+    """Native pixels whose bits that store no image are 0."""
+    allocated, stored = work.number(0x00280100, 0), work.number(0x00280101, 0)
+    high = work.number(0x00280102, stored - 1)
+    if allocated not in _WORD_BITS or not 0 < stored <= high + 1 <= allocated:
+        raise BadInstance("CORRUPT_PIXELS", "an overlay lies in the pixel data, nobody can say where")
+    words = np.frombuffer(pixels, f"<u{allocated // 8}", len(pixels) // (allocated // 8))
+    kept = words.dtype.type(((1 << stored) - 1) << (high + 1 - stored))
+    cleaned: bytes = (words & kept).tobytes()
+    return cleaned.ljust(len(pixels), b"\0")
 
 
 def clean_fragments(work: Work, element: Element) -> bytes:

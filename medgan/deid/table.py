@@ -95,6 +95,7 @@ def content_sha256() -> str:
 
 
 _VR = {tag: entry[0][:2].encode() for tag, entry in DicomDictionary.items()}
+PERSONS = frozenset(tag for tag, vr in _VR.items() if vr == b"PN")
 
 
 def standard_vr(tag: int) -> bytes:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from medgan.deid import screen
 from medgan.deid.elements import Element
 from medgan.deid.screen import fold
-from medgan.deid.table import standard_vr
+from medgan.deid.table import PERSONS, standard_vr
 
 MIN_CHARACTERS = 4
 MIN_NAME_LETTERS = 4
@@ -75,7 +75,9 @@ class Collector:
                 self._collect_value(element, listed)
 
     def _collect_value(self, element: Element, listed: Mapping[int, bool]) -> None:
-        vr, tag = _vr_of(element), element.tag
+        vr, tag = element.vr, element.tag
+        if vr == b"UN" or tag in PERSONS:
+            vr = standard_vr(tag)  # sent as unknown, or a person's name that was sent as another text
         if vr in _TEXT_VRS:
             if tag in listed:
                 self.add_text(self._raw(element), self.found.texts, is_id=listed[tag])
@@ -95,8 +97,9 @@ class Collector:
 
     def text_of(self, raw: bytes) -> str:
         """`raw` decoded by the instance's character sets; what does not decode becomes U+FFFD."""
-        if not _is_plain(raw):
-            self.encoded_as_found(raw)
+        if raw.isascii() and _ESCAPE not in raw:
+            return raw.decode("ascii").strip(" \0")
+        self.encoded_as_found(raw)
         return text_of(raw, self.character_sets)
 
     def encoded_as_found(self, raw: bytes) -> None:
@@ -148,15 +151,6 @@ class Collector:
         stripped = raw.strip(_BLANK)
         if stripped.isascii() and stripped.decode("ascii").isprintable():
             self.add_text(stripped, self.found.weak)
-
-
-def _vr_of(element: Element) -> bytes:
-    """The standard's VR of what was sent as unknown, and of a person's name that was sent as another text."""
-    if element.vr == b"UN" or element.vr in _TEXT_VRS:
-        standard = standard_vr(element.tag)
-        if standard == b"PN" or element.vr == b"UN":
-            return standard
-    return element.vr
 
 
 def _is_plain(raw: bytes) -> bool:

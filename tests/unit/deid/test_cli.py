@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from medgan import keys
 from medgan.archive import phantom, quarantine
 from medgan.deid import audit, batch, review
 from medgan.deid.cli import app
-from medgan.errors import IntegrityError, InvalidRequest, UnusableArchive
+from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable, UnusableArchive
 from medgan.records import QuarantineReason, QuarantineRecord
 from medgan.settings import Zones
 from tests.unit.deid.builders import REAL
@@ -80,6 +81,24 @@ def test_unusable_input_writes_nothing(key, tmp_path):
     with pytest.raises(UnusableArchive):
         batch.deidentify_tree(tmp_path / "empty", tmp_path / "out", key_handle=key)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_said_in_our_words_and_leaves_no_torn_log(key, tmp_path):
+    """Files of at most 1,000 bytes stand for the disk: each record fits, the log of all of them does not."""
+    source, destination = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for number in range(20):
+        (source / f"DOE^JANE {number}.dcm").write_bytes(bytes(128) + b"DICM" + f"DOE^JANE {number}".encode())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(StoreUnavailable) as refused:
+            batch.deidentify_tree(source, destination, key_handle=key)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(tmp_path) not in str(refused.value)
+    assert list((destination / "audit").iterdir()) == []
+    assert sum(batch.deidentify_tree(source, destination, key_handle=key).quarantined.values()) == 20
 
 
 def test_output_never_lies_inside_the_source(source, key):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import Dataset, Sequence
 from pydicom.encaps import encapsulate, generate_fragments
@@ -174,6 +175,15 @@ def test_no_hiding_place_holds_a_name(plant, expression, keyring):
     assert NEEDLE.encode() not in clean
     assert NEEDLE.upper().encode() not in clean
     assert b"12.03.1953" not in clean
+
+
+def test_an_overlay_in_the_bits_of_the_pixels_goes_and_the_image_stays(basic, keyring):
+    dataset = read(phantom_with())
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 0
+    image = np.arange(dataset.Rows * dataset.Columns, dtype="<u2") & 0x0FFF
+    dataset.PixelData = (image | 0x1000 * (image % 5 == 0)).astype("<u2").tobytes()
+    dataset.add_new(0x60000102, "US", 12)
+    assert apply.deidentify(write(dataset), profile=basic, keyring=keyring).dataset.PixelData == image.tobytes()
 
 
 VENDORS = ("1.2.840.113619.4", "1.3.12.2.1107.5.9.1", "1.3.46.670589.5.0", "1.3.46.670589.11.0.0.12")
