@@ -41,9 +41,9 @@ class RealImages:
 class Similarity:
     """Of query images to train.
 
-    Per band (Q,) how near they come: in E1 and E2 the margin of the nearest (see `nearest.Nearest`), in "pixels" the
-    correlation after fine registration with the better of both, in E3 the similarity. The pixel correlation (Q,) of the
-    better match through its warp; the index (Q,) of the nearest train image in E2.
+    Per band (Q,) how near they come: in E1 and E2 the margin of the nearest (see `nearest.Nearest`), in "pixels" that
+    of the correlation after fine registration with the better of both, beside nothing; in E3 the similarity. The pixel
+    correlation (Q,) of the better match through its warp; the index (Q,) of the nearest train image in E2.
     """
 
     bands: dict[str, Scores]
@@ -168,7 +168,9 @@ def _similarity(queries: Images, train: Images, near: dict[str, Nearest]) -> Sim
         agreement(queries, train[near[name].index], [warps[number] for number in near[name].warp])
         for name in ("E1", "E2")
     ]
-    bands: dict[str, Scores] = {name: near[name].margin for name in ("E1", "E2")} | {"pixels": np.max(pixels, axis=0)}
+    bands: dict[str, Scores] = {name: near[name].margin for name in ("E1", "E2")} | {
+        "pixels": margin(np.max(pixels, axis=0))
+    }
     bands |= {name: band.similarity for name, band in near.items() if name not in bands}
     return Similarity(bands=bands, correlation=plain, index=near["E2"].index)
 

@@ -130,9 +130,12 @@ def blocks(queries: Images, real: Images, embedding: Embedding) -> Iterator[dict
         }
 
 
-def margin(nearest_N: npt.NDArray[np.float32], fifth_N: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """log((1 - fifth) / (1 - nearest)) of similarities, float32."""
-    out: npt.NDArray[np.float32] = np.log(np.maximum(1 - fifth_N, _LEAST_GAP) / np.maximum(1 - nearest_N, _LEAST_GAP))
+def margin(
+    nearest_N: npt.NDArray[np.float32], fifth_N: npt.NDArray[np.float32] | float = 0.0
+) -> npt.NDArray[np.float32]:
+    """log((1 - fifth) / (1 - nearest)) of similarities, float32: a copy is far beyond a stranger, not just above."""
+    gap_N, beside_N = (np.maximum(1 - values, _LEAST_GAP) for values in (nearest_N, fifth_N))
+    out: npt.NDArray[np.float32] = np.log(beside_N / gap_N).astype(np.float32)
     return out
 
 

@@ -121,7 +121,7 @@ def _figure(name: str, drawn: dict[str, Any], report: dict[str, Any]) -> str:
     captions = {
         "E1": "E1, coarse form: how much nearer the nearest train image is than the fifth patient's (log)",
         "E2": "E2, detail: how much nearer the nearest train image is than the fifth patient's (log)",
-        "pixels": "Pixels: correlation with the nearest train image after fine registration",
+        "pixels": "Pixels: correlation r with the nearest train image after fine registration, as -log(1 - r)",
         "E3": "E3, the same person: similarity of the nearest train image",
         "tail score": "The largest of all on a common scale; beyond the dashed threshold lies the tail",
     }

@@ -86,7 +86,7 @@ class Neighbours:
             bands[name] = margin(first, fifth)
             pixels.append(_at(self.pixels[name][rows], places[:, :REGISTERED], 1))
             plain.append(_at(self.correlation[name][rows], places[:, :REGISTERED], 1))
-        bands["pixels"] = np.maximum(*pixels)
+        bands["pixels"] = margin(np.maximum(*pixels))
         return Similarity(bands=bands, correlation=np.maximum(*plain), index=np.zeros(len(rows), np.int32))
 
 
