@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from medgan.errors import MedganError
-from medgan.gan import recipes
+from medgan.gan import board, recipes
 from medgan.gan.fit import Tick, fit
 from medgan.gan.images import read_plain
 from medgan.gan.parallel import joined
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = recipes.build(given.recipe, seed=given.seed, total_kimg=given.kimg)
         images = read_plain(given.images, given.labels, names=given.conditions)
         with joined() as world:  # torchrun --nproc-per-node N -m medgan.gan ... shares each batch
-            trained = fit(images, config, given.out, on_tick=_show, world=world)
+            trained = fit(images, config, given.out, on_tick=board.beside(_show, given.out), world=world)
             leads = world.leads
     except MedganError as error:
         sys.stderr.write(f"{error}\n")

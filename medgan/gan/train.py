@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medgan.cohort import read
 from medgan.errors import InvalidRequest
-from medgan.gan import budget, conditions, recipes
+from medgan.gan import board, budget, conditions, recipes
 from medgan.gan.accountant import Ledger
 from medgan.gan.checkpoint import write_atomically
 from medgan.gan.config import DP, TrainConfig
@@ -86,7 +86,7 @@ def train(
         config,
         folder,
         attrs=loaded.attrs,
-        on_tick=on_tick,
+        on_tick=board.beside(on_tick, folder),
         private=Private(patients=patients, reserve=account.reserve),
         watch=watch,
     )

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from medgan.errors import InvalidRequest
 from medgan.gan.images import to_unit
-from medgan.quality import coverage, distance, features, realism, utility
+from medgan.quality import coverage, distance, features, outside, realism, utility
 from medgan.records import Measure
 
 _NEIGHBOURS = 5
 _SEED = 0
 _BINS = 64
+_SEEN_OUTSIDE = 256
 _FLOOR = "real train to real holdout"
 _REAL = "real on real"
 
@@ -77,6 +78,7 @@ def compare(synthetic: Sample, train: Sample, holdout: Sample, *, classes: int) 
     measures = [
         *_in_features(encoder, synthetic, control, holdout, rng),
         _label_fidelity(encoder, synthetic, holdout),
+        *(_from_outside(synthetic, control, holdout) if outside.available() else ()),
         *_in_pixels(synthetic, control, holdout),
         *_in_use(synthetic, train, holdout),
         _memory(synthetic, train, holdout, rng),
@@ -121,6 +123,16 @@ def _label_fidelity(encoder: features.Encoder, synthetic: Sample, holdout: Sampl
     return _measure(
         "label_fidelity", value, float(expected), int(known.sum()), better="closer", reference_name="real holdout"
     )
+
+
+def _from_outside(synthetic: Sample, control: Sample, holdout: Sample) -> list[Measure]:
+    """Kernel distance in the features of a network that learned photographs; without bias in few images."""
+    count = min(_SEEN_OUTSIDE, len(synthetic), len(control), len(holdout))
+    rng = np.random.default_rng(_SEED)
+    made, known, held = (
+        outside.features(x.take(np.sort(rng.permutation(len(x))[:count])).unit) for x in (synthetic, control, holdout)
+    )
+    return [_measure("kid_photographs", distance.kernel(made, held)[0], distance.kernel(known, held)[0], count)]
 
 
 def _in_pixels(synthetic: Sample, control: Sample, holdout: Sample) -> list[Measure]:

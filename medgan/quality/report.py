@@ -11,6 +11,7 @@ from medgan.records import Measure
 _TITLES = {
     "frechet": "Fréchet distance, in-domain encoder",
     "kid": "Kernel distance (KID)",
+    "kid_photographs": "Kernel distance, EfficientNet-Lite0 of photographs",
     "precision": "Precision",
     "recall": "Recall",
     "density": "Density",
