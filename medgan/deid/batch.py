@@ -6,7 +6,9 @@ Running it twice writes the same bytes; files are written to a temporary name an
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -30,6 +32,7 @@ from medgan.records import QuarantineReason, QuarantineRecord
 if TYPE_CHECKING:
     from medgan.archive.container import Leaf
 
+SPOOL = "medgan-deid-"
 AUDIT, QUARANTINE, PARTS = "audit", "quarantine", ".parts"
 _BATCH = 32
 
@@ -82,8 +85,8 @@ def deidentify_tree(
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     origins: dict[str, dict[str, str | int]] = {}
-    with _explained_disk(), tempfile.TemporaryDirectory(prefix="medgan-deid-") as spool:
-        leaves = [leaf for leaf in container.leaves(source, spool=Path(spool)) if not _is_index(leaf)]
+    with _explained_disk(), _spool() as spool:
+        leaves = [leaf for leaf in container.leaves(source, spool=spool) if not _is_index(leaf)]
         job = _Job(
             destination=destination,
             profile=chosen.name,
@@ -113,6 +116,33 @@ def deidentify_tree(
         known=counts["known"],
         quarantined=dict(sorted(refused.items())),
     )
+
+
+@contextmanager
+def _spool() -> Iterator[Path]:
+    """A folder for what has to be unpacked, gone at the end; what killed runs left behind goes first."""
+    for left in Path(tempfile.gettempdir()).glob(f"{SPOOL}*"):
+        if left.is_dir() and not left.is_symlink() and left.stat().st_uid == os.getuid():
+            with _held(left) as alone:
+                if alone:
+                    shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=SPOOL) as folder, _held(Path(folder)):
+        yield Path(folder)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Lock `folder`; whether nobody else holds it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except BlockingIOError:
+        alone = False
+    try:
+        yield alone
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

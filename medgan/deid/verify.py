@@ -26,6 +26,7 @@ MIN_CHARACTERS = 4
 MIN_NAME_LETTERS = 4
 MIN_PIXEL_CHARACTERS = 6
 MAX_CHARACTERS = 1024
+MANY = 1000
 MAX_VALUE_BYTES = 4096
 _SEPARATORS = b"^_=,\\"
 _FOLD = bytes.maketrans(bytes(range(0x41, 0x5B)) + _SEPARATORS, bytes(range(0x61, 0x7B)) + b" " * len(_SEPARATORS))
@@ -35,6 +36,7 @@ _FINE_TIME = re.compile(r"\d{6}\.\d{3,6}")
 _TOKEN = re.compile(r"(?<!\w)\w*\d{5,}\w*|(?<!\S)\S+@\S+")  # from where a word begins: in one pass
 _TEXT_VRS = frozenset((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"UR", b"AE", b"CS"))
 _DATE_VRS = frozenset((b"DA", b"DT", b"TM"))
+_ALNUM, _DIGIT_RUN = re.compile(rb"[a-z0-9]+"), re.compile(rb"[0-9]+")
 _BLANK = b" \0"
 _ESCAPE = b"\x1b"
 
@@ -201,16 +203,55 @@ def residue(output: Output, originals: Originals, *, written: set[bytes], kept: 
     """
     ours = {value.decode("ascii", "replace") for value in written}
     texts = (originals.texts | originals.ids | (originals.weak - kept)) - ours
-    names = (name for name in originals.names - ours if len(name) >= MIN_NAME_LETTERS and not technical(name))
+    names = {name for name in originals.names - ours if len(name) >= MIN_NAME_LETTERS and not technical(name)}
+    uids, dates = originals.uids - written, originals.dates - written
+    if len(texts) + len(names) + len(uids) + len(dates) > MANY:
+        words = _Words.of(output)
+        texts, names = set(filter(words.may_hold, texts)), set(filter(words.may_hold, names))
+        uids, dates = set(filter(words.may_count, uids)), set(filter(words.may_count, dates))
     searches = (
         ("text", any(_has_text(text, output) for text in texts)),
         ("text", any(raw in output.header for raw in originals.encoded)),
         ("name", any(_has_text(name, output) for name in names)),
-        ("uid", any(_has_digits(uid, output) for uid in originals.uids - written)),
-        ("date", any(_has_digits(date, output) for date in originals.dates - written)),
+        ("uid", any(_has_digits(uid, output) for uid in uids)),
+        ("date", any(_has_digits(date, output) for date in dates)),
         ("pixels", any(raw in output.pixels for raw in originals.pixels)),
     )
     return next((kind for kind, found in searches if found), "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """Ends of words and runs of digits of an output: what ends otherwise need not be searched for.
+
+    It decides nothing: a hundred thousand originals in a large output would otherwise take a search each.
+    """
+
+    ends: set[bytes]
+    digits: set[bytes]
+
+    @classmethod
+    def of(cls, output: Output) -> _Words:
+        """Of the header in its folded and narrowed forms."""
+        hays = (output.folded, output.narrow)
+        return cls(
+            ends={word[-MIN_PIXEL_CHARACTERS:] for hay in hays for word in _ALNUM.findall(hay)},
+            digits={run for hay in (output.header, output.narrow) for run in _DIGIT_RUN.findall(hay)},
+        )
+
+    def may_hold(self, text: str) -> bool:
+        """Whether `text` may stand alone: its last letters end a word, or it is a number or not ASCII."""
+        if not text.isascii():
+            return True
+        words = _ALNUM.findall(text.encode())
+        if text.isdigit() or not words:
+            return self.may_count(text.encode())
+        return not text[-1].isalnum() or words[-1][-MIN_PIXEL_CHARACTERS:] in self.ends
+
+    def may_count(self, number: bytes) -> bool:
+        """Whether the last digits of `number` are a run of digits."""
+        runs = _DIGIT_RUN.findall(number)
+        return not runs or not number[-1:].isdigit() or runs[-1] in self.digits
 
 
 def technical(folded: str) -> bool:

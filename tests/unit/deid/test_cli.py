@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import resource
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -99,6 +102,20 @@ def test_a_full_disk_is_said_in_our_words_and_leaves_no_torn_log(key, tmp_path):
     assert str(tmp_path) not in str(refused.value)
     assert list((destination / "audit").iterdir()) == []
     assert sum(batch.deidentify_tree(source, destination, key_handle=key).quarantined.values()) == 20
+
+
+def test_what_a_killed_run_unpacked_is_removed_by_the_next(source, key, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, busy = (Path(tempfile.mkdtemp(prefix=batch.SPOOL)) for _ in range(2))
+    for folder in (left, busy):
+        (folder / "DOE^JANE").write_text("DOE^JANE")
+    descriptor = os.open(busy, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        batch.deidentify_tree(source, tmp_path / "out", key_handle=key)
+    finally:
+        os.close(descriptor)
+    assert list(tmp_path.glob(f"{batch.SPOOL}*")) == [busy]
 
 
 def test_output_never_lies_inside_the_source(source, key):
