@@ -1,7 +1,7 @@
 """Other people's loaders over the same images: each a function that gives an epoch of batches of 64.
 
 They live in an environment of their own that `python()` makes once: their packages without what they would drag
-along, on top of the project's own. Each keeps its own copy of the images in its own format; batches are
+along, on top of the project's own. Each keeps its own copy of the images, raw, in its own format; batches are
 stacked by numpy, so that every row of the table ends at the same place.
 """
 
@@ -147,16 +147,14 @@ def webdataset_shuffled(folder: Path) -> Epoch:
     return epoch
 
 
-def lit(folder: Path, compression: str | None = None) -> Epoch:
-    """litdata: optimised chunks of images, raw or compressed by itself, StreamingDataset with shuffle."""
+def lit(folder: Path) -> Epoch:
+    """litdata: optimised chunks of raw images, its fastest form, StreamingDataset with shuffle."""
     import litdata
 
-    where = folder / f"lit-{compression or 'raw'}"
+    where = folder / "lit"
     if not where.exists():
         rows = [(str(folder / "plain.npy"), row) for row in range(len(plain(folder)))]
-        litdata.optimize(
-            fn=_lit_row, inputs=rows, output_dir=str(where), chunk_bytes="32MB", compression=compression, num_workers=1
-        )
+        litdata.optimize(fn=_lit_row, inputs=rows, output_dir=str(where), chunk_bytes="32MB", num_workers=1)
     held = litdata.StreamingDataset(str(where), shuffle=True)
     return lambda: stacked(held)
 

@@ -131,7 +131,6 @@ def cases(folder: Path) -> dict[str, tuple[str | None, Callable[[], Epoch]]]:
         "zarr-python lz4, one at a time": (None, lambda: peers.zarr_python(folder / "lz4.zarr", pooled=False)),
         "tensorstore lz4, pooled": ("tensorstore", lambda: peers.tensorstore_pooled(folder / "lz4.zarr")),
         "litdata raw, shuffled": ("litdata", lambda: peers.lit(folder)),
-        "litdata zstd, shuffled": ("litdata", lambda: peers.lit(folder, "zstd")),
         "Hugging Face Arrow raw, shuffled": ("datasets", lambda: peers.huggingface(folder)),
         "webdataset raw, shuffled": ("webdataset", lambda: peers.webdataset_shuffled(folder)),
         "mosaicml-streaming raw, shuffled": ("streaming", lambda: peers.mosaic(folder)),
