@@ -37,7 +37,7 @@ def publish_version(cleared: ClearedCohort, terms: ReleaseTerms, night: Night) -
         **terms.model_dump(exclude={"schema_version"}),
     )
     release = publish.publish(cleared, request, zones=zones)
-    runtime.log("published", name=release.name, version=release.version, images=release.images)
+    runtime.log("published", name=release.name, version=release.version, images=release.images, pending=release.pending)
     page.link(
         key="catalogue",
         address=zones.catalogue,

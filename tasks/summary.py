@@ -54,6 +54,7 @@ def render(report: NightReport) -> str:
         f"  gate           {privacy.verdict.value} by {len(privacy.tests)} tests (policy {privacy.policy})",
         *(f"    {_test(test)}" for test in _telling(privacy.tests)),
         f"published {release.name}@{release.version}  {release.images:,} images, {release.bytes / 1e6:.1f} MB",
+        *(["  waits for      its approver: until `medgan approve` clients refuse it"] if release.pending else []),
         f"  catalogue      {address}/index.html",
         f"  whole reports  {zones.synthetic / 'cohorts' / made.synthetic}/{{quality,privacy}}.html",
         f"  pull it        medgan pull {release.name}@{release.version} --registry {address} --trust {trust}",

@@ -40,6 +40,7 @@ class Release(Record):
     manifest_sha256: Sha256
     images: int
     bytes: int
+    pending: bool = Field(default=False, description="Clients refuse it until its approver has signed.")
 
 
 class ManifestFile(Record):

@@ -188,8 +188,9 @@ def _list(
     """
     size = sum(file.size for file in made.files)
     entry = index.dataset(table, made.name)
-    if table is None or entry is None or made.version not in {known.version for known in entry.versions}:
-        added = IndexVersion(
+    found = next((known for known in entry.versions if known.version == made.version), None) if entry else None
+    if table is None or found is None:
+        found = IndexVersion(
             version=made.version,
             status=ReleaseStatus.PENDING if approval else ReleaseStatus.ACTIVE,
             created=made.created,
@@ -200,11 +201,18 @@ def _list(
             signatures=2 if approval else 1,
         )
         base = IndexDataset(name=made.name, title=made.title, licence=made.licence, channels={}, versions=())
-        table = index.with_version(table, base, added, created=made.created)
+        table = index.with_version(table, base, found, created=made.created)
         write_index(store, table, held, key)
     else:
         mend(store, table, key)
-    return Release(name=made.name, version=made.version, manifest_sha256=made.digest, images=made.images, bytes=size)
+    return Release(
+        name=made.name,
+        version=made.version,
+        manifest_sha256=made.digest,
+        images=made.images,
+        bytes=size,
+        pending=found.status is ReleaseStatus.PENDING,
+    )
 
 
 def registry_files(store: Store, table: Index, key: Ed25519PrivateKey) -> dict[str, bytes]:

@@ -94,11 +94,12 @@ def test_policy_says_whether_an_approver_must_sign(zones, policy):
     """As the report that was cleared states it; the terms of a data set may ask for more, not for less."""
     said = policies.load(policy).model_dump(mode="json")
     built = build.synthetic_cohort(zones, count=40, policy=said)
-    publish.publish(built.cleared, build.request(approval=False), zones=zones)
+    release = publish.publish(built.cleared, build.request(approval=False), zones=zones)
     entry = json.loads((zones.registry / "index.json").read_bytes())["datasets"][0]
     due = {"pending": 2, "active": 1}
     assert entry["versions"][0]["signatures"] == due[entry["versions"][0]["status"]]
     assert entry["versions"][0]["status"] == ("active" if policy == "internal" else "pending")
+    assert release.pending == (policy != "internal")
 
 
 def second(published):
