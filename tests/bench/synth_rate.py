@@ -20,11 +20,12 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-from distributed import Client
+from distributed import Client, as_completed
 
 from medgan import cluster
 from medgan.gan import sample
@@ -101,10 +102,15 @@ def whole_path(model: TrainedModel, zones: Zones, spec: CohortSpec, client: Clie
 
 
 def empty_block_ms(client: Client) -> float:
-    """CPU milliseconds that Dask itself takes for a block, on both sides."""
+    """CPU milliseconds that Dask itself takes for a block, on both sides; as many in flight as `generate.draw` has."""
     list(map(client.submit, [nothing] * 8, range(8)))
     before, here = client.run(time.process_time), time.process_time()
-    client.gather(client.map(nothing, np.arange(EMPTY_BLOCKS).tolist(), pure=False))
+    waiting = iter(range(EMPTY_BLOCKS))
+    running = as_completed([client.submit(nothing, block, pure=False) for block in islice(waiting, 3 * len(before))])
+    for finished in running:
+        finished.result()
+        for block in islice(waiting, 1):
+            running.add(client.submit(nothing, block, pure=False))
     here = time.process_time() - here
     after = client.run(time.process_time)
     return 1000 * (here + sum(after[name] - before[name] for name in before)) / EMPTY_BLOCKS
