@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medgan.privacy import embedding, views, warps
-from medgan.privacy.nearest import correlation, nearest
+from medgan.privacy.nearest import correlation, nearest, nearest_in_each
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,29 @@ def test_nearest_is_what_a_plain_loop_finds(case, fitted):
         asked = table.max(axis=(0, 1)) if band == "E2" else np.empty(0)
         assert found[band].of_real == pytest.approx(asked, abs=1e-5)
         assert found[band].index.tolist() == table.max(axis=0).argmax(axis=1).tolist()
+
+
+def test_a_margin_is_taken_beside_the_fifth_patient_and_not_beside_exposures_of_one(case, fitted):
+    queries, real = case.real.holdout_1[:4], case.real.train[:40]
+    patients = (np.arange(40) // 4).astype(object)
+    shuffled = np.random.default_rng(0).permutation(40)
+    found = nearest(queries, real[shuffled], fitted, patients=patients[shuffled])["E2"]
+    originals = fitted.vectors(views.unit(real), warps.Warp())["E2"]
+    table = np.max(
+        [fitted.vectors(views.unit(queries), warp)["E2"] @ originals.T for warp in warps.aligned_warps()], axis=0
+    )
+    fifth = np.sort(table.reshape(4, 10, 4).max(axis=2), axis=1)[:, -5]
+    assert found.margin == pytest.approx(np.log((1 - fifth) / (1 - table.max(axis=1))), abs=1e-4)
+
+
+def test_two_sets_at_one_look_are_what_each_is_alone(case, fitted):
+    queries, sets = case.real.holdout_1[:6], [(case.real.train[:30], None), (case.real.holdout_2[:20], None)]
+    for together, (real, _) in zip(nearest_in_each(queries, sets, fitted), sets, strict=True):
+        alone = nearest(queries, real, fitted)
+        for band, near in alone.items():
+            assert np.array_equal(together[band].index, near.index)
+            assert together[band].margin == pytest.approx(near.margin, abs=1e-4)
+            assert together[band].of_real == pytest.approx(near.of_real, abs=1e-5)
 
 
 @pytest.mark.parametrize("change", ["copy", "shift", "flip"])
