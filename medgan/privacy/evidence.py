@@ -86,7 +86,7 @@ def similarity_to_train(queries: Images, real: RealImages, embedding: Embedding)
 
 def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
     """Measure everything once. Linear in synthetic x train images."""
-    everything = np.concatenate([real.train, real.holdout_1, real.holdout_2])
+    everything = np.concatenate([real.train, real.holdout_1, real.holdout_2, synthetic])
     embedding = fit(everything, seed=seed, same_patient=_pairs_to_learn_from(real))
     train, first_set, second_set = (
         (real.train, real.train_patients),
