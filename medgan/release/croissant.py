@@ -124,7 +124,7 @@ def _responsible(facts: Facts) -> dict[str, Any]:
             )
         ],
         "rai:dataLimitations": [
-            "Synthetic images resemble the distribution they were trained on, with its gaps and biases.",
+            *facts.limits,
             *(f"Not tested: {item}" for item in privacy.not_tested),
         ],
         "rai:dataUseCases": [facts.request.terms],

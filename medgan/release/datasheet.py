@@ -71,6 +71,7 @@ def _sections(facts: Facts) -> Iterable[str]:
         f"de-identified images; this set was drawn from it with seed {facts.synthetic.spec.seed}. "
         "No image of a patient is part of it."
     )
+    yield "\n" + " ".join(facts.limits)
     yield "\n## Quality\n"
     yield _table(
         ("measure", "value", "beside", "reference", "better"),

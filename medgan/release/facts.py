@@ -63,6 +63,16 @@ class Facts:
         return self.counts.get("class", {})
 
     @property
+    def limits(self) -> tuple[str, ...]:
+        """What a reader must not take the images for, beside what the gate says."""
+        resemble = "Synthetic images resemble the distribution they were trained on, with its gaps and biases."
+        apart = (
+            "The images of one synthetic patient are drawn independently of each other: they share what the labels say "
+            "and no anatomy. Do not use them for re-identification, growth or change over time."
+        )
+        return (resemble, apart) if "patient" in self.columns else (resemble,)
+
+    @property
     def tests(self) -> tuple[GateTest, ...]:
         """Tests of the privacy gate."""
         return self.privacy.tests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,8 @@ import zarr
 from medgan.client import disk
 from medgan.errors import Conflict, IntegrityError, PrivacyRefused, UnusableKey
 from medgan.records import Manifest, Verdict, canonical_json
-from medgan.release import publish, sign, stores
+from medgan.release import croissant, datasheet, evidence, publish, sign, stores
+from medgan.release.facts import Facts
 from tests.builders import release as build
 
 
@@ -205,3 +207,13 @@ def test_two_first_publishers_that_do_not_share_a_lock_do_not_overwrite_each_oth
     assert store.read(stores.ENVELOPE) == stores.Held(body=b"first")
     store.write_index({stores.ENVELOPE: b"second"}, stores.Held(body=b"first"))
     store.write_index({"index.html": b"pages alone"}, None)
+
+
+def test_a_data_set_whose_patients_have_several_images_says_that_they_are_drawn_apart(zones):
+    held = evidence.collect(build.synthetic_cohort(zones, count=40).cleared, zones=zones)
+    told = {}
+    for name, labels in (("alone", held.labels), ("several", held.labels.assign(patient=0))):
+        facts = Facts.gather(replace(held, labels=labels), build.request(), number="1.0.0", previous=None)
+        told[name] = [datasheet.render(facts), croissant.render(facts, ()).decode()]
+    assert all("drawn independently" in text for text in told["several"])
+    assert not any("drawn independently" in text for text in told["alone"])
