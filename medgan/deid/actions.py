@@ -20,6 +20,9 @@ COPY: Final = b"\0copy"
 """Sentinel, compared by identity: take the value as it stands."""
 
 NUMBER_BYTES = {b"US": 2, b"SS": 2, b"AT": 4, b"UL": 4, b"SL": 4, b"FL": 4, b"FD": 8, b"SV": 8, b"UV": 8}
+_FEWEST_LETTERS = 6
+# So many bytes of real numbers are never letters by chance; integers have zeros above them.
+LETTERS_OF_NUMBERS = {b"FL": 12, b"FD": 8}
 TOP_AGE = b"090Y"
 _OFFSETS = frozenset((0x7FE00001, 0x7FE00002))  # what a text would mean as an offset lies beyond the file
 DUMMY_DATE, DUMMY_TIME = b"19000101", b"000000"
@@ -251,12 +254,16 @@ class KeepNumber(Action):
     sentence = "is kept when it is a number of its type and multiplicity"
 
     def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
-        """Binary numbers of the right size and count."""
-        del work
+        """Binary numbers of the right size and count, that are no letters."""
         length = element.stop - element.start
-        size = NUMBER_BYTES.get(element.vr if element.vr in rule.vrs else rule.vrs[0])
+        vr = element.vr if element.vr in rule.vrs else rule.vrs[0]
+        size = NUMBER_BYTES.get(vr)
         if size is None or length % size or (rule.max_values and length > size * rule.max_values):
             return None
+        if length >= LETTERS_OF_NUMBERS.get(vr, _FEWEST_LETTERS):
+            raw = work.buffer[element.start : element.stop]
+            if screen.spells(raw, size if vr in LETTERS_OF_NUMBERS else 1):
+                return None
         return COPY
 
 

@@ -16,7 +16,10 @@ from medgan.deid.table import vocabulary
 
 _CHARACTER_SETS = frozenset(python_encoding)
 UID_PATTERN = re.compile(r"[0-9.]{1,64}")
-_NUMBER = rb"[ ]*+[+-]?[0-9.]{0,32}+(?:[eE][+-]?[0-9]{1,4})?[ ]*+"  # possessive: in one pass, whatever is in it
+_DAY = rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?![0-9.])"
+_NUMBER = (
+    rb"[ ]*+(?!" + _DAY + rb")[+-]?[0-9.]{0,32}+(?:[eE][+-]?[0-9]{1,4})?[ ]*+"
+)  # possessive: in one pass, whatever is in it
 NUMBERS = re.compile(_NUMBER + rb"(?:\\" + _NUMBER + rb")*+\0?")
 _CODE = re.compile(rb"[A-Z0-9_ \\/+.,:()-]*\0?")
 _AGE = re.compile(rb"\d{3}[DWMY]")
@@ -61,6 +64,7 @@ _SERIAL = re.compile(r"(?<![A-Za-z])(?!b\d|T[REI]\d)[A-Za-z]{1,4}[-#]?\d{4,}(?!\
 _FORBIDDEN = re.compile(r"[\^@=<>|;\"'`{}$~\x00-\x1f\x7f-\U0010ffff]")
 _SEPARATORS = re.compile(r"[\^_=,\\]")
 MIN_WORD_LETTERS = 3
+_FEWEST_SPELLED = 5
 # SOP classes of vendors that hold ordinary images (DICOM conformance statements): no room for a date or a number.
 _VENDOR_UIDS = re.compile(
     r"1\.3\.12\.2\.1107\.5\.9\.1|(?:1\.3\.46\.670589\.(?:11\.0\.0\.12|5\.0)|1\.2\.840\.113619\.4)\.\d{1,2}(?:\.\d{1,2})?"
@@ -119,6 +123,14 @@ def _word_passes(word: str, names: frozenset[str]) -> bool:
     if word in names or not word.isascii():
         return False
     return len(word) < MIN_WORD_LETTERS or word in vocabulary()
+
+
+def spells(raw: bytes, size: int) -> bool:
+    """Whether the bytes of binary numbers are a text, and the highest of each `size` bytes a letter, digit or space."""
+    text = raw.rstrip(b" \0")
+    if len(text) < _FEWEST_SPELLED or not text.isascii() or not text.decode("ascii").isprintable():
+        return False
+    return size == 1 or text[size - 1 :: size].translate(None, b" ").isalnum()
 
 
 def age_passes(value: bytes) -> bool:

@@ -186,6 +186,38 @@ def test_an_overlay_in_the_bits_of_the_pixels_goes_and_the_image_stays(basic, ke
     assert apply.deidentify(write(dataset), profile=basic, keyring=keyring).dataset.PixelData == image.tobytes()
 
 
+@pytest.mark.parametrize("vr", ["LO", "OB"])
+@pytest.mark.parametrize("text", [b"Zuviqoraxe Jane ", b"Zuviqora", b"47182936"])
+@pytest.mark.parametrize("tag", [0x00081161, 0x00189241, 0x00280009, 0x00700022, 0x00189073, 0x00181310])
+def test_letters_are_no_numbers(tag, text, vr, basic, keyring):
+    """Frame lists, times, pointers, graphics, durations, matrices: a text is none of them, however it is sent."""
+    dataset = read(phantom_with(OtherPatientIDs=""))
+    if tag in dataset:
+        del dataset[tag]
+    dataset.add_new(tag, vr, text if vr != "LO" else text.decode())
+    left = apply.deidentify(write(dataset), profile=basic, keyring=keyring).data
+    assert text not in left or (tag == 0x00700022 and len(text) == 8)  # two small floats may look like letters
+
+
+def test_numbers_stay_numbers(basic, keyring):
+    values = {
+        "SimpleFrameList": [1, 2, 0x4041],
+        "AcquisitionMatrix": [0, 256, 192, 0],
+        "FrameAcquisitionDuration": 33.3,
+    }
+    clean = apply.deidentify(phantom_with(**values), profile=basic, keyring=keyring).dataset
+    assert {keyword: clean[keyword].value for keyword in values} == values
+
+
+@pytest.mark.parametrize("value", ["19531203", "2\\20170927\\3"])
+def test_a_day_is_no_number(value, basic, keyring):
+    dataset = read(phantom_with())
+    dataset.add_new(0x00180081, "DS", value)
+    assert b"19531203" not in apply.deidentify(write(dataset), profile=basic, keyring=keyring).data
+    assert screen.NUMBERS.fullmatch(value.encode()) is None
+    assert screen.NUMBERS.fullmatch(b"20171399\\19.531203\\370000000\\201709271")
+
+
 VENDORS = ("1.2.840.113619.4", "1.3.12.2.1107.5.9.1", "1.3.46.670589.5.0", "1.3.46.670589.11.0.0.12")
 
 
