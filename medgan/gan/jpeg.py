@@ -28,8 +28,8 @@ class Jpeg:
     quality_to: int = 30
 
     def measure(self, image_HW: Image, rng: np.random.Generator) -> Measurement:
-        """Encode and decode at a quality drawn from the range."""
-        return self.at(image_HW, int(rng.integers(self.quality_from, self.quality_to + 1)))
+        """Encode and decode at a quality drawn from the range, low ones more often: there is more to repair in them."""
+        return self.at(image_HW, round(self.quality_from * (self.quality_to / self.quality_from) ** rng.random()))
 
     def at(self, image_HW: Image, quality: int) -> Measurement:
         """Encode and decode at one quality (1..95, as libjpeg counts)."""
