@@ -32,7 +32,7 @@ _SMALL_PX = 32
 on Fashion-MNIST at 28 px (240: 73 %) and on MedNIST at 64 px; noisy copies are found by the coarse ones."""
 _E3_DIMENSIONS = 48
 _FIT_IMAGES = 3000
-_MOST_IMAGES = 10_000
+MOST_IMAGES = 10_000
 """More images do not move the eigenvectors that are kept, and their float64 rows would fill the memory."""
 
 
@@ -66,7 +66,7 @@ def fit(images_NHW: Images, *, seed: int, same_patient: tuple[Images, Images] | 
     size = images_NHW.shape[1]
     window = matrix(Warp(), size)
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x656D62]))
-    most = images_NHW[np.sort(rng.permutation(len(images_NHW))[:_MOST_IMAGES])]
+    most = images_NHW[np.sort(rng.permutation(len(images_NHW))[:MOST_IMAGES])]
     seen_NP = (window @ unit(most).T).T.astype(np.float64)
     mean_P = seen_NP.mean(axis=0)
     total_PP = np.cov(seen_NP, rowvar=False, bias=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from medgan.privacy.embedding import Embedding, fit
+from medgan.privacy.embedding import MOST_IMAGES, Embedding, fit
 from medgan.privacy.nearest import Nearest, correlation, margin, nearest, nearest_in_each
 from medgan.privacy.register import agreement
 from medgan.privacy.views import Images, unit
@@ -86,8 +87,8 @@ def similarity_to_train(queries: Images, real: RealImages, embedding: Embedding)
 
 def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
     """Measure everything once. Linear in synthetic x train images."""
-    everything = np.concatenate([real.train, real.holdout_1, real.holdout_2, synthetic])
-    embedding = fit(everything, seed=seed, same_patient=_pairs_to_learn_from(real))
+    seen = _drawn_together([real.train, real.holdout_1, real.holdout_2, synthetic], seed=seed)
+    embedding = fit(seen, seed=seed, same_patient=_pairs_to_learn_from(real))
     train, first_set, second_set = (
         (real.train, real.train_patients),
         (real.holdout_1, real.holdout_1_patients),
@@ -122,6 +123,15 @@ def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
         twins=int((~keep_1).sum() + (~keep_2).sum()),
         synthetic_images=len(synthetic),
     )
+
+
+def _drawn_together(parts: Sequence[Images], *, seed: int) -> Images:
+    """All images of the parts, or as many as an embedding needs, drawn from all alike."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0x647261]))
+    ends = np.cumsum([0, *map(len, parts)])
+    rows = np.sort(rng.permutation(ends[-1])[:MOST_IMAGES])
+    chosen = np.split(rows, np.searchsorted(rows, ends[1:-1]))
+    return np.concatenate([part[of - start] for part, of, start in zip(parts, chosen, ends[:-1], strict=True)])
 
 
 def _pairs_to_learn_from(real: RealImages) -> tuple[Images, Images] | None:

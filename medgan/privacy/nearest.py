@@ -110,17 +110,17 @@ def nearest_in_each(
 
 def blocks(queries: Images, real: Images, embedding: Embedding) -> Iterator[dict[str, Block]]:
     """One block of queries after the other against all real images, a `Block` a band."""
-    query_NP, originals = unit(queries), embedding.vectors(unit(real), Warp())
+    originals = embedding.vectors(unit(real), Warp())
     size = max(1, min(_MOST_QUERIES, _TABLE // max(1, len(real))))
     product = np.empty((min(size, len(queries)), len(real)), np.float32)
     warps = aligned_warps()
     for start in range(0, len(queries), size):
         rows = slice(start, min(start + size, len(queries)))
-        count = rows.stop - rows.start
+        count, query_NP = rows.stop - rows.start, unit(queries[rows])
         tables = {name: np.full((count, len(real)), -1, np.float32) for name in originals}
         seen = {name: np.empty((len(warps), count, rest.shape[1]), np.float32) for name, rest in originals.items()}
         for number, warp in enumerate(warps):
-            for name, vectors in embedding.vectors(query_NP[rows], warp).items():
+            for name, vectors in embedding.vectors(query_NP, warp).items():
                 seen[name][number] = vectors
                 np.matmul(vectors, originals[name].T, out=product[:count])
                 np.maximum(tables[name], product[:count], out=tables[name])
