@@ -1,7 +1,7 @@
 """Query and retrieve over DIMSE: C-FIND down to the instance, then C-GET or C-MOVE of what is not here.
 
-Several associations work side by side, a series each. What has arrived stays: a PACS that dies in the middle costs
-the instances that were on their way, and the next visit asks for those only.
+Several associations work side by side, each on a part of a series. What has arrived stays: a PACS that dies in the
+middle costs the instances that were on their way, and the next visit asks for those only.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def fetch(place: Place, landing: Landing, *, report: Report | None = None) -> Fe
         retrieve = _move if method == "move" else _get
         for at_once in (_AT_ONCE, 1):  # one instance that the PACS cannot deliver may fail the list it stands in
             missing = [one for one in listed if not landing.holds(landing.handle(one.instance))]
-            jobs = [(some, at_once) for some in query.by_series_and_class(missing)]
+            most = max(1, min(_AT_ONCE, -(-len(missing) // associations)))  # one long series is shared, too
+            jobs = [(part, at_once) for some in query.by_series_and_class(missing) for part in _parts(some, most)]
             _side_by_side(associations, jobs, lambda job: retrieve(place, landing, tell, *job))
     waiting = sum(not landing.holds(landing.handle(one.instance)) for one in listed)
     return Fetched(listed=len(listed), known=known, arrived=len(listed) - known - waiting, waiting=waiting)
@@ -171,13 +172,16 @@ def _tls_for_move(place: Place) -> ssl.SSLContext:
 
 def _identifiers(wanted: Sequence[Listed], at_once: int) -> Iterator[Dataset]:
     """What to ask for: instance by instance UID, in lists that fit a PDU (PS3.4 C.4.2.2.1)."""
-    for first in range(0, len(wanted), at_once):
-        some = wanted[first : first + at_once]
+    for some in _parts(wanted, at_once):
         identifier = Dataset()
         identifier.QueryRetrieveLevel = "IMAGE"
         identifier.StudyInstanceUID, identifier.SeriesInstanceUID = some[0].study, some[0].series
         identifier.SOPInstanceUID = [one.instance for one in some]
         yield identifier
+
+
+def _parts(wanted: Sequence[Listed], most: int) -> list[Sequence[Listed]]:
+    return [wanted[first : first + most] for first in range(0, len(wanted), most)]
 
 
 def _finish(ours: Association, answers: Any) -> None:

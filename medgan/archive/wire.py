@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import select
+import socket
 import ssl
 import threading
 import time
@@ -109,6 +110,7 @@ def guards(budget: Budget) -> list[Any]:
 
     def opened(event: evt.Event) -> None:
         wrapped = event.assoc.dul.socket
+        wrapped.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # type: ignore[union-attr] # PS3.8 9.1.4
         wrapped.recv = _Bounded(wrapped, id(event.assoc), budget)  # type: ignore[union-attr,method-assign]
 
     def closed(event: evt.Event) -> None:
