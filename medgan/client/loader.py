@@ -9,7 +9,6 @@ Without a shuffle chunks are decoded into the batches themselves, and no image i
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from medgan.errors import InvalidRequest
 POOL_ROWS = 4096
 ORDERS = ("pooled", "chunks", "random", "sequential")
 _BUFFERS = 4
-_REFERENCES = 3
-"""Those to a buffer that nobody uses: the list of buffers, the loop over it, and the call that counts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,12 +229,15 @@ class Loader:
 
         New memory is zeroed by the kernel, which costs half as much as decoding into it.
         """
-        layout, most, held = self.reader.layout, max(len(pool.chunks) for pool in pools), deque[Images](maxlen=_BUFFERS)
+        layout, most = self.reader.layout, max(len(pool.chunks) for pool in pools)
+        held = [np.empty(0, layout.dtype)]
         for _ in pools:
-            free = next((buffer for buffer in held if sys.getrefcount(buffer) == _REFERENCES), None)
+            free = _unused(held)
             if free is None:
                 free = np.empty((most, layout.chunk_rows, *layout.shape[1:]), layout.dtype)
                 held.append(free)
+                if len(held) > _BUFFERS:
+                    del held[1]  # whoever holds it keeps it
             yield free
 
     def _rng(self, *purpose: int) -> np.random.Generator:
@@ -252,6 +252,12 @@ class _Pool:
     rows: npt.NDArray[np.int64]
     slots: npt.NDArray[np.int64]
     in_order: bool
+
+
+def _unused(held: list[Images]) -> Images | None:
+    """A buffer with no more references than `held[0]`, which is never lent: how many that are depends on the Python."""
+    counts = [sys.getrefcount(held[at]) for at in range(len(held))]
+    return next((held[at] for at in range(1, len(held)) if counts[at] <= counts[0]), None)
 
 
 def _taken(buffer_MCHW: Images, pool: _Pool, slots: npt.NDArray[np.int64]) -> Batch:
