@@ -121,10 +121,13 @@ def read_extent(extent: Extent, *, expected_sha256: str | None = None) -> bytes:
     if extent.size > limits.MAX_INSTANCE_BYTES:
         raise BadInstance(Reason.TOO_LARGE)
     with open_regular(extent.path) as file:
-        before = os.fstat(file.fileno())
-        file.seek(extent.offset)
-        raw = file.read(extent.stored)
-        after = os.fstat(file.fileno())
+        try:
+            before = os.fstat(file.fileno())
+            file.seek(extent.offset)
+            raw = file.read(extent.stored)
+            after = os.fstat(file.fileno())
+        except OSError:  # a bad block: the next run tries again
+            raise BadInstance(Reason.CHANGED_WHILE_READ) from None
     if len(raw) != extent.stored or _stamp(before) != _stamp(after):
         raise BadInstance(Reason.CHANGED_WHILE_READ)
     data = raw if extent.method == _STORED else _inflate_member(raw, extent.size)
@@ -206,8 +209,7 @@ def _file(path: Path, spool: Path | None, *, level: int, name: str = "") -> Iter
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            head = file.read(_SNIFF_BYTES)
-            kind = archive_kind(head)
+            kind = archive_kind(_first_bytes(file))
             if kind == "zip":
                 yield from _zip(path, file, spool, level)
                 return
@@ -225,6 +227,13 @@ def _file(path: Path, spool: Path | None, *, level: int, name: str = "") -> Iter
         yield Leaf(name=name or str(path), extent=None, refusal=Reason(refused.reason))
         return
     yield Leaf(name=name or str(path), extent=Extent(str(path), 0, size, _STORED, size))
+
+
+def _first_bytes(file: IO[bytes]) -> bytes:
+    try:
+        return file.read(_SNIFF_BYTES)
+    except OSError:  # a bad block: the next run tries again
+        raise BadInstance(Reason.CHANGED_WHILE_READ) from None
 
 
 def archive_kind(head: bytes) -> str | None:
@@ -296,8 +305,8 @@ def _refuse_crowd(file: IO[bytes]) -> None:
 
 
 def _zip_extent(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> Extent:
-    file.seek(member.header_offset)
-    raw = file.read(_LOCAL_HEADER.size)
+    file.seek(max(0, member.header_offset))
+    raw = file.read(_LOCAL_HEADER.size) if member.header_offset >= 0 else b""
     if len(raw) != _LOCAL_HEADER.size or not raw.startswith(_ZIP_MAGIC):
         message = "the zip archive is broken: a member is missing. Was it copied completely?"
         raise UnusableArchive(message)

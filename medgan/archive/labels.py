@@ -71,9 +71,9 @@ def _parquet(data: bytes) -> tuple[list[str], Iterable[Sequence[str]]]:
         if unpacked > _MOST_UNPACKED or file.metadata.num_rows > limits.MAX_LABEL_ROWS:
             return [], []
         table = file.read()
-    except (pa.ArrowException, OSError, ValueError):
+        texts = [["" if value is None else str(value) for value in column.to_pylist()] for column in table.columns]
+    except Exception:  # noqa: BLE001 - whatever a broken table makes a reader raise, its text may quote values
         return [], []
-    texts = [["" if value is None else str(value) for value in column.to_pylist()] for column in table.columns]
     return list(table.column_names), zip(*texts, strict=True)
 
 

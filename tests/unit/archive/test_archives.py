@@ -16,7 +16,7 @@ import numcodecs
 import pytest
 
 from medgan.archive import container, instance, limits, phantom, scan, sources
-from medgan.errors import InvalidRequest, UnusableArchive
+from medgan.errors import BadInstance, InvalidRequest, UnusableArchive
 from medgan.settings import Zones
 from tests.unit.archive.builders import KEYRING, scan_path, sound, write_files
 
@@ -133,6 +133,14 @@ def _crowd() -> bytes:
     return bytes(whole)
 
 
+def _before_its_begin() -> bytes:
+    """A directory that is said to stand later than it does, so that its first member lies before the file."""
+    whole = bytearray(_zip({"a.dcm": sound()}))
+    place = whole.rindex(b"PK\x05\x06") + 16
+    struct.pack_into("<L", whole, place, struct.unpack_from("<L", whole, place)[0] + 1)
+    return bytes(whole)
+
+
 def _lying_size() -> bytes:
     """A member that inflates to more than its header says."""
     whole = bytearray(_zip({"a.dcm": sound(), "z.dcm": bytes(4096)}))
@@ -153,6 +161,7 @@ HOSTILE = {
     "an encrypted zip": _encrypted,
     "a zip packed with lzma": lambda: _zip(GOOD, method=zipfile.ZIP_LZMA),
     "a zip of a million members": _crowd,
+    "a zip whose member lies before its begin": _before_its_begin,
     "zips nested three deep": lambda: _zip({"1.zip": _zip({"2.zip": _zip(GOOD)})}),
     "a bomb inside a zip": lambda: _zip({**GOOD, "b.zip": _zip({"x": bytes(80 << 20)})}),
     "a tar with a link": lambda: _tar(GOOD, _link("/etc")),
@@ -188,6 +197,15 @@ def test_a_hostile_archive_among_good_files_is_quarantined_alone(what: str, tmp_
     source = write_files(tmp_path / "in", {"bad.zip": HOSTILE[what](), "good.dcm": sound(patient=4)})
     report, _ = scan_path(source, zones)
     assert (report.instances, report.rejected) == (1, {"BAD_ARCHIVE": 1})
+
+
+def test_a_file_that_the_disk_does_not_give_is_refused_and_tried_again() -> None:
+    memory = Path("/proc/self/mem")  # a regular file whose first byte gives EIO
+    (leaf,) = container.leaves_of(memory, spool=None, alone=False)
+    assert leaf.refusal == "CHANGED_WHILE_READ"
+    with pytest.raises(BadInstance) as refused:
+        container.read_extent(container.Extent(str(memory), 0, 10, 0, 10))
+    assert refused.value.reason == "CHANGED_WHILE_READ"
 
 
 def test_a_member_that_lies_about_its_size_is_quarantined(tmp_path: Path, zones: Zones) -> None:

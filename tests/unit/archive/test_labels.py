@@ -6,7 +6,9 @@ import io
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from medgan.archive import instance, labels, limits, people
 from medgan.errors import UnusableArchive
@@ -34,6 +36,13 @@ def test_parquet_is_a_table_too() -> None:
     pd.DataFrame({"patient_id": ["Ä-1", "Ä-2"], "finding": ["normal", "sick"]}).to_parquet(out)
     assert labels.read_table(out.getvalue(), "x.parquet") == ROWS
     assert labels.read_table(out.getvalue()[:-20], "x.parquet") is None
+
+
+def test_a_parquet_of_broken_text_is_none_and_no_error_quotes_it() -> None:
+    text = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\4\0\0\0"), pa.py_buffer(b"DOE\x80")])
+    out = io.BytesIO()
+    parquet.write_table(pa.table({"PatientID": text, "finding": ["normal"]}), out)
+    assert labels.read_table(out.getvalue(), "x.parquet") is None
 
 
 def test_a_table_without_an_identifier_is_none() -> None:
