@@ -65,6 +65,8 @@ _FORBIDDEN = re.compile(r"[\^@=<>|;\"'`{}$~\x00-\x1f\x7f-\U0010ffff]")
 _SEPARATORS = re.compile(r"[\^_=,\\]")
 MIN_WORD_LETTERS = 3
 _FEWEST_SPELLED = 5
+_END_LETTERS = 12
+_PLAIN_TEXT = re.compile(rb"[A-Za-z0-9 ^=,.'-]{12}")
 # SOP classes of vendors that hold ordinary images (DICOM conformance statements): no room for a date or a number.
 _VENDOR_UIDS = re.compile(
     r"1\.3\.12\.2\.1107\.5\.9\.1|(?:1\.3\.46\.670589\.(?:11\.0\.0\.12|5\.0)|1\.2\.840\.113619\.4)\.\d{1,2}(?:\.\d{1,2})?"
@@ -131,6 +133,15 @@ def spells(raw: bytes, size: int) -> bool:
     if len(text) < _FEWEST_SPELLED or not text.isascii() or not text.decode("ascii").isprintable():
         return False
     return size == 1 or text[size - 1 :: size].translate(None, b" ").isalnum()
+
+
+def text_at_an_end(raw: bytes) -> bool:
+    """Whether a table of numbers begins or ends in letters that are no ramp, as a table's own are."""
+    ends = (raw[:_END_LETTERS], raw[-_END_LETTERS:])
+    return any(
+        _PLAIN_TEXT.fullmatch(end) is not None and list(end) not in (sorted(end), sorted(end, reverse=True))
+        for end in ends
+    )
 
 
 def age_passes(value: bytes) -> bool:

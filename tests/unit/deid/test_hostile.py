@@ -218,6 +218,22 @@ def test_a_day_is_no_number(value, basic, keyring):
     assert screen.NUMBERS.fullmatch(b"20171399\\19.531203\\370000000\\201709271")
 
 
+@pytest.mark.parametrize("place", [0, 500])
+def test_no_table_begins_or_ends_in_a_name(place, basic, keyring):
+    ramp = bytes(range(256)) * 2
+    text = b"Zuviqoraxe^Jane "
+    planted = ramp[:place] + text + ramp[place + len(text) :]
+    for value, stays in (
+        (ramp, True),
+        (ramp[65:] + b"A" * 65, True),
+        (planted[:512] if place == 0 else planted, False),
+    ):
+        dataset = read(phantom_with())
+        dataset.add_new(0x00281201, "OW", value)
+        clean = apply.deidentify(write(dataset), profile=basic, keyring=keyring).dataset
+        assert ("RedPaletteColorLookupTableData" in clean) == stays
+
+
 VENDORS = ("1.2.840.113619.4", "1.3.12.2.1107.5.9.1", "1.3.46.670589.5.0", "1.3.46.670589.11.0.0.12")
 
 
