@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
@@ -123,7 +123,7 @@ def _spool() -> Iterator[Path]:
     """A folder for what has to be unpacked, gone at the end; what killed runs left behind goes first."""
     for left in Path(tempfile.gettempdir()).glob(f"{SPOOL}*"):
         if left.is_dir() and not left.is_symlink() and left.stat().st_uid == os.getuid():
-            with _held(left) as alone:
+            with suppress(FileNotFoundError), _held(left) as alone:  # another run may remove it first
                 if alone:
                     shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=SPOOL) as folder, _held(Path(folder)):
