@@ -67,6 +67,11 @@ class Loader:
         self.reader, self.plan, self.keep = reader, plan, keep
         self.epoch = 0
         self._batch = 0
+        self._held: list[Images] = [np.empty(0, reader.dtype)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the memory that is decoded into."""
+        return self.__dict__ | {"_held": self._held[:1]}
 
     def state(self) -> dict[str, int | str]:
         """Where we are: after `restore` of it the next batch is the one that would have come."""
@@ -227,10 +232,12 @@ class Loader:
     def _buffers(self, pools: list[_Pool]) -> Iterator[Images]:
         """Room (M, C, H, W) for one pool after the other, used again once nobody holds a batch that is a part of it.
 
-        New memory is zeroed by the kernel, which costs half as much as decoding into it.
+        New memory is zeroed by the kernel, which costs half as much as decoding into it: epochs share it.
         """
         layout, most = self.reader.layout, max(len(pool.chunks) for pool in pools)
-        held = [np.empty(0, layout.dtype)]
+        held = self._held
+        if len(held) > 1 and len(held[1]) < most:
+            del held[1:]
         for _ in pools:
             free = _unused(held)
             if free is None:

@@ -2,6 +2,7 @@
 
     python -m tests.bench.pull_rate [--images 20000]
 
+The web server is nginx where it is installed, as infra/ has it; else Python's, which is slower than the client.
 The version is published for real (radiographs enlarged to 128 px, one class column); every pull verifies the
 signature, every file's SHA-256, and is written, fsynced and renamed. Loading is the first batch of 64 after that.
 """
@@ -13,10 +14,11 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,17 +30,28 @@ from medgan.release import publish
 from medgan.settings import Zones
 from tests.bench.loader_speed import images
 from tests.builders import release as build
+from tests.builders import servers
 
-_SERVER = """
-import http.server, sys
-http.server.SimpleHTTPRequestHandler.log_message = lambda *_: None
-serve = lambda *about: http.server.SimpleHTTPRequestHandler(*about, directory=sys.argv[1])
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve)
-print(server.server_address[1], flush=True)
-server.serve_forever()
-"""
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 ROUNDS = 3
+
+
+@contextmanager
+def serving(root: Path, home: Path) -> Iterator[tuple[str, str]]:
+    """A web server over `root`: what it is called, and its address."""
+    nginx, port = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"), servers.free_port()
+    command: list[str | Path] = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "-d", root, str(port)]
+    if nginx is not None:
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        scratch = " ".join(f"{kind}_temp_path {home}/{kind};" for kind in kinds)
+        (home / "nginx.conf").write_text(
+            f"daemon off; pid {home}/pid; error_log stderr; {'user root;' if os.getuid() == 0 else ''} events {{}}\n"
+            f"http {{ access_log off; sendfile on; {scratch} server {{ listen 127.0.0.1:{port}; root {root}; }} }}\n"
+        )
+        command = [nginx, "-p", home, "-c", home / "nginx.conf"]
+    with servers.servers(home / "logs") as running:
+        running.start("web", command, ready=lambda: servers.listening(port))
+        yield ("Python" if nginx is None else "nginx"), f"http://127.0.0.1:{port}"
 
 
 def published(workspace: Path, count: int) -> Zones:
@@ -72,17 +85,12 @@ def main() -> None:
         size = sum(path.stat().st_size for path in zones.registry.rglob("*") if path.is_file())
         machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}"
         sys.stdout.write(f"{machine}; {options.images:,} images, {size / 1e6:.0f} MB packed\n")
-        with subprocess.Popen(
-            [sys.executable, "-c", _SERVER, str(zones.registry)], stdout=subprocess.PIPE, text=True
-        ) as server:
-            assert server.stdout is not None
-            web = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-            sys.stdout.write(f"{'from':14} {'MB/s wall':>10} {'MB/s CPU':>10} {'first batch s':>14}\n")
-            for label, registry in (("folder", str(zones.registry)), ("web, loopback", web)):
+        with serving(zones.registry, Path(name)) as (program, web):
+            sys.stdout.write(f"{'from':18} {'MB/s wall':>10} {'MB/s CPU':>10} {'first batch s':>14}\n")
+            for label, registry in (("folder", str(zones.registry)), (f"loopback, {program}", web)):
                 rounds = [timed(registry, zones.keys / "pipeline.pub", Path(name) / "cache") for _ in range(ROUNDS)]
                 wall, cpu, first = (statistics.median(column) for column in zip(*rounds, strict=True))
-                sys.stdout.write(f"{label:14} {size / wall / 1e6:10.0f} {size / cpu / 1e6:10.0f} {first:14.2f}\n")
-            server.terminate()
+                sys.stdout.write(f"{label:18} {size / wall / 1e6:10.0f} {size / cpu / 1e6:10.0f} {first:14.2f}\n")
 
 
 if __name__ == "__main__":
