@@ -46,11 +46,15 @@ class BudgetEntry(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """Epsilon at a delta of the patient who spent most, and how many trainings and tables took part."""
+    """Epsilon at a delta of the patient who spent most, and how many trainings and tables took part.
+
+    `untold` of the trainings were entered by a version that entered no tables: each may have released one.
+    """
 
     epsilon: float
     trainings: int
     tables: int
+    untold: int = 0
 
 
 def members(patients: npt.NDArray[np.object_]) -> Members:
@@ -166,4 +170,5 @@ def _spent(entries: list[tuple[BudgetEntry, Members]], delta: float) -> Spent:
     steps = [Steps(entry.sigma, entry.rate, entry.count) for entry, _ in entries]
     epsilons = [Ledger(s for s, took in zip(steps, row, strict=True) if took).epsilon(delta) for row in largest]
     trainings = sum(entry.what == "training" for entry, _ in entries)
-    return Spent(epsilon=max(epsilons), trainings=trainings, tables=len(entries) - trainings)
+    untold = sum("what" not in entry.model_fields_set for entry, _ in entries)
+    return Spent(epsilon=max(epsilons), trainings=trainings, tables=len(entries) - trainings, untold=untold)

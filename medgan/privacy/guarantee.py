@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medgan.cohort import read
 from medgan.gan import budget as ledger
 from medgan.privacy.policy import Policy
 from medgan.records import GateTest, SyntheticCohort, TrainedModel
@@ -57,16 +58,38 @@ def guarantee(synthetic: SyntheticCohort, policy: Policy, train_patients: int, *
 def _spent_in_all(model: TrainedModel, synthetic: SyntheticCohort, *, zones: Zones) -> tuple[str, float]:
     """What the collection's patients spent over all nights, in words and as epsilon.
 
-    From the ledger, where trainings and tables of attributes are entered before they draw noise. Where this table is
-    not (an older version made it), as many such tables as trainings are added to what the model states.
+    From the ledger, where trainings and tables of attributes are entered before they draw noise. Older versions entered
+    no tables: for each of their trainings one like this is added. A table may follow another collection's patients,
+    who have a ledger of their own.
     """
     of_table, budget = synthetic.attribute_privacy, model.privacy
     if of_table is None or budget is None:
         return "all nights", _NO_GUARANTEE
+    own = model.collection_snapshot.partition("@")[0]
+    followed = _collection_followed(synthetic, own, zones=zones)
+    if followed is None:
+        return "all nights, which cannot be told: the cohort that the table follows is gone", _NO_GUARANTEE
     stated = max(budget.epsilon, budget.spent_epsilon or 0.0)
-    entered = ledger.spent(model.collection_snapshot.partition("@")[0], delta=budget.delta, zones=zones)
-    if entered.tables:
-        nights = f"all {entered.trainings} trainings and {entered.tables} tables on the collection"
-        return nights, max(stated, entered.epsilon)
-    trainings = budget.trainings or 1
-    return f"all {trainings} trainings and as many tables", stated + trainings * of_table.epsilon
+    entered = ledger.spent(own, delta=budget.delta, zones=zones)
+    if entered.tables or followed != own:
+        untold, nights = entered.untold, f"all {entered.trainings} trainings and {entered.tables} tables"
+        nights += f" and one for each of {untold} trainings from before tables were entered" if untold else ""
+    else:
+        untold = budget.trainings or 1
+        nights = f"all {untold} trainings and as many tables"
+    spent = max(stated, entered.epsilon) + untold * of_table.epsilon
+    if followed != own:
+        there = ledger.spent(followed, delta=of_table.delta, zones=zones)
+        untold = there.untold if there.tables else max(1, there.untold)
+        spent = max(spent, there.epsilon + untold * of_table.epsilon)
+        nights += ", here or on the collection that the table follows"
+    return nights, spent
+
+
+def _collection_followed(synthetic: SyntheticCohort, own: str, *, zones: Zones) -> str | None:
+    """The collection whose patients the table of attributes follows; None where that cannot be told any more."""
+    like = synthetic.spec.like
+    if like is None or like.startswith("site:"):
+        return own
+    stored = read.record(like, zones=zones)
+    return None if stored is None else stored.collection_snapshot.partition("@")[0]

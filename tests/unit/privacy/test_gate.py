@@ -187,7 +187,7 @@ def test_the_record_is_canonical(case, cleared):
         ({"epsilon": 2.5, "delta": 1e-5, "unit": "image"}, False),
     ],
 )
-def test_the_dp_policy_asks_the_stored_model_for_itsguarantee(case, cleared, budget, passed):
+def test_the_dp_policy_asks_the_stored_model_for_its_guarantee(case, cleared, budget, passed):
     made, _, _ = cleared
     model = TrainedModel(
         model=made.model,
