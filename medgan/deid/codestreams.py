@@ -43,6 +43,7 @@ _AFTER_TILE = re.compile(rb"\xff[\x90\xd9]")
 # Entropy-coded data ends so once in six million frames; a text that somebody hid there does always.
 _TEXT_AT_THE_END = re.compile(rb"[A-Za-z0-9 ^=,.'-]{12}\0*\Z")
 _TEXT_WINDOW = 64
+_FLAT_PERIODS = range(1, 6)
 _RLE_HEADER_BYTES, _RLE_MAX_SEGMENTS = 64, 15
 _RLE_NOTHING = 128
 
@@ -192,8 +193,14 @@ def _unwrap(code: bytearray) -> None:
 
 
 def _refuse_text(code: bytearray, end: int) -> None:
-    if _TEXT_AT_THE_END.search(code[max(0, end - _TEXT_WINDOW) : end]):
+    found = _TEXT_AT_THE_END.search(code[max(0, end - _TEXT_WINDOW) : end])
+    if found is not None and not _is_flat(found[0].rstrip(b"\0")):
         raise BadInstance("CORRUPT_PIXELS", "compressed pixel data ends in what reads as a text")
+
+
+def _is_flat(data: bytes | bytearray) -> bool:
+    """Whether a few bytes repeat, as the codes of a flat lower edge do, but for the last, filled up with ones."""
+    return any(data[period:-1] == data[: -1 - period] for period in _FLAT_PERIODS)
 
 
 def _broken() -> BadInstance:

@@ -34,6 +34,7 @@ _MONTH = (
 )
 _BEGIN = r"(?<![A-Za-z\d])(?![TSCAPRLHF](?:/[TSCAPRLHF])+(?![\w/]))"  # of letters; T/S/C says how slices lie
 _GAP = r"[\s_.,/*+-]+"
+_NO_STAGE = r"(?!y?[cpr]?T(?:is|[0-4X][a-d]?)N[0-3X][a-c]?(?:M[01X][a-c]?)?(?![A-Za-z\d]))"  # of a tumour: pT3bN2aM0
 # What betrays somebody whatever words stand around it: dates, phone numbers and their like, addresses of machines,
 # a title with a name, initials, an age of 90.
 _TELLING = (
@@ -54,7 +55,10 @@ _TELLING = (
     re.compile(r"(?<![A-Z0-9:])(?:[0-9A-F]{1,4}:{1,2}){3,}[0-9A-F]{1,4}", re.IGNORECASE),
     re.compile(rf"{_BEGIN}(?:[A-Za-z]{_GAP}){{2,}}[A-Za-z](?![A-Za-z\d])"),
     re.compile(rf"{_BEGIN}(?:[A-Za-z]{{1,2}}{_GAP}){{3,}}[A-Za-z]{{1,2}}(?![A-Za-z\d])"),
-    re.compile(r"(?<![A-Za-z\d])(?=(?:\d*[A-Za-z]){4})(?=(?:[A-Za-z]+\d+){2}|(?:\d+[A-Za-z]+){2})[A-Za-z\d]+"),
+    re.compile(
+        rf"(?<![A-Za-z\d]){_NO_STAGE}(?=(?:\d*[A-Za-z]){{4}})"
+        r"(?=(?:[A-Za-z]+\d+){2}|(?:\d+[A-Za-z]+){2})[A-Za-z\d]+"
+    ),
     re.compile(r"(?:%[0-9A-F]{2}[A-Z0-9]?){2,}|&#x?[0-9A-F]{2,}", re.IGNORECASE),
     re.compile(r"(?<![A-Z0-9])(?:0x)?(?=[A-F]*\d)(?=\d*[A-F])(?:[0-9A-F]{2}){4,}(?![A-Z0-9])", re.IGNORECASE),
     re.compile(r"(?<![A-Z0-9])(?:[0-9A-F]{2}[\s:_-]+){3,}[0-9A-F]{2}(?![A-Z0-9])", re.IGNORECASE),

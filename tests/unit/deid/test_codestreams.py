@@ -135,6 +135,15 @@ def test_a_frame_that_cannot_be_followed_is_refused(place, basic, keyring):
     assert refused.value.reason in {"CORRUPT_PIXELS", "UNSUPPORTED"}
 
 
+def test_a_flat_lower_edge_whose_codes_read_as_letters_is_no_text(basic, keyring):
+    flat = np.full((64, 64), 17, np.uint8)
+    flat[:16] += np.random.default_rng(0).integers(0, 12, (16, 64)).astype(np.uint8)
+    code = imagecodecs.jpeg8_encode(flat, level=95, optimize=True)
+    assert code.endswith(b"DDDDDDDDDDDO\xff\xd9")
+    clean = apply.deidentify(instance(JPEG, code), profile=basic, keyring=keyring)
+    assert (pixels.decode(clean.dataset).frames == imagecodecs.jpeg8_decode(code)).all()
+
+
 def test_a_true_table_of_offsets_stays(basic, keyring):
     codes = [code + b"\0" * (len(code) % 2) for code in (encoded("jpeg"), jpeg_with(segment(0xFE)))]
     table = struct.pack("<2L", 0, len(codes[0]) + 8)

@@ -209,10 +209,12 @@ def test_a_label_that_few_patients_have_is_no_name_of_theirs(keyring):
         **{f"C-{number}": "Dr Miller" for number in range(4)},
         "D-1": "pleural effusion",
         "D-2": "grade 3",
+        "D-3": "pT3bN2aM0",
+        "D-4": "0.25",
     }
     rows = [{"PatientID": patient, "finding": finding} for patient, finding in given.items()]
     joined = labels.pseudonymise(rows, keyring=keyring, columns=("finding",))
-    assert sorted(set(joined["label_finding"])) == ["", "covid", "grade 3", "pleural effusion"]
+    assert sorted(set(joined["label_finding"])) == ["", "0.25", "covid", "grade 3", "pT3bN2aM0", "pleural effusion"]
     assert (joined["label_finding"] == "").sum() == 6
 
 
