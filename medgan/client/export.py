@@ -37,6 +37,7 @@ _MILLIMETRES = 2
 _NIFTI_SCANNER = 1
 _FLAT = 2
 _UNFINISHED = "exporting.json"
+_NOT_EMPTY = "the folder to export to is not empty: name a new one"
 _AT_ONCE = 256
 
 OnProgress = Callable[[int, int], None]
@@ -189,16 +190,21 @@ def begun(dataset: Dataset, folder: Path, form: str) -> Iterator[None]:
 
     Raises:
         InvalidRequest: something else lies in the folder.
+        Conflict: another export writes into it at this moment.
         StoreUnavailable: the disk refuses.
     """
-    said = {"form": form, "split": dataset.split, "manifest_sha256": dataset.manifest.digest}
+    said = json.dumps({"form": form, "split": dataset.split, "manifest_sha256": dataset.manifest.digest}).encode()
     mark = folder / _UNFINISHED
     with disk.explained():
-        if folder.exists() and any(folder.iterdir()) and not (mark.is_file() and json.loads(mark.read_bytes()) == said):
-            raise InvalidRequest("the folder to export to is not empty: name a new one")
         folder.mkdir(parents=True, exist_ok=True)
-    disk.write_file(mark, json.dumps(said).encode())
-    with disk.explained():
+        if not mark.is_file() and any(folder.iterdir()):
+            raise InvalidRequest(_NOT_EMPTY)
+    with disk.locked(mark, busy="another export writes into this folder: wait for its end"), disk.explained():
+        held = mark.read_bytes()
+        if held != said:
+            if held or any(path != mark for path in folder.iterdir()):
+                raise InvalidRequest(_NOT_EMPTY)
+            mark.write_bytes(said)
         yield
         mark.unlink()
 

@@ -102,7 +102,7 @@ def export_dicom(
         for number, one in enumerate(made, start=1):
             one.save_as(path / f"{number:04d}.dcm", enforce_file_format=True)
 
-    with export.begun(version, folder, "dicom"):
+    with export.begun(version, folder, f"dicom {source.modality}"):
         export.one_by_one(version, folder, "" if export.is_volumes(version) else ".dcm", write, on_progress)
         version.labels.to_csv(folder / "labels.csv", index=False)
         export.readme(version, folder)

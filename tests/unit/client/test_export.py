@@ -15,7 +15,7 @@ from PIL import Image
 
 import medgan
 from medgan.client import huggingface
-from medgan.errors import InvalidRequest
+from medgan.errors import Conflict, InvalidRequest
 
 
 @pytest.fixture
@@ -136,6 +136,28 @@ def test_an_interrupted_export_goes_on_and_ends_as_one_that_was_not(few, tmp_pat
     assert all((tmp_path / "out" / name).stat().st_mtime_ns == stamp for name, stamp in kept.items())
     with pytest.raises(InvalidRequest, match="not empty"):
         few.export(tmp_path / "out", form)
+
+
+def test_two_exports_never_write_into_one_folder_at_once(few, tmp_path):
+    def meanwhile(_done, _total):
+        with pytest.raises(Conflict, match="another export"):
+            few.export(tmp_path / "out")
+
+    few.export(tmp_path / "out", on_progress=meanwhile)
+    assert files_of(tmp_path / "out") == files_of(few.export(tmp_path / "calm"))
+
+
+def test_an_interrupted_export_is_not_gone_on_with_as_another_modality(few, tmp_path):
+    dicom = pytest.importorskip("medgan.release.dicom")
+
+    def stop(_done, _total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dicom.export_dicom(few, tmp_path / "out", modality="CR", on_progress=stop)
+    with pytest.raises(InvalidRequest, match="not empty"):
+        dicom.export_dicom(few, tmp_path / "out", modality="OT")
+    dicom.export_dicom(few, tmp_path / "out", modality="CR")
 
 
 def test_a_volume_is_a_nifti_file_with_its_slices_in_order_and_an_affine(volumes, tmp_path):
