@@ -71,9 +71,10 @@ class Encoder:
 
 
 def train(
-    unit_NHW: NDArray[np.float32], class_index: NDArray[np.int64], classes: int, *, steps: int = STEPS
+    unit_NHW: NDArray[np.float32], class_index: NDArray[np.int64], classes: int, *, steps: int | None = None
 ) -> Encoder:
-    """Train the encoder for `steps` on real images in [-1, 1] (N, S, S) with their class indices."""
+    """Train the encoder on real images in [-1, 1] (N, S, S) with their class indices, for `STEPS` if not told."""
+    steps = STEPS if steps is None else steps
     with fixed(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         network = Network(classes)

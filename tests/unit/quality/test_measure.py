@@ -17,6 +17,7 @@ from medgan.collection import table as tables
 from medgan.errors import InvalidRequest
 from medgan.gan import grid
 from medgan.gan.images import to_unit
+from medgan.quality import compare as compare_module
 from medgan.quality import features, utility
 from medgan.quality.compare import Sample, compare
 from medgan.quality.measure import _first, _real_beside_synthetic, measure
@@ -28,6 +29,7 @@ from tests.builders.cohort import pneumonia_cohort
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch):
     monkeypatch.setattr(features, "STEPS", 40)
+    monkeypatch.setattr(compare_module, "_SEEN_OUTSIDE", 16)
 
 
 @pytest.fixture(scope="module")
