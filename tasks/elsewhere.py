@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import cast
+from contextlib import suppress
+from typing import Any, cast
 
 import httpx
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
 
 from medgan.errors import InvalidRequest, PrivacyRefused, StoreUnavailable, TrainingDiverged, ValidationFailed
-from medgan.records import CohortRecipe, CollectionSnapshot, TrainOutcome, TrainRequest
+from medgan.records import (
+    CohortRecipe,
+    CollectionSnapshot,
+    TrainOutcome,
+    TrainRequest,
+    canonical_json,
+    sha256_hex,
+)
 from tasks import runtime
 
 _DEPLOYMENT = "train/train"
+_MOST_DEATHS = 3
 _VERDICTS = (TrainingDiverged, PrivacyRefused, ValidationFailed)
 """What neither waiting nor another try changes."""
 
@@ -22,16 +32,23 @@ _VERDICTS = (TrainingDiverged, PrivacyRefused, ValidationFailed)
 def train_elsewhere(snapshot: CollectionSnapshot, recipe: CohortRecipe, request: TrainRequest) -> TrainOutcome:
     """Start a run of the train deployment, wait for it, and read its outcome from the shared store.
 
-    A run that died is followed by another, which resumes its training.
+    A run that died is followed by another, which resumes its training. Who waits may die too, or lose the server: tried
+    again, this waits for the run that is under way, because two that train at once would write one model.
     """
     given = {"snapshot": snapshot, "recipe": recipe, "training": request}
+    parameters = {name: record.model_dump(mode="json") for name, record in given.items()}
+    ours = f"{flow_run.id}-{sha256_hex(canonical_json(parameters))[:16]}"
+    for deaths in range(_MOST_DEATHS):
+        state = _state(parameters, f"{ours}-{deaths}")
+        with suppress(StoreUnavailable):
+            return _outcome(state)
+    return _outcome(_state(parameters, f"{ours}-{_MOST_DEATHS}"))
+
+
+def _state(parameters: dict[str, Any], key: str) -> State | None:
+    """How the run of this key ended; it is started unless it stands."""
     try:
-        run = run_deployment(
-            _DEPLOYMENT,
-            parameters={name: record.model_dump(mode="json") for name, record in given.items()},
-            timeout=None,
-            poll_interval=5,
-        )
+        run = run_deployment(_DEPLOYMENT, parameters=parameters, timeout=None, poll_interval=5, idempotency_key=key)
     except ObjectNotFound:
         message = (
             f"this server has no deployment {_DEPLOYMENT}: python -m flows deploy, or train in the night's own process"
@@ -40,7 +57,7 @@ def train_elsewhere(snapshot: CollectionSnapshot, recipe: CohortRecipe, request:
     except httpx.HTTPError as error:
         message = f"the server went away while a run of {_DEPLOYMENT} was waited for ({type(error).__name__})"
         raise StoreUnavailable(message) from None
-    return _outcome(cast("FlowRun", run).state)
+    return cast("FlowRun", run).state
 
 
 def _outcome(state: State | None) -> TrainOutcome:
