@@ -7,11 +7,15 @@ import os
 import sqlite3
 import subprocess
 import sys
+from urllib.request import proxy_bypass
 
+import httpx
 import psutil
 import pytest
 
+from tasks import temporary
 from tests.builders.servers import listening, wait_until
+from tests.builders.web import receiving
 from tests.flows.conftest import ROOT, clean_environment
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
@@ -31,11 +35,15 @@ sys.stdin.read()
 
 @pytest.fixture
 def command(tmp_path):
-    """A command that has started its server and run a flow, and waits for its standard input to end."""
+    """A command that has started its server and run a flow, and waits for its standard input to end.
+
+    Its environment names a proxy, as a hospital's does, to which 127.0.0.1 is another machine.
+    """
+    environment = clean_environment() | {"http_proxy": "http://127.0.0.1:9", "NO_PROXY": "intranet.example.org"}
     workspace = tmp_path / "not" / "made yet"
     with subprocess.Popen(
         [sys.executable, "-c", COMMAND, workspace],
-        cwd=ROOT, env=clean_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
         yield process, workspace
         process.kill()
@@ -59,6 +67,20 @@ def test_the_server_is_gone_when_its_command_is_and_what_it_was_told_is_kept(com
     with contextlib.closing(sqlite3.connect(workspace / "prefect/prefect.db")) as database:
         assert database.execute("select name from flow").fetchall() == [("told",)]
         assert database.execute("select state_type from flow_run").fetchall() == [("COMPLETED",)]
+
+
+@pytest.mark.parametrize("named", ["NO_PROXY", "no_proxy", None])
+def test_a_proxy_of_the_environment_is_not_asked_for_loopback_and_what_it_spares_stays_so(monkeypatch, named):
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    if named is not None:
+        monkeypatch.setenv(named, "intranet.example.org")
+    temporary._ask_loopback_directly()
+    with receiving() as listening:
+        assert httpx.get(listening.address).status_code == 501, "it answered itself: it takes posts only"
+    assert bool(proxy_bypass("intranet.example.org")) == (named is not None)
+    assert not proxy_bypass("elsewhere.example.org")
 
 
 def _is_gone(process: psutil.Process) -> bool:
