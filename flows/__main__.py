@@ -353,7 +353,7 @@ def _check(flow: Flow[..., Any], parameters: dict[str, Any]) -> None:
 
     known = inspect.signature(flow.fn)
     if strange := set(parameters) - set(known.parameters):
-        raise InvalidRequest(f"{flow.name} has no parameter {', '.join(sorted(strange))}")
+        raise InvalidRequest(f"{flow.name} has no parameter {', '.join(sorted(map(str, strange)))}")
     try:
         given = known.bind(**parameters)
         given.apply_defaults()

@@ -201,7 +201,8 @@ def _prefect(_zones: Zones) -> str:
 
 def stays_inside(host: str) -> bool:
     """Whether a connection to this host leaves neither this machine nor the containers' own network."""
-    return host in _LOOPBACK or "." not in host or host.endswith(".svc.cluster.local")
+    is_name_of_a_network = "." not in host and ":" not in host  # with a colon it is an IPv6 address
+    return host in _LOOPBACK or is_name_of_a_network or host.endswith(".svc.cluster.local")
 
 
 def _deployments(_zones: Zones) -> str:

@@ -38,6 +38,7 @@ def test_the_original_id_of_a_patient_typed_by_mistake_reaches_nobody(refusal):
     ("changed", "said"),
     [
         ({"trainning": {"total_kimg": 9}}, "no parameter trainning"),
+        ({True: "on, as YAML reads it"}, "no parameter True"),
         ({"ask_hours": "DOE"}, "ask_hours"),
         ({"policy": "none at all"}, "policy"),
         ({"training": {"total_kimg": -1}}, "total_kimg"),

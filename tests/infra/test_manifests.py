@@ -176,6 +176,8 @@ def test_where_the_password_goes_in_the_clear_never_leaves_the_cluster_or_the_ho
     assert all(stays_inside(urlsplit(address).hostname) for address in addresses)
     assert not stays_inside("prefect.example.org")
     assert not stays_inside("10.0.0.7")
+    assert not stays_inside("2001:db8::7")
+    assert stays_inside("::1")
 
 
 def test_the_board_asks_for_metrics_that_the_exporter_gives():
