@@ -9,7 +9,9 @@ E3, where patients have two images or more, is learned the same way from pairs o
 stays from one exposure of a person to the next.
 
 E1 and E2 are fitted on train, holdout and synthetic images together, so that none lies nearer by construction: images
-that a whitening has seen are pushed apart by it, and with 800 of them those it has not seen look like copies.
+that a whitening has seen are pushed apart by it, and with 800 of them those it has not seen look like copies. What all
+synthetic images have in common (a checkerboard) is left out: it would become a direction that tells real from
+synthetic, along which every copy lies far from its original.
 """
 
 from __future__ import annotations
@@ -61,15 +63,23 @@ class Embedding:
         return hashlib.sha256(np.round(self.projection, 2).astype("<f4").tobytes()).hexdigest()
 
 
-def fit(images_NHW: Images, *, seed: int, same_patient: tuple[Images, Images] | None = None) -> Embedding:
-    """Learn E1 and E2 from all images that will be compared, and E3 from pairs (n, S, S) of images of one patient."""
+def fit(
+    images_NHW: Images, *, seed: int, synthetic: int = 0, same_patient: tuple[Images, Images] | None = None
+) -> Embedding:
+    """Learn E1 and E2 from all images that will be compared, and E3 from pairs (n, S, S) of images of one patient.
+
+    The last `synthetic` of the images are no real ones.
+    """
     size = images_NHW.shape[1]
     window = matrix(Warp(), size)
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x656D62]))
-    most = images_NHW[np.sort(rng.permutation(len(images_NHW))[:MOST_IMAGES])]
+    rows = np.sort(rng.permutation(len(images_NHW))[:MOST_IMAGES])
+    most, made = images_NHW[rows], rows >= len(images_NHW) - synthetic
     seen_NP = (window @ unit(most).T).T.astype(np.float64)
     mean_P = seen_NP.mean(axis=0)
-    total_PP = np.cov(seen_NP, rowvar=False, bias=True)
+    for part in (~made, made):
+        seen_NP[part] -= seen_NP[part].sum(axis=0) / max(1, part.sum())
+    total_PP = seen_NP.T @ seen_NP / len(seen_NP)
     sample = images_NHW[np.sort(rng.permutation(len(images_NHW))[:_FIT_IMAGES])]
     before_NP, after_NP = _pairs(sample, rng)
     moved_NP = (after_NP - before_NP).astype(np.float64)

@@ -87,8 +87,9 @@ def similarity_to_train(queries: Images, real: RealImages, embedding: Embedding)
 
 def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
     """Measure everything once. Linear in synthetic x train images."""
-    seen = _drawn_together([real.train, real.holdout_1, real.holdout_2, synthetic], seed=seed)
-    embedding = fit(seen, seed=seed, same_patient=_pairs_to_learn_from(real))
+    *views, made = _drawn_together([real.train, real.holdout_1, real.holdout_2, synthetic], seed=seed)
+    seen = np.concatenate([*views, made])
+    embedding = fit(seen, seed=seed, synthetic=len(made), same_patient=_pairs_to_learn_from(real))
     train, first_set, second_set = (
         (real.train, real.train_patients),
         (real.holdout_1, real.holdout_1_patients),
@@ -125,13 +126,13 @@ def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
     )
 
 
-def _drawn_together(parts: Sequence[Images], *, seed: int) -> Images:
-    """All images of the parts, or as many as an embedding needs, drawn from all alike."""
+def _drawn_together(parts: Sequence[Images], *, seed: int) -> list[Images]:
+    """All images of each part, or as many as an embedding needs, drawn from all alike."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x647261]))
     ends = np.cumsum([0, *map(len, parts)])
     rows = np.sort(rng.permutation(ends[-1])[:MOST_IMAGES])
     chosen = np.split(rows, np.searchsorted(rows, ends[1:-1]))
-    return np.concatenate([part[of - start] for part, of, start in zip(parts, chosen, ends[:-1], strict=True)])
+    return [part[of - start] for part, of, start in zip(parts, chosen, ends[:-1], strict=True)]
 
 
 def _pairs_to_learn_from(real: RealImages) -> tuple[Images, Images] | None:

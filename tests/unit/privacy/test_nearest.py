@@ -65,6 +65,15 @@ def test_two_sets_at_one_look_are_what_each_is_alone(case, fitted):
             assert together[band].of_real == pytest.approx(near.of_real, abs=1e-5)
 
 
+def test_what_all_synthetic_images_have_in_common_becomes_no_direction_that_hides_their_copies(case):
+    board = (np.indices((32, 32)).sum(axis=0) % 2 * 0.16 - 0.08).astype(np.float32)
+    originals = case.real.train[:100]
+    copies = np.clip(originals + board, 0, 1)
+    seen = embedding.fit(np.concatenate([case.real.train[:400], copies]), seed=0, synthetic=100)
+    first, second = (seen.vectors(views.unit(images), warps.Warp())["E1"] for images in (copies, originals))
+    assert np.quantile((first * second).sum(axis=1), 0.1) > 0.95  # 0.8 where the board is a direction
+
+
 @pytest.mark.parametrize("change", ["copy", "shift", "flip"])
 def test_a_moved_copy_has_similarity_one(case, fitted, change):
     rows = np.arange(30)
