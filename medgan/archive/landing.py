@@ -120,7 +120,8 @@ class Landing:
             for name in names:
                 self._path(name).unlink(missing_ok=True)
             for shelf in {self._path(name).parent for name in names}:
-                _sync_folder(shelf)
+                if shelf.exists():  # somebody may have cleared the landing by hand
+                    _sync_folder(shelf)
             self._forget_names(handles)
         except OSError:
             raise _refused() from None

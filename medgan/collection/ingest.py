@@ -67,10 +67,10 @@ def ingest(
 
     Raises:
         Conflict: another ingest is writing to this collection.
-        InvalidRequest: the scan is not known here, or the profile is not one.
+        InvalidRequest: the scan is not known here, the profile is not one, or the landing's days are no number.
         StoreUnavailable: a disk or the Dask scheduler did not answer; running again resumes.
     """
-    started = time.monotonic()
+    started, days = time.monotonic(), prune.days_kept()
     keyring = keys.load(key_handle)
     expression = profiles.load(profile)
     found = intake.load(scan.scan_id, zones=zones, keyring=keyring)
@@ -111,8 +111,8 @@ def ingest(
         if snapshot != writer.head:
             table = read.table_of(writer.group)
         gone = landed.let_go(
-            found.source, held=accounting.stored | accounting.known, withdrawn=accounting.withdrawn,
-            days=prune.days_kept(), zones=zones, keyring=keyring,
+            found.source, held=accounting.stored | accounting.known,
+            withdrawn=accounting.withdrawn | withdrawn.patients, days=days, zones=zones, keyring=keyring,
         )  # fmt: skip
     joined = label_tables.matched(table, labels)
     return IngestReport(

@@ -25,10 +25,14 @@ def let_go(
 ) -> Pruned:
     """Let go of landed copies of `source` whose digests the collection holds, or a reviewer rejected for good.
 
-    `withdrawn` are digests and pseudonyms of those who were erased: their copies go without waiting for `days`.
+    `withdrawn` are digests and pseudonyms of those who were erased: their copies go without waiting for `days`, and so
+    do the pictures that were kept for reviewers.
     """
     settled = {*held, *review.rejected(zones)}
-    return landings.prune(source, settled=settled, withdrawn=withdrawn, days=days, zones=zones, keyring=keyring)
+    done = landings.prune(source, settled=settled, withdrawn=withdrawn, days=days, zones=zones, keyring=keyring)
+    for sha256 in done.withdrawn:
+        review.picture_path(zones, sha256).unlink(missing_ok=True)
+    return done
 
 
 def prune(state: CollectionSnapshot, source: str, *, days: int, zones: Zones, keyring: Keyring) -> Pruned:
@@ -57,6 +61,4 @@ def forget(
             source, held=held, withdrawn={patient, *withdrawn}, days=None, zones=zones, keyring=keyring
         )  # fmt: skip
         gone, shared, digests = gone + done.let_go, shared + done.shared, digests | done.withdrawn
-    for sha256 in digests:
-        review.picture_path(zones, sha256).unlink(missing_ok=True)
     return Pruned(let_go=gone, shared=shared, withdrawn=digests)

@@ -37,6 +37,7 @@ _AFTER_SCAN = re.compile(rb"\xff[\x80-\xcf\xd9-\xfe]")
 
 _J2K_TILE, _J2K_DATA, _J2K_COMMENT = 0x90, 0x93, 0x64
 _J2K_NEEDED = frozenset((*range(0x50, 0x54), *range(0x55, 0x5A), *range(0x5C, 0x62), 0x63))
+_J2K_PART_2 = range(0x70, 0x7C)  # T.801 table A.1: how components or wavelets are mixed
 # Packets hold FF only before 8F and less (T.800 B.10.1, D.4), so that these end a tile-part.
 _AFTER_TILE = re.compile(rb"\xff[\x90\xd9]")
 
@@ -140,6 +141,8 @@ def _j2k(code: bytearray) -> int:
             position = behind.start() if behind is not None else len(code)
             _refuse_text(code, position)
             continue
+        if marker in _J2K_PART_2:
+            raise BadInstance("UNSUPPORTED", "JPEG 2000 of part 2 cannot be cleaned")
         body, end = _segment(code, position)
         if marker == _J2K_COMMENT:
             code[body + 2 : end] = b" " * max(0, end - body - 2)

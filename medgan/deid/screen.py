@@ -112,7 +112,7 @@ def tells(text: str) -> bool:
     return any(pattern.search(text) for pattern in (*_TELLING, _SPACED_DIGITS))
 
 
-@functools.lru_cache(maxsize=65_536)
+@functools.lru_cache(maxsize=1024)  # a series repeats its texts; a report may be large
 def clean_text(text: str, names: frozenset[str]) -> str:
     """`text` without what could identify: unknown words, names, dates and numbers go, the rest stays."""
     for pattern in (*_TELLING, _SERIAL, _FEW_DIGITS, _SPACED_DIGITS):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from medgan import keys
 from medgan.archive import landing as landings
@@ -181,6 +183,37 @@ def test_pruning_by_hand_asks_the_collection_what_it_holds(pushed):
     done = landed.prune(head, "pushed", days=0, zones=pushed.zones, keyring=pushed.keyring)
     assert done.let_go == 3
     assert pushed.here() == [BROKEN]
+
+
+def test_what_is_refused_of_an_erased_patient_who_comes_again_does_not_stay_either(pushed):
+    pushed.push(STUDY)
+    pushed.night()
+    erase.erase("main", patient_of(STUDY, pushed), zones=pushed.zones)
+    telling = dcmread(io.BytesIO(phantom.phantom_study(patient=1, study=2)[0]))
+    telling.AccessionNumber = telling.WindowCenter = "84736251"
+    telling.WindowWidth = 100
+    out = io.BytesIO()
+    telling.save_as(out)
+    pushed.push([out.getvalue()])
+    report = pushed.night()
+    assert (sum(report.quarantined.values()), report.let_go) == (1, 1)
+    assert pushed.here() == []
+
+
+def test_a_landing_that_was_cleared_by_hand_stands_in_nobodys_way(pushed):
+    pushed.push(STUDY)
+    pushed.night()
+    for shelf in landings.folder("pushed", pushed.zones).iterdir():
+        shutil.rmtree(shelf)
+    assert erase.erase("main", patient_of(STUDY, pushed), zones=pushed.zones).complete
+
+
+def test_days_that_are_no_number_are_refused_before_anything_is_done(pushed, monkeypatch):
+    monkeypatch.setenv(prune.DAYS_VARIABLE, "soon")
+    pushed.push(STUDY)
+    with pytest.raises(InvalidRequest, match="whole number"):
+        pushed.night()
+    assert not (pushed.zones.pseudonymised / "collections").exists()
 
 
 def patient_of(study: list[bytes], pushed: Pushed) -> str:

@@ -123,6 +123,7 @@ REFUSED = {
     "an RLE header that lies": (RLE, struct.pack("<16L", 1, 0xFFFFFFF0, *[0] * 14) + NEEDLE),
     "a second frame of RLE": (RLE, rle(), NEEDLE),
     "a video": (VIDEO, b"\0\0\0\1\x06\x05\x20" + bytes(16) + NEEDLE + b"\x80"),
+    "how JPEG 2000 of part 2 mixes components": (J2K, encoded("j2k")[:45] + segment(0x74) + encoded("j2k")[45:]),
     "frames of no codec": ("1.2.840.10008.1.2.1", NEEDLE),
 }
 
