@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import time
 
 import numpy as np
 import pandas as pd
@@ -21,14 +20,14 @@ from medgan.quality import compare as compare_module
 from medgan.quality import features, utility
 from medgan.quality.compare import Sample, compare
 from medgan.quality.measure import _first, _real_beside_synthetic, measure
-from medgan.records import CohortSpec, SyntheticCohort, sha256_hex
+from medgan.records import CohortSpec, SyntheticCohort, ValidatedCohort, sha256_hex
 from medgan.settings import Zones
-from tests.builders.cohort import pneumonia_cohort
+from tests.builders.cohort import prepared_cohort
 
 
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch):
-    monkeypatch.setattr(features, "STEPS", 40)
+    monkeypatch.setattr(features, "STEPS", 24)
     monkeypatch.setattr(compare_module, "_SEEN_OUTSIDE", 16)
 
 
@@ -39,7 +38,8 @@ def zones(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def validated(zones):
-    return pneumonia_cohort(zones, images=900)
+    snapshot = prepared_cohort(zones, 900)
+    return ValidatedCohort(cohort=snapshot, suite_sha256="0" * 64, statistics_sha256="0" * 64, expectations=1)
 
 
 @pytest.fixture(scope="module")
@@ -222,10 +222,8 @@ def test_intensity_is_measured_in_physical_units(samples):
     real = Sample(stored=train.stored, class_index=train.class_index, attrs=attrs)
     held = Sample(stored=holdout.stored, class_index=holdout.class_index, attrs=attrs)
     assert np.allclose(moved.physical - real.physical, 10)
-    begun = time.process_time()
     result = next(m for m in compare(moved, real, held, classes=2).measures if m.name == "intensity_wasserstein")
     assert abs(result.value - result.reference) <= 10.001
-    assert time.process_time() - begun < 60
     assert to_unit(np.array([0, 65535]), 0, 65535).tolist() == [-1.0, 1.0]
 
 
