@@ -29,6 +29,7 @@ from medgan.privacy.warps import Warp, matrix
 Vectors = npt.NDArray[np.float32]
 
 E1_WHITENING, E2_WHITENING = 0.25, 0.75
+_KEPT_WARPS = 16
 _SMALL_PX = 32
 """Views up to this size: 32 + 240 dimensions, larger ones 64 + 256. Of blends, which need most, 160 find half
 on Fashion-MNIST at 28 px (240: 73 %) and on MedNIST at 64 px; noisy copies are found by the coarse ones."""
@@ -50,11 +51,13 @@ class Embedding:
 
     def vectors(self, units_NP: Vectors, warp: Warp) -> dict[str, Vectors]:
         """(N, size^2) unit rows seen through `warp`, as one (N, k) float32 array of unit rows a band."""
-        if warp not in self._warped:
-            if self.size > _SMALL_PX:
+        warped = self._warped.get(warp)  # threads share the cache, so what it held a moment ago may be gone
+        if warped is None:
+            warped = np.asarray(matrix(warp, self.size).T @ self.projection.T, dtype=np.float32)
+            if self.size > _SMALL_PX and len(self._warped) >= _KEPT_WARPS:
                 self._warped.clear()  # megabytes each, and callers go warp by warp
-            self._warped[warp] = np.asarray(matrix(warp, self.size).T @ self.projection.T, dtype=np.float32)
-        raw_NK = units_NP @ self._warped[warp] - self.offset
+            self._warped[warp] = warped
+        raw_NK = units_NP @ warped - self.offset
         return {name: _unit_rows(raw_NK[:, start:stop]) for name, start, stop in self.bands}
 
     @property

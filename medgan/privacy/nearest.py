@@ -6,13 +6,17 @@ One matrix product a block and warp, float32; cost is queries x real images x wa
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
+from medgan.cluster import available_cores
 from medgan.privacy.embedding import Embedding, Vectors
 from medgan.privacy.views import Images, unit
 from medgan.privacy.warps import Warp, aligned_warps, matrix
@@ -24,8 +28,8 @@ BESIDE = 5
 """The margin compares the nearest with the nearest image of the fifth patient: a few twins in train hide no copy."""
 _LEAST_GAP = 1e-4
 """1 - similarity below this is rounding: an exact copy's margin ends there."""
-_MOST_QUERIES, _TABLE = 1024, 1 << 25
-"""Queries a block, and similarities a block and band (128 MiB), whichever is less."""
+_MOST_QUERIES, _TABLE = 1024, 1 << 23
+"""Queries a block, and similarities a block and band (32 MiB), whichever is less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,25 +113,39 @@ def nearest_in_each(
 
 
 def blocks(queries: Images, real: Images, embedding: Embedding) -> Iterator[dict[str, Block]]:
-    """One block of queries after the other against all real images, a `Block` a band."""
+    """One block of queries after the other against all real images, a `Block` a band, in the order of the queries.
+
+    As many blocks at once as there are cores, with one thread for the products of each: what lies between the products
+    then runs on every core too, and the bytes do not depend on how many there are.
+    """
     originals = embedding.vectors(unit(real), Warp())
-    size = max(1, min(_MOST_QUERIES, _TABLE // max(1, len(real))))
-    product = np.empty((min(size, len(queries)), len(real)), np.float32)
-    warps = aligned_warps()
-    for start in range(0, len(queries), size):
-        rows = slice(start, min(start + size, len(queries)))
-        count, query_NP = rows.stop - rows.start, unit(queries[rows])
-        tables = {name: np.full((count, len(real)), -1, np.float32) for name in originals}
-        seen = {name: np.empty((len(warps), count, rest.shape[1]), np.float32) for name, rest in originals.items()}
-        for number, warp in enumerate(warps):
-            for name, vectors in embedding.vectors(query_NP, warp).items():
-                seen[name][number] = vectors
-                np.matmul(vectors, originals[name].T, out=product[:count])
-                np.maximum(tables[name], product[:count], out=tables[name])
-        yield {
-            name: Block(rows=rows, similarity=tables[name], seen=seen[name], originals=originals[name])
-            for name in originals
-        }
+    size, cores = max(1, min(_MOST_QUERIES, _TABLE // max(1, len(real)))), available_cores()
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores, thread_name_prefix="medgan-nearest") as threads:
+        ahead: deque[Future[dict[str, Block]]] = deque()
+        for start in range(0, len(queries), size):
+            rows = slice(start, min(start + size, len(queries)))
+            ahead.append(threads.submit(_look, rows, queries, originals, embedding))
+            if len(ahead) > cores:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _look(rows: slice, queries: Images, originals: dict[str, Vectors], embedding: Embedding) -> dict[str, Block]:
+    """Some queries, through every warp, against all real images."""
+    query_NP, count, warps = unit(queries[rows]), rows.stop - rows.start, aligned_warps()
+    tables = {name: np.full((count, len(rest)), -1, np.float32) for name, rest in originals.items()}
+    seen = {name: np.empty((len(warps), count, rest.shape[1]), np.float32) for name, rest in originals.items()}
+    product = np.empty((count, max(map(len, originals.values()))), np.float32)
+    for number, warp in enumerate(warps):
+        for name, vectors in embedding.vectors(query_NP, warp).items():
+            seen[name][number] = vectors
+            np.matmul(vectors, originals[name].T, out=product)
+            np.maximum(tables[name], product, out=tables[name])
+    return {
+        name: Block(rows=rows, similarity=tables[name], seen=seen[name], originals=rest)
+        for name, rest in originals.items()
+    }
 
 
 def margin(
