@@ -213,7 +213,7 @@ def test_days_that_are_no_number_are_refused_before_anything_is_done(pushed, mon
     pushed.push(STUDY)
     with pytest.raises(InvalidRequest, match="whole number"):
         pushed.night()
-    assert not (pushed.zones.pseudonymised / "collections").exists()
+    assert not (pushed.zones.pseudonymised / "collection").exists()
 
 
 def patient_of(study: list[bytes], pushed: Pushed) -> str:
