@@ -76,6 +76,8 @@ def clean_fragments(work: Work, element: Element) -> bytes:
             codestreams.clean_rle(code, _pixels(work))
         elif codestreams.starts(code):
             codestreams.clean(code)
+        elif codecs.supported(work.source.transfer_syntax):
+            raise BadInstance("CORRUPT_PIXELS", "a compressed frame does not begin as one")
         else:
             raise BadInstance("UNSUPPORTED", "compressed pixel data of a kind that cannot be cleaned")
         position = 0
