@@ -8,14 +8,15 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from medgan.client import objects
 from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable
 
 if TYPE_CHECKING:
-    from http.client import HTTPResponse
+    from http.client import HTTPMessage, HTTPResponse
+    from urllib.request import OpenerDirector, Request
 
 BLOCK_BYTES = 1 << 20
 TRIES = 4
@@ -128,12 +129,12 @@ class HttpSource:
         """One request; copes with a server that ignores ranges. `_BrokenLine` where asking again may help."""
         from http.client import HTTPException
         from urllib.error import HTTPError
-        from urllib.request import Request, urlopen
+        from urllib.request import Request
 
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         request = Request(f"{self.address}/{quote(path)}", headers=headers)  # noqa: S310 - open_source checked the scheme
         try:
-            with urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - likewise
+            with _opener().open(request, timeout=TIMEOUT_SECONDS) as answer:
                 yield from _received(answer, skip=0 if answer.status == 206 else offset)  # noqa: PLR2004 - partial content
         except HTTPError as error:
             error.close()
@@ -144,6 +145,23 @@ class HttpSource:
             raise _BrokenLine from None
         except ValueError:  # sent on to what is no address
             raise _missing(path) from None
+
+
+def _opener() -> OpenerDirector:
+    """Follows redirects as urllib does, and hangs up where it is sent on to what is no address (urllib does not)."""
+    from urllib.request import HTTPRedirectHandler, build_opener
+
+    class Redirects(HTTPRedirectHandler):
+        def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
+            try:
+                return super().http_error_302(req, fp, code, msg, headers)
+            except ValueError:
+                fp.close()
+                raise
+
+        http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+    return build_opener(Redirects)
 
 
 def _received(answer: HTTPResponse, *, skip: int) -> Iterator[bytes]:
