@@ -7,7 +7,7 @@ WORKSPACE := $(DEMO)/workspace
 RADIOGRAPHS := tests/samples/pneumoniamnist/pneumoniamnist.npz
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-servers check bench clean
+.PHONY: help install demo test test-servers test-extras check bench clean
 
 help:          ## list the doors
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +35,10 @@ test: $(VENV)/.installed   ## the tests
 
 test-servers: $(VENV)/.installed   ## the tests beside real servers: PostgreSQL, Prefect, Dask, S3, nginx, a PACS
 	$(BIN)/python -m pytest tests/servers
+
+test-extras: $(VENV)/.installed   ## install the extras `board` and `opinion`, and test them
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[board,opinion]'
+	$(BIN)/python -m pytest tests/unit/gan/test_board.py tests/unit/quality/test_outside.py
 
 check: $(VENV)/.installed   ## ruff, mypy, import contracts, infra by schema
 	$(BIN)/ruff check .

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.builders import pacs
 from tests.builders import servers as building
 
 
@@ -44,3 +47,16 @@ def tool() -> Callable[[str], str]:
         return str(found)
 
     return find
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[None]:
+    """A network namespace of the module's own. Without root its tests are skipped, in CI they fail."""
+    if os.geteuid() != 0:
+        refuse = pytest.fail if os.environ.get("MEDGAN_REQUIRE_TOOLS") else pytest.skip
+        refuse("a network namespace of one's own needs root")
+    with pacs.own_network():
+        yield
+    with warnings.catch_warnings():  # sockets of refused connections that nobody collected yet
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()

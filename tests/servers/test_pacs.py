@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
-import warnings
 from pathlib import Path
 
 import pydicom
@@ -30,7 +27,10 @@ from medgan.settings import Zones
 from tests.builders import pacs, servers
 
 # A refused connection leaves pynetdicom's socket to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.usefixtures("network"),
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+]
 
 KEYRING = Keyring(secret=bytes(range(32)))
 STUDIES, OF_EACH = 6, 8
@@ -39,17 +39,6 @@ WAYS = {
     "move": pacs.address("&retrieve=move&associations=4"),
     "web": pacs.web_address(),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def network():
-    if os.geteuid() != 0:
-        pytest.skip("a network namespace of one's own needs root")
-    with pacs.own_network():
-        yield
-    with warnings.catch_warnings():  # likewise those that nobody collected yet
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import subprocess
-import warnings
 
 import pydicom
 import pytest
@@ -18,21 +15,13 @@ from medgan.settings import Zones
 from tests.builders import pacs, servers
 from tests.builders.certificates import Authority
 
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.usefixtures("network"),
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"),
+]
 
 KEYRING = Keyring(secret=bytes(range(32)))
 HELD = [one for patient in range(3) for one in phantom.phantom_study(patient=patient, instances=4)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def network():
-    if os.geteuid() != 0:
-        pytest.skip("a network namespace of one's own needs root")
-    with pacs.own_network():
-        yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import zarr
 from PIL import Image
@@ -16,6 +17,7 @@ from PIL import Image
 import medgan
 from medgan.client import huggingface
 from medgan.errors import Conflict, InvalidRequest
+from medgan.release import dicom
 
 
 @pytest.fixture
@@ -148,8 +150,6 @@ def test_two_exports_never_write_into_one_folder_at_once(few, tmp_path):
 
 
 def test_an_interrupted_export_is_not_gone_on_with_as_another_modality(few, tmp_path):
-    dicom = pytest.importorskip("medgan.release.dicom")
-
     def stop(_done, _total):
         raise KeyboardInterrupt
 
@@ -182,7 +182,6 @@ def test_flat_formats_refuse_volumes(volumes, tmp_path, form):
 
 
 def test_a_volume_is_one_dicom_series_and_a_patient_one_study(volumes, tmp_path):
-    pydicom = pytest.importorskip("pydicom")
     dataset, images = volumes
     folder = dataset.export(tmp_path / "out", "dicom")
     read = [[pydicom.dcmread(path) for path in sorted(one.iterdir())] for one in sorted((folder / "images").iterdir())]

@@ -10,8 +10,9 @@ from medgan.cohort import read, synthetic
 from medgan.errors import InvalidRequest
 from medgan.gan import level
 from medgan.privacy import attack
-from medgan.records import TrainedModel, Verdict
+from medgan.records import Verdict
 from tests.builders.cohort import prepared_cohort
+from tests.builders.model import described_model
 
 SITE, BASE = "mo-" + "5" * 32, "mo-" + "b" * 32
 
@@ -20,22 +21,11 @@ SITE, BASE = "mo-" + "5" * 32, "mo-" + "b" * 32
 def adapted(case):
     """The site's model in the store, its base, and train images of the base's cohort that are not the site's."""
     cohort = prepared_cohort(case.zones, 60, 32)
-    model = TrainedModel(
-        model=BASE,
-        cohort=cohort.cohort,
-        collection_snapshot=cohort.collection_snapshot,
-        config_sha256="0" * 64,
-        generator_sha256="0" * 64,
-        classes=("normal", "pneumonia"),
-        size_px=32,
-        kimg=1,
-        seconds=1,
-    )
+    described_model(BASE, cohort.cohort, case.zones, snapshot=cohort.collection_snapshot)
     for handle, described in ((SITE, {"level": level.SITE, "adapted": {"base": BASE}}), (BASE, {})):
         folder = case.zones.pseudonymised / "models" / handle
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(described))
-    (case.zones.pseudonymised / "models" / BASE / "model.json").write_bytes(model.canonical())
     known = {image.tobytes() for image in read.load(case.cohort.cohort, zones=case.zones).images}
     return [image for image in read.load(cohort, zones=case.zones).split("train")[0] if image.tobytes() not in known]
 

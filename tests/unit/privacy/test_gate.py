@@ -15,8 +15,9 @@ from medgan.privacy import gate, policy
 from medgan.privacy.attack import attack
 from medgan.privacy.guarantee import guarantee
 from medgan.privacy.views import changed
-from medgan.records import Measure, PrivacyBudget, PrivacyReport, QualityReport, TrainedModel, Verdict, sha256_hex
+from medgan.records import Measure, PrivacyBudget, PrivacyReport, QualityReport, Verdict, sha256_hex
 from medgan.settings import Zones
+from tests.builders.model import described_model
 
 
 def with_copies(case, change, count):
@@ -189,21 +190,8 @@ def test_the_record_is_canonical(case, cleared):
 )
 def test_the_dp_policy_asks_the_stored_model_for_its_guarantee(case, cleared, budget, passed):
     made, _, _ = cleared
-    model = TrainedModel(
-        model=made.model,
-        cohort=made.cohort,
-        collection_snapshot="builder",
-        config_sha256="0" * 64,
-        generator_sha256="0" * 64,
-        classes=("normal", "pneumonia"),
-        size_px=32,
-        kimg=1,
-        seconds=1,
-        privacy=None if budget is None else PrivacyBudget(accountant="RDP", **budget),
-    )
-    path = case.zones.pseudonymised / "models" / made.model / "model.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(model.canonical())
+    spent = None if budget is None else PrivacyBudget(accountant="RDP", **budget)
+    described_model(made.model, made.cohort, case.zones, snapshot="builder", privacy=spent)
     (test,) = guarantee(made, policy.load("dp"), 689, zones=case.zones)
     assert not test.passed  # its table of attributes bears no noise
     noisy = PrivacyBudget(epsilon=0.5, delta=1e-5, accountant="analytic Gaussian")
@@ -222,21 +210,7 @@ def test_the_ledger_says_what_all_trainings_and_tables_spent(case, cleared, tmp_
     people = np.array([f"pt-{number}" for number in range(50)], dtype=object)
     noise = {"training": Noise(sigma=2.0, rate=0.05, count=100), "attributes": Noise(sigma=8.0, rate=1.0, count=1)}
     budget = PrivacyBudget(epsilon=1.2, delta=1e-5, accountant="PRV")
-    model = TrainedModel(
-        model=made.model,
-        cohort=made.cohort,
-        collection_snapshot="main@builder",
-        config_sha256="0" * 64,
-        generator_sha256="0" * 64,
-        classes=("normal", "pneumonia"),
-        size_px=32,
-        kimg=1,
-        seconds=1,
-        privacy=budget,
-    )
-    path = zones.pseudonymised / "models" / made.model / "model.json"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(model.canonical())
+    described_model(made.model, made.cohort, zones, privacy=budget)
     made = made.model_copy(update={"attribute_privacy": budget.model_copy(update={"epsilon": 0.5})})
     told = []
     for night in range(3):

@@ -18,10 +18,10 @@ from medgan.records import (
     CohortSpec,
     PrivacyBudget,
     SyntheticCohort,
-    TrainedModel,
     sha256_hex,
 )
 from medgan.settings import Zones
+from tests.builders.model import described_model
 
 PEOPLE = np.array([f"pt-{number}" for number in range(50)], dtype=object)
 TRAINING, TABLE = Noise(sigma=2.0, rate=0.05, count=100), Noise(sigma=8.0, rate=1.0, count=1)
@@ -32,21 +32,7 @@ OTHER = "co-" + "2" * 32
 @pytest.fixture
 def zones(tmp_path):
     zones = Zones.under(tmp_path)
-    model = TrainedModel(
-        model="mo-" + "0" * 32,
-        cohort="co-" + "1" * 32,
-        collection_snapshot="main@now",
-        config_sha256="0" * 64,
-        generator_sha256="0" * 64,
-        classes=("normal", "pneumonia"),
-        size_px=32,
-        kimg=1,
-        seconds=1,
-        privacy=BUDGET,
-    )
-    path = zones.pseudonymised / "models" / model.model / "model.json"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(model.canonical())
+    described_model("mo-" + "0" * 32, "co-" + "1" * 32, zones, snapshot="main@now", privacy=BUDGET)
     recipe = CohortRecipe(name="xray", modalities=("DX",), class_attribute="finding")
     followed = CohortSnapshot(
         cohort=OTHER,
