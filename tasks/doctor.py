@@ -211,10 +211,8 @@ def _deployments(_zones: Zones) -> str:
         return "none without a server"
     plan = yaml.safe_load((Path(__file__).parents[1] / "deployments/prefect.yaml").read_text())
     there = [deployment["name"] for deployment in _ask("/deployments/filter", {})]
-    if missing := {entry["name"] for entry in plan["deployments"]} - {
-        "nightly",
-        *there,
-    }:  # nights are named by their site
+    known = {"nightly", *there}  # nights are named by their site
+    if missing := {entry["name"] for entry in plan["deployments"]} - known:
         raise RuntimeError(f"{', '.join(sorted(missing))} missing: python -m flows deploy --workspace DIR")
     scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "flows": {"name": {"any_": ["nightly"]}}}
     runs = _ask("/flow_runs/count", scheduled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -147,6 +148,7 @@ class HttpSource:
             raise _missing(path) from None
 
 
+@functools.cache  # as urllib keeps its own: one set of proxies and certificates a process
 def _opener() -> OpenerDirector:
     """Follows redirects as urllib does, and hangs up where it is sent on to what is no address (urllib does not)."""
     from urllib.request import HTTPRedirectHandler, build_opener
