@@ -239,8 +239,22 @@ class _Walker:
         self.deepest = 0
 
     def top(self, start: int, *, implicit: bool) -> int:
-        """Walk the main data set; gives where it ends (zero padding after it is cut off)."""
-        return self._dataset(start, self.size, 0, implicit=implicit, delimited=False, keep=self.elements)
+        """Walk the main data set; gives where it ends (padding, or anything else, after it is cut off)."""
+        try:
+            return self._dataset(start, self.size, 0, implicit=implicit, delimited=False, keep=self.elements)
+        except BadInstance:
+            last = next(reversed(self.elements), 0)
+            if PIXEL_DATA not in self.elements or not self._is_behind(last):
+                raise
+            return self.elements[last].end
+
+    def _is_behind(self, last: int) -> bool:
+        """Whether what stands after element `last` can be no element of the data set: tags ascend (PS3.5 7.1)."""
+        position = self.elements[last].end
+        if self.size - position < 8:  # noqa: PLR2004 - the shortest element header
+            return False
+        group, number = self.tag_of(self.body, position)
+        return bool((group << 16 | number) <= last)
 
     def _dataset(  # noqa: C901 - one screen, one loop: calls in it cost a third of its speed
         self,
