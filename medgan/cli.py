@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Synthetic medical imaging data sets that may be shared: pull one, or run the rooms that make them. "
-    "Exit status: 0 done, 2 unusable input, 3 some quarantined, 6 refused by the gate, 7 not what was signed.",
+    "Exit status: 0 done, 2 unusable input, 3 some quarantined, 4 validation failed, 5 training diverged, "
+    "6 refused by the gate, 7 not what was signed, 8 another is at work, 9 a disk or server did not answer.",
 )
 
 # Each module has `app`; its commands are added to the top level.
@@ -66,6 +68,21 @@ def phantom(
     typer.echo(f"{len(planted.needles):,} made-up identifiers planted")
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(metadata.version("medgan"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version of medgan.")
+    ] = False,
+) -> None:
+    del version  # said already
+
+
 for _room in _ROOMS:
     app.add_typer(importlib.import_module(_room).app)
 
@@ -75,7 +92,8 @@ def main() -> None:
     try:
         app()
     except MedganError as error:
-        Console(stderr=True).print(f"[bold red]{error.kind}[/]: {escape(str(error))}", highlight=False)
+        sentence = f"[bold red]{error.kind}[/]: {escape(str(error))}"
+        Console(stderr=True, emoji=False).print(sentence, highlight=False, soft_wrap=True)
         sys.exit(error.exit_status)
 
 

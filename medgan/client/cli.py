@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,7 @@ def list_releases(registry: RegistryOption = None, trust: TrustOption = None) ->
             status = ", ".join([str(version.status), *marks])
             size = f"{version.bytes / 1e6:.1f}"
             table.add_row(entry.name, version.version, status, f"{version.images:,}", size, version.created)
-    Console().print(table)
+    _show(table)
 
 
 @app.command()
@@ -55,7 +56,7 @@ def info(spec: SpecArgument, registry: RegistryOption = None, trust: TrustOption
     if manifest.evidence is not None:
         table.add_row("privacy gate", f"cleared under policy {manifest.evidence.policy}")
     table.add_row("size", f"{sum(file.size for file in manifest.files) / 1e6:.1f} MB in {len(manifest.files)} files")
-    Console().print(table)
+    _show(table)
 
 
 @app.command()
@@ -92,9 +93,10 @@ def verify(
     folder: Annotated[Path | None, typer.Option("--folder", help="Where it lies, if not in the cache.")] = None,
 ) -> None:
     """Check a pulled version again: signatures, every file, nothing extra."""
-    from medgan.client import report
+    from medgan.client import progress, report
 
-    manifest = report.verify_pulled(spec, registry=registry, trust=trust, folder=folder)
+    with progress.shown(f"verify {spec}") as on_progress:
+        manifest = report.verify_pulled(spec, registry=registry, trust=trust, folder=folder, on_progress=on_progress)
     typer.echo(f"{manifest.name}@{manifest.version}: {len(manifest.files)} files are as they were signed")
 
 
@@ -127,9 +129,14 @@ def export(
 def materialise(spec: SpecArgument, registry: RegistryOption = None, trust: TrustOption = None) -> None:
     """Pull and verify a version, and write its uncompressed tier, which loads at memory speed."""
     from medgan.client import materialise as fast
+    from medgan.client import progress
     from medgan.client import pull as pulls
 
-    typer.echo(fast.materialise(pulls.pull(spec, registry=registry, trust=trust)))
+    with progress.shown(spec) as on_progress:
+        folder = pulls.pull(spec, registry=registry, trust=trust, on_progress=on_progress)
+    with progress.shown(f"materialise {spec}", unit="images") as on_progress:
+        written = fast.materialise(folder, on_progress=on_progress)
+    typer.echo(written)
 
 
 @app.command()
@@ -145,3 +152,9 @@ def diff(
 
     found = diffs.diff(first, second, registry=registry, trust=trust)
     typer.echo(found.model_dump_json(indent=1) if as_json else "\n".join(found.lines()))
+
+
+def _show(table: Table) -> None:
+    """Print a table as it is: its words are a publisher's, no markup; lines are whole where no terminal cuts them."""
+    wide = None if sys.stdout.isatty() else 1000
+    Console(markup=False, emoji=False, highlight=False, width=wide).print(table)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,9 +16,9 @@ from medgan.errors import Conflict, StoreUnavailable
 
 def write_file(path: Path, data: bytes) -> None:
     """Replace `path` by `data` atomically; makes the folder. `StoreUnavailable` when the disk refuses."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")  # threads, and hosts, write here at once
     with explained():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             write_through(partial, data)
             partial.replace(path)
@@ -32,6 +34,14 @@ def write_through(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def make_folder(path: Path) -> None:
+    """Make `path` and its parents where they are missing, each name durable before anything is put below it."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        fsync_folder(folder.parent)
 
 
 def fsync_file(path: Path) -> None:
@@ -60,6 +70,17 @@ def fsync_tree(root: Path) -> None:
         fsync_folder(Path(folder))
 
 
+def drop_links(root: Path) -> None:
+    """Delete links, pipes and devices at and below `root`: nothing written there later goes through them."""
+    if root.is_symlink():
+        root.unlink()
+    for folder, folders, names in os.walk(root):  # follows no link
+        for path in (Path(folder) / name for name in (*folders, *names)):
+            mode = path.lstat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                path.unlink()
+
+
 def sweep(folder: Path) -> None:
     """Delete what a killed `write_file` left in `folder`; only for whoever holds the folder's lock."""
     for left in folder.glob(".*.partial"):
@@ -77,16 +98,20 @@ def sweep_stale(root: Path, pattern: str, *, seconds: float) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, busy: str) -> Iterator[None]:
-    """Hold the advisory lock file `path`; `Conflict(busy)` at once when another process holds it."""
+def locked(path: Path, *, busy: str | None = None) -> Iterator[None]:
+    """Hold the advisory lock file `path`, which dies with its process.
+
+    When another one holds it: `Conflict(busy)` at once, or, without `busy`, wait for it.
+    """
     with explained():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(busy) from None
+        with explained():
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            except BlockingIOError:
+                raise Conflict(str(busy)) from None
         yield
     finally:
         os.close(descriptor)

@@ -42,7 +42,7 @@ def fetch(source: Source, trust: Trust, *, now: datetime | None = None) -> Index
     if (now or datetime.now(UTC)) > moment(index.expires):
         raise IntegrityError(
             f"the registry's index expired on {index.expires}: a newer one may be held back (freeze); "
-            "ask the publisher to publish or to renew it"
+            "ask the publisher to publish or to renew it, or set this machine's clock"
         )
     trusts.remember(Trust(registry=trust.registry, keys=trust.keys, counter=index.counter))
     return index
@@ -60,6 +60,11 @@ def parse_spec(spec: str) -> tuple[str, str | None]:
     if match is None:
         raise InvalidRequest("a data set is named NAME or NAME@VERSION, VERSION being 1, 1.2, 1.2.3 or a channel")
     return match["name"], match["version"]
+
+
+def is_number(name: str) -> bool:
+    """Whether a folder's name is a version's number; beside versions people leave copies and notes."""
+    return re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){2}", name) is not None
 
 
 def is_channel(version: str) -> bool:

@@ -112,14 +112,7 @@ class Dataset:
         import pandas as pd
 
         table = pd.read_parquet(self.folder / LABELS)
-        if self.split is None:
-            return table
-        chosen = table[table["split"] == self.split]
-        if chosen.empty:
-            raise InvalidRequest(
-                f"{self.name}@{self.version} has no split of that name: {', '.join(sorted(set(table['split'])))}"
-            )
-        return chosen.reset_index(drop=True)
+        return table if self.split is None else table.iloc[self.rows].reset_index(drop=True)
 
     @cached_property
     def images(self) -> npt.NDArray[np.uint16]:
@@ -134,8 +127,12 @@ class Dataset:
             return np.arange(len(self.labels))
         import pandas as pd
 
-        held = pd.read_parquet(self.folder / LABELS, columns=["split"])["split"] == self.split
-        return np.flatnonzero(held.to_numpy())
+        splits = pd.read_parquet(self.folder / LABELS, columns=["split"])["split"]
+        rows = np.flatnonzero((splits == self.split).to_numpy())
+        if not len(rows):
+            known = ", ".join(sorted(set(splits)))
+            raise InvalidRequest(f"{self.name}@{self.version} has no split of that name: {known}")
+        return rows
 
     @cached_property
     def reader(self) -> ShardReader | None:

@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 
 from medgan.client import disk, shards
-from medgan.client.verify import MANIFEST
+from medgan.client.verify import MANIFEST, Progress
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import Manifest, canonical_json, sha256_hex
 
@@ -30,8 +30,8 @@ def place(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.materialised"
 
 
-def materialise(folder: Path) -> Path:
-    """Write the fast tier of the pulled version in `folder`, or find it; gives its folder.
+def materialise(folder: Path, *, on_progress: Progress | None = None) -> Path:
+    """Write the fast tier of the pulled version in `folder`, or find it; gives its folder. Progress is in images.
 
     `InvalidRequest` when the disk has no room for it (it needs the decoded size).
     """
@@ -51,7 +51,7 @@ def materialise(folder: Path) -> Path:
         staging = target.with_name(target.name + ".partial")
         with disk.explained():
             shutil.rmtree(staging, ignore_errors=True)
-            checks = _write(staging, reader, Manifest.model_validate_json(body))
+            checks = _write(staging, reader, Manifest.model_validate_json(body), on_progress)
             (staging / CHECKS).write_bytes(canonical_json({"manifest_sha256": sha256_hex(body), "crc32c": checks}))
             disk.fsync_tree(staging)
             shutil.rmtree(target, ignore_errors=True)
@@ -100,7 +100,7 @@ class CheckedReader(shards.ShardReader):
         return found
 
 
-def _write(staging: Path, reader: shards.ShardReader, manifest: Manifest) -> list[int]:
+def _write(staging: Path, reader: shards.ShardReader, manifest: Manifest, on_progress: Progress | None) -> list[int]:
     """Write all shards; gives the crc32c of each one's rows, after its pixels agreed with the manifest."""
     import zarr
 
@@ -128,6 +128,8 @@ def _write(staging: Path, reader: shards.ShardReader, manifest: Manifest) -> lis
         array[start : start + len(rows)] = block
         plain.flags.writeable = False
         checks.append(int(google_crc32c.value(plain)))
+        if on_progress is not None:
+            on_progress(start + len(rows), layout.shape[0])
     return checks
 
 

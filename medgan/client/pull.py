@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -56,8 +57,9 @@ def pull(
     """Pull `NAME[@VERSION]`, verify all of it, and return its folder (`<cache>/<name>/<version>`, or `destination`).
 
     `trust` names the registry's public key (PEM) at the first contact. A version that is here already is
-    verified again and not fetched. `offline` asks nobody: the highest version here that fits is verified against
-    the pinned keys; whether it was withdrawn since cannot be known. Progress is in bytes.
+    verified again and not fetched; one that another process is fetching is waited for. `offline` asks nobody: the
+    highest version here that fits is verified against the pinned keys; whether it was withdrawn since cannot be known.
+    Progress is in bytes.
     """
     if offline:
         return _found(spec, registry, cache or trusts.default_cache(), on_progress=on_progress)
@@ -65,12 +67,14 @@ def pull(
     entry, version = indexes.choose(link.index, spec, allow_withdrawn=allow_withdrawn)
     keys = keys_due(link.trust.keys, version)
     folder = (destination or (cache or trusts.default_cache()) / entry.name / version.version).expanduser().absolute()
-    if not folder.exists():
-        lock = folder.parent / f".{folder.name}.lock"
-        with disk.locked(lock, busy="this version is being pulled by another process: wait for it"):
-            if not folder.exists():
+    if destination is not None:
+        _refuse_used(folder)
+    if not _stands(folder):
+        with disk.locked(folder.parent / f".{folder.name}.lock"):
+            if not _stands(folder):
                 fetch(link.source, entry.name, version, keys=keys, folder=folder, on_progress=on_progress)
                 return folder
+    _sign_again(link.source, entry.name, version, keys=keys, folder=folder)
     manifest = verify.verify_folder(
         folder, keys=keys, name=entry.name, version=version.version, on_progress=on_progress
     )
@@ -83,7 +87,7 @@ def _found(spec: str, registry: str | None, cache: Path, *, on_progress: Progres
     name, wanted = indexes.parse_spec(spec)
     if wanted is not None and indexes.is_channel(wanted):
         raise InvalidRequest("what a channel means is in the registry's index: offline, name a version")
-    here = [path for path in (cache / name).glob("[0-9]*.*.*") if path.is_dir()]
+    here = [path for path in (cache / name).glob("*") if indexes.is_number(path.name) and path.is_dir()]
     fits = [path for path in here if wanted is None or f"{path.name}.".startswith(f"{wanted}.")]
     if not fits:
         raise InvalidRequest(f"no version of {name} that fits is here: pull it while the registry can be reached")
@@ -91,6 +95,32 @@ def _found(spec: str, registry: str | None, cache: Path, *, on_progress: Progres
     folder = max(fits, key=lambda path: tuple(map(int, path.name.split("."))))
     verify.verify_folder(folder, keys=keys, name=name, version=folder.name, on_progress=on_progress)
     return folder
+
+
+def _stands(folder: Path) -> bool:
+    """Whether something lies at `folder`; an empty folder is as good as none."""
+    with disk.explained():
+        return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def _refuse_used(folder: Path) -> None:
+    """`InvalidRequest` when something that is no version lies at `folder`."""
+    if _stands(folder) and not (folder / verify.MANIFEST).is_file():
+        raise InvalidRequest("something else lies where the version should go: name a new folder, or an empty one")
+
+
+def _sign_again(source: Source, name: str, version: IndexVersion, *, keys: tuple[str, ...], folder: Path) -> None:
+    """Bring the signatures of the version in `folder` again where one is due that had not been given at its pull."""
+    held, signed = (verify.small_file(folder / file) for file in (verify.MANIFEST, verify.ENVELOPE))
+    try:
+        verify.read_manifest(held, signed, keys=keys, name=name, version=version.version)
+    except IntegrityError:
+        _, body, envelope = signed_manifest(source, name, version, keys=keys)
+        beside = folder.with_name(f".{folder.name}.{verify.ENVELOPE}")  # nothing half-written lies in a version
+        if held == body:
+            with disk.locked(folder.with_name(f".{folder.name}.lock")), disk.explained():
+                disk.write_file(beside, envelope)
+                beside.replace(folder / verify.ENVELOPE)
 
 
 def _address(registry: str | None) -> str:
@@ -125,6 +155,7 @@ def fetch(
     manifest, body, envelope = signed_manifest(source, name, version, keys=keys)
     done, total = 0, sum(file.size for file in manifest.files)
     with disk.explained():
+        disk.drop_links(staging)
         staging.mkdir(parents=True, exist_ok=True)
         _adopt(staging, lazy_folder(folder.parent, version), manifest)
         _refuse_full(staging, total)
@@ -172,9 +203,10 @@ def _adopt(staging: Path, lazy: Path, manifest: Manifest) -> None:
     """Take over what lazy reading brought; like all that lies in the staging folder it is verified before it counts."""
     for file in manifest.files:
         found, target = lazy / file.path, staging / file.path
-        if found.is_file() and not target.exists():
+        if found.is_file() and not found.is_symlink() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(found, target)
+            with suppress(OSError):  # a file system without hard links: it comes again
+                os.link(found, target)
 
 
 def _refuse_full(staging: Path, total: int) -> None:
@@ -230,6 +262,7 @@ def _resume(partial: Path, size: int) -> tuple[hashlib._Hash, int]:
 
 
 def _drop_strangers(staging: Path, manifest: Manifest) -> None:
+    """Delete what earlier pulls left and this version does not list."""
     listed = {file.path for file in manifest.files} | {verify.MANIFEST, verify.ENVELOPE}
     for path in sorted(staging.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():

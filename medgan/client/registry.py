@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from medgan.client import objects
 from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 20
 TRIES = 4
-"""How often a web server is asked without a byte of progress before it is given up."""
+"""How often a web server is asked without progress before it is given up."""
+
+_PROGRESS_BYTES = 1 << 16
+"""What an answer must bring to be called progress: a server that drips would hold us for ever."""
 
 _PAUSE_SECONDS = 0.1
 _SLOWEST_BYTES_A_SECOND = 1024
@@ -53,7 +56,7 @@ def open_source(address: str) -> Source:
     if scheme in objects.SCHEMES:
         return objects.ObjectSource(address)
     if scheme == "file":
-        return FolderSource(Path(urlsplit(address).path))
+        return FolderSource(Path(unquote(urlsplit(address).path)))
     if "://" in address or not address:
         raise InvalidRequest(
             "a registry is a folder, or an address with file://, http://, https://, s3://, gs:// or az://"
@@ -111,15 +114,15 @@ class HttpSource:
 
     def blocks(self, path: str, *, offset: int = 0) -> Iterator[bytes]:
         """See `Source`."""
-        failures = 0
+        failures, mark = 0, offset
         while True:
             try:
                 for block in self._answer(path, offset):
                     offset += len(block)
-                    failures = 0
                     yield block
             except _BrokenLine:
-                failures += 1
+                failures = 1 if offset - mark >= _PROGRESS_BYTES else failures + 1
+                mark = offset
                 if failures == TRIES:
                     raise _missing(path) from None
                 time.sleep(_PAUSE_SECONDS * 2**failures)

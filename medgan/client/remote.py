@@ -51,6 +51,9 @@ def open_remote(
     pulled = home / version.version
     folder = pulled if pulled.is_dir() else pulls.lazy_folder(home, version)
     files = {file.path: file for file in manifest.files}
+    if folder != pulled:
+        with disk.explained():
+            disk.drop_links(folder)
     for path in _AT_ONCE:
         if path not in files:
             raise IntegrityError(f"{entry.name}@{version.version} lacks a file that every version has: not believed")

@@ -27,15 +27,23 @@ def info(spec: str, *, registry: str | None = None, trust: Path | str | None = N
 
 
 def verify_pulled(
-    spec: str, *, registry: str | None = None, trust: Path | str | None = None, folder: Path | None = None
+    spec: str,
+    *,
+    registry: str | None = None,
+    trust: Path | str | None = None,
+    folder: Path | None = None,
+    on_progress: verify.Progress | None = None,
 ) -> Manifest:
-    """Check a version that lies in `folder` (default: the cache) against the registry's signed index."""
+    """Check a version that lies in `folder` (default: the cache) against the registry's signed index.
+
+    Progress is in bytes.
+    """
     link = pulls.connect(registry, trust=trust)
     entry, version = indexes.choose(link.index, spec)
     place = folder or trusts.default_cache() / entry.name / version.version
     if not place.is_dir():
         raise InvalidRequest(f"{entry.name}@{version.version} is not here: medgan pull {entry.name}@{version.version}")
     keys = pulls.keys_due(link.trust.keys, version)
-    manifest = verify.verify_folder(place, keys=keys, name=entry.name, version=version.version)
+    manifest = verify.verify_folder(place, keys=keys, name=entry.name, version=version.version, on_progress=on_progress)
     pulls.refuse_other(place, manifest, version)
     return manifest

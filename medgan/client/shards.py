@@ -196,7 +196,8 @@ class _Shard:
         self.raw: Images = np.empty(0) if layout.compressed else self._map()
 
     def hint(self) -> None:
-        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        if hasattr(os, "posix_fadvise"):  # macOS has none
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
 
     def chunk_into(self, inside: int, out_CHW: Images) -> None:
         offset, length = (int(value) for value in self.index[inside])

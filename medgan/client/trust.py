@@ -56,8 +56,9 @@ def default_cache() -> Path:
 
 
 def recall(registry: str, *, pin: Path | None = None) -> Trust:
-    """Trust in `registry`: what was pinned before, or the key of `pin`, which is remembered.
+    """Trust in `registry`: what was pinned before, or the key of `pin`.
 
+    A new pin is remembered (`remember`) once it opened something: a wrong file named once does no harm.
     `UnusableKey` when nothing was ever pinned, or `pin` is another key than the remembered one.
     """
     known = _read(registry)
@@ -74,19 +75,21 @@ def recall(registry: str, *, pin: Path | None = None) -> Trust:
             "another public key is pinned for this registry: if the publisher really changed it, "
             f"delete {_file(registry).name} below MEDGAN_HOME and pull again with --trust"
         )
-    trust = Trust(registry=registry, keys=keys, counter=known.counter if known else 0)
-    remember(trust)
-    return trust
+    return Trust(registry=registry, keys=keys, counter=known.counter if known else 0)
 
 
 def remember(trust: Trust) -> None:
-    """Write the pin and the counter where they are new; the counter never goes down."""
+    """Write the pin and the counter where they are new; the counter never goes down, whoever else writes it."""
     known = _read(trust.registry)
-    counter = max(trust.counter, known.counter if known else 0)
-    if known is not None and (known.keys, known.counter) == (trust.keys, counter):
+    if known is not None and known.keys == trust.keys and known.counter >= trust.counter:
         return
-    body = {"registry": trust.registry, "keys": list(trust.keys), "counter": counter}
-    disk.write_file(_file(trust.registry), canonical_json(body))
+    file = _file(trust.registry)
+    with disk.locked(file.with_name(".lock")):
+        known = _read(trust.registry)
+        counter = max(trust.counter, known.counter if known else 0)
+        disk.write_file(
+            file, canonical_json({"registry": trust.registry, "keys": list(trust.keys), "counter": counter})
+        )
 
 
 def last_registry() -> str | None:
@@ -104,18 +107,18 @@ def remember_registry(registry: str) -> None:
 
 
 def read_public(path: Path) -> tuple[str, ...]:
-    """The one or two Ed25519 public keys (PEM) of a file; `UnusableKey` when it holds none."""
+    """The one or two Ed25519 public keys of a file, each in one spelling of PEM; `UnusableKey` for anything else."""
     try:
         text = path.read_text("ascii")
     except (OSError, UnicodeDecodeError):
         raise UnusableKey(
             "the public key to trust cannot be read: --trust names a PEM file such as pipeline.pub"
         ) from None
-    found = tuple(match.group(0) for match in _PEM.finditer(text))
+    found = tuple(_spelled(match.group(0)) for match in _PEM.finditer(text))
     if not 1 <= len(found) <= _KEYS_AT_MOST:
         raise UnusableKey(f"the file to trust holds {len(found)} public keys: it must hold one or two (PEM)")
-    for pem in found:
-        _load(pem)
+    if len(set(found)) < len(found):  # one signer would count as two
+        raise UnusableKey("the file to trust holds one key twice: it must hold the pipeline's, then the approver's")
     return found
 
 
@@ -143,6 +146,12 @@ def open_envelope(data: bytes, *, kind: str, keys: Sequence[str], what: str) -> 
             "it is not believed; ask the publisher"
         )
     return body
+
+
+def _spelled(pem: str) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return _load(pem).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode().strip()
 
 
 def _signed(pem: str, signature: str | None, message: bytes) -> bool:
@@ -176,13 +185,14 @@ def _file(registry: str) -> Path:
 
 
 def _read(registry: str) -> Trust | None:
+    """What is remembered of a registry; a file that says nothing any more is as good as none: pin again."""
+    with disk.explained():
+        try:
+            held = _file(registry).read_bytes()
+        except FileNotFoundError:
+            return None
     try:
-        body = json.loads(_file(registry).read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        raise UnusableKey("the remembered key of this registry cannot be read: pin it again with --trust") from None
-    try:
+        body = json.loads(held)
         return Trust(registry=registry, keys=tuple(map(str, body["keys"])), counter=int(body["counter"]))
-    except (KeyError, TypeError, ValueError):
-        raise UnusableKey("the remembered key of this registry is malformed: pin it again with --trust") from None
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        return None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from medgan.client import disk
 from medgan.client import trust as trusts
 from medgan.client.registry import BLOCK_BYTES, safe_path
 from medgan.errors import IntegrityError
@@ -55,7 +57,7 @@ def verify_folder(
 ) -> Manifest:
     """Check a whole version in `folder`: signatures, manifest, every file's size and SHA-256, nothing extra."""
     manifest = read_manifest(
-        _bytes(folder / MANIFEST), _bytes(folder / ENVELOPE), keys=keys, name=name, version=version
+        small_file(folder / MANIFEST), small_file(folder / ENVELOPE), keys=keys, name=name, version=version
     )
     refuse_strangers(folder, manifest)
     done, total = 0, sum(file.size for file in manifest.files)
@@ -73,10 +75,7 @@ def refuse_strangers(folder: Path, manifest: Manifest) -> None:
     """`IntegrityError` when the folder holds a file, link or folder that the manifest does not account for."""
     listed = {file.path for file in manifest.files} | {MANIFEST, ENVELOPE}
     found = set()
-    for path in folder.rglob("*"):
-        mode = path.lstat().st_mode
-        if stat.S_ISDIR(mode):
-            continue
+    for path, mode in _entries(folder):
         if not stat.S_ISREG(mode):
             raise IntegrityError(f"{manifest.name}@{manifest.version} holds a link or device: it is not believed")
         found.add(path.relative_to(folder).as_posix())
@@ -87,25 +86,45 @@ def refuse_strangers(folder: Path, manifest: Manifest) -> None:
 
 
 def digest_file(path: Path) -> tuple[int, str]:
-    """Size in bytes and hex SHA-256 of a regular file; (-1, "") when it cannot be read."""
+    """Size in bytes and hex SHA-256 of a regular file; (-1, "") where there is none.
+
+    `StoreUnavailable` when a disk does not give it, or may not: that is no damage of the file.
+    """
     hasher, size = hashlib.sha256(), 0
-    try:
-        with path.open("rb", buffering=0) as file:
-            while block := file.read(BLOCK_BYTES):
-                hasher.update(block)
-                size += len(block)
-    except OSError:
-        return -1, ""
+    with disk.explained():
+        try:
+            with path.open("rb", buffering=0) as file:
+                while block := file.read(BLOCK_BYTES):
+                    hasher.update(block)
+                    size += len(block)
+        except FileNotFoundError:
+            return -1, ""
     return size, hasher.hexdigest()
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise IntegrityError(f"{path.name} is a link or device: the version is not believed")
-        return path.read_bytes()
-    except OSError:
-        raise IntegrityError(f"the version lacks its {path.name}: it is not believed; pull it again") from None
+def small_file(path: Path) -> bytes:
+    """The bytes of a version's manifest or envelope, which is a regular file; `IntegrityError` where it is not."""
+    with disk.explained():
+        try:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise IntegrityError(f"{path.name} is a link or device: the version is not believed")
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise IntegrityError(f"the version lacks its {path.name}: it is not believed; pull it again") from None
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, int]]:
+    """All that lies below `folder` but folders, with its mode; `StoreUnavailable` when a part may not be read."""
+    with disk.explained():
+        for place, folders, names in os.walk(folder, onerror=_refuse):
+            for path in (Path(place) / name for name in (*folders, *names)):
+                mode = path.lstat().st_mode
+                if not stat.S_ISDIR(mode):
+                    yield path, mode
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 def _json(body: bytes, what: str) -> dict[str, Any]:

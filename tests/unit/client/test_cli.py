@@ -9,6 +9,7 @@ import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -51,6 +52,22 @@ def test_commands_list_show_pull_and_verify(current):
     folder = run("pull", "chest-demo@1").strip().splitlines()[-1]
     assert medgan.open_folder(folder).version == "1.0.0"
     assert "files are as they were signed" in run("verify", "chest-demo@1")
+
+
+def test_words_of_a_publisher_are_shown_as_they_are(published):
+    odd = build.request("odd", title="CT [low dose] [/x] :warning: thorax", created="2026-11-28T22:00:00Z")
+    publish.publish(build.synthetic_cohort(published.zones, count=40).cleared, odd, zones=published.zones)
+    shown = run("info", "odd", "--registry", published.zones.registry, "--trust", published.key)
+    assert "CT [low dose] [/x] :warning: thorax" in shown
+
+
+def test_an_error_is_one_line_and_the_version_is_told(tmp_path):
+    command = [sys.executable, "-m", "medgan.cli"]
+    home = os.environ | {"MEDGAN_HOME": str(tmp_path)}
+    failed = subprocess.run([*command, "info", "a@b@c"], check=False, capture_output=True, text=True, env=home)
+    assert (failed.returncode, failed.stderr.count("\n")) == (2, 1)
+    told = subprocess.run([*command, "--version"], check=True, capture_output=True, text=True)
+    assert told.stdout.strip() == metadata.version("medgan")
 
 
 def test_verify_says_when_a_pulled_file_changed(current):

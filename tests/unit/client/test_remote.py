@@ -209,6 +209,18 @@ def test_server_that_lies_stalls_or_breaks_off_is_given_up_and_nothing_becomes_v
     assert not (tmp_path / "cache/chest-demo/1.0.0").exists()
 
 
+def test_server_that_drips_for_ever_is_given_up(published, server, tmp_path, monkeypatch):
+    """Each answer brings a little from where the last one broke off: at this pace a pull would take weeks."""
+    monkeypatch.setattr(registries, "_PAUSE_SECONDS", 0.001)
+    server.harm[SHARDS[0]] = lambda handler, body: (
+        handler.answer(206 if "Range" in handler.headers else 200, body[:9], length=len(body)),
+        setattr(handler, "close_connection", True),
+    )
+    with pytest.raises(StoreUnavailable):
+        pulls.pull("chest-demo", registry=server.address, trust=published.key, now=NOW, cache=tmp_path / "cache")
+    assert len([path for path, _ in server.seen if path == SHARDS[0]]) == registries.TRIES
+
+
 def test_address_that_is_none_is_one_clear_sentence(published):
     with pytest.raises(InvalidRequest, match="malformed"):
         pulls.pull("chest-demo", registry="http://[::1", trust=published.key)
