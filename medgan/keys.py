@@ -13,13 +13,15 @@ import hmac
 import os
 import secrets
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medgan.errors import UnusableKey
+from medgan.errors import StoreUnavailable, UnusableKey
 
 SECRET_BYTES = 32
 _NONCE_BYTES = 12
+_MOST_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,31 +77,47 @@ def load(handle: str) -> Keyring:
 
 
 def create(path: Path) -> None:
-    """Write a fresh key to `path`, mode 0600, in a folder of mode 0700; never overwrites."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Write a fresh key to `path`, mode 0600, in a folder of mode 0700; whole or not at all, and never over another.
+
+    Raises `UnusableKey` where a key stands already, `StoreUnavailable` where the disk refuses.
+    """
+    temporary = path.parent / f".{secrets.token_hex(8)}.part"
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        message = "a key stands there already; a lost key loses every pseudonym, so it is never overwritten"
-        raise UnusableKey(message) from None
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(SECRET_BYTES) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(SECRET_BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)  # unlike a rename, it does not replace
+    except OSError:
+        if os.path.lexists(path):
+            message = "a key stands there already; a lost key loses every pseudonym, so it is never overwritten"
+            raise UnusableKey(message) from None
+        message = "the key cannot be written: check the folder's free space and permissions, then run again"
+        raise StoreUnavailable(message) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _read_private(path: Path) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         message = "the pseudonym key cannot be opened: make one with `medgan key new`"
         raise UnusableKey(message) from None
-    with os.fdopen(descriptor) as file:
-        mode = os.fstat(file.fileno()).st_mode
+    try:
+        mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode) or mode & 0o077:
             message = "the pseudonym key must be a regular file that only its owner can read (chmod 600)"
             raise UnusableKey(message)
-        return file.read(4096)
+        return os.read(descriptor, _MOST_BYTES).decode("ascii", "replace")
+    except OSError:
+        message = "the pseudonym key cannot be read: check its disk, then run again"
+        raise StoreUnavailable(message) from None
+    finally:
+        os.close(descriptor)
 
 
 def _parse(text: str) -> Keyring:

@@ -10,6 +10,7 @@ archive inside an archive) is unpacked once into the spool of the identified zon
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
@@ -45,6 +46,7 @@ _MAGICS: Final = (
 _LOCAL_HEADER: Final = struct.Struct("<4s2B4HL2L2H")
 _END_RECORD: Final = struct.Struct("<4s4H2LH")
 _ENCRYPTED: Final = 0x1
+_NO_FILE: Final = frozenset((errno.ELOOP, errno.ENXIO, errno.ENODEV))  # a link, a socket, a device
 _SNIFF_BYTES: Final = 512
 
 
@@ -118,7 +120,7 @@ def read_extent(extent: Extent, *, expected_sha256: str | None = None) -> bytes:
 
     Raises `BadInstance` with NOT_REGULAR_FILE, TOO_LARGE, CHANGED_WHILE_READ or BAD_ARCHIVE.
     """
-    if extent.size > limits.MAX_INSTANCE_BYTES:
+    if max(extent.size, extent.stored) > limits.MAX_INSTANCE_BYTES:
         raise BadInstance(Reason.TOO_LARGE)
     with open_regular(extent.path) as file:
         try:
@@ -150,13 +152,15 @@ def head(extent: Extent, size: int) -> bytes:
 
 
 def open_regular(path: str | Path) -> IO[bytes]:
-    """Open a regular file for reading; a link, FIFO or device is refused without being followed."""
+    """Open a regular file for reading; a link, FIFO or device is refused without being followed.
+
+    Raises `BadInstance` NOT_REGULAR_FILE, or CHANGED_WHILE_READ where it cannot be opened now and perhaps later.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise BadInstance(Reason.CHANGED_WHILE_READ) from None
-    except OSError:
-        raise BadInstance(Reason.NOT_REGULAR_FILE) from None
+    except OSError as error:
+        never = error.errno in _NO_FILE
+        raise BadInstance(Reason.NOT_REGULAR_FILE if never else Reason.CHANGED_WHILE_READ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise BadInstance(Reason.NOT_REGULAR_FILE)
@@ -185,6 +189,8 @@ def _folder(root: Path, most: int) -> Iterator[Path]:
         folder, depth = pending.pop()
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            continue  # let go of since its parent was listed
         except OSError:
             message = "a folder of the source cannot be listed: check its permissions"
             raise UnusableArchive(message) from None
@@ -209,7 +215,7 @@ def _file(path: Path, spool: Path | None, *, level: int, name: str = "") -> Iter
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            kind = archive_kind(_first_bytes(file))
+            kind = archive_kind(file.read(_SNIFF_BYTES))
             if kind == "zip":
                 yield from _zip(path, file, spool, level)
                 return
@@ -226,14 +232,10 @@ def _file(path: Path, spool: Path | None, *, level: int, name: str = "") -> Iter
     except BadInstance as refused:
         yield Leaf(name=name or str(path), extent=None, refusal=Reason(refused.reason))
         return
-    yield Leaf(name=name or str(path), extent=Extent(str(path), 0, size, _STORED, size))
-
-
-def _first_bytes(file: IO[bytes]) -> bytes:
-    try:
-        return file.read(_SNIFF_BYTES)
     except OSError:  # a bad block: the next run tries again
-        raise BadInstance(Reason.CHANGED_WHILE_READ) from None
+        yield Leaf(name=name or str(path), extent=None, refusal=Reason.CHANGED_WHILE_READ)
+        return
+    yield Leaf(name=name or str(path), extent=Extent(str(path), 0, size, _STORED, size))
 
 
 def archive_kind(head: bytes) -> str | None:
@@ -262,7 +264,7 @@ def _zip_members(file: IO[bytes]) -> list[zipfile.ZipInfo]:
     _refuse_crowd(file)
     try:
         members = zipfile.ZipFile(file).infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, struct.error, UnicodeError):
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError, struct.error):
         message = "the zip archive is broken: its directory cannot be read. Was it copied completely?"
         raise UnusableArchive(message) from None
     for member in members:
@@ -305,13 +307,14 @@ def _refuse_crowd(file: IO[bytes]) -> None:
 
 
 def _zip_extent(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> Extent:
-    file.seek(max(0, member.header_offset))
-    raw = file.read(_LOCAL_HEADER.size) if member.header_offset >= 0 else b""
-    if len(raw) != _LOCAL_HEADER.size or not raw.startswith(_ZIP_MAGIC):
-        message = "the zip archive is broken: a member is missing. Was it copied completely?"
-        raise UnusableArchive(message)
+    size = os.fstat(file.fileno()).st_size
+    file.seek(min(max(0, member.header_offset), size))
+    raw = file.read(_LOCAL_HEADER.size).ljust(_LOCAL_HEADER.size, b"\0")
     *_, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(raw)
     offset = member.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
+    if not raw.startswith(_ZIP_MAGIC) or not 0 <= member.header_offset < offset + member.compress_size <= size:
+        message = "the zip archive is broken: a member is missing. Was it copied completely?"
+        raise UnusableArchive(message)
     return Extent(str(path), offset, member.compress_size, member.compress_type, member.file_size)
 
 
@@ -321,8 +324,9 @@ def _zip_extent(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> Extent:
 def _tar(path: Path, file: IO[bytes], spool: Path | None, level: int) -> Iterator[Leaf]:
     file.seek(0)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            members = list(_tar_members(archive))
+        headers = _Headers(file)
+        with tarfile.open(fileobj=headers, mode="r:") as archive:  # type: ignore[arg-type]
+            members = list(_tar_members(archive, headers))
     except (tarfile.TarError, ValueError, OverflowError, UnicodeError):
         message = "the tar archive is broken. Was it copied completely?"
         raise UnusableArchive(message) from None
@@ -335,17 +339,37 @@ def _tar(path: Path, file: IO[bytes], spool: Path | None, level: int) -> Iterato
         yield from _member(member.name, extent, spool, level)
 
 
-def _tar_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Regular members; a link, device, sparse file or climbing name refuses the archive."""
+class _Headers:
+    """A tar as `tarfile` reads it to list it: what one member says of itself may not take more than its budget."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._left = file, limits.MAX_TAR_HEADER_BYTES
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """The next `size` bytes; `ReadError` where a header claims more than all of a member's may have."""
+        self._left -= size
+        if size < 0 or self._left < 0:
+            raise tarfile.ReadError
+        return self._file.read(size)
+
+    def next_member(self) -> None:
+        """Begin a new budget."""
+        self._left = limits.MAX_TAR_HEADER_BYTES
+
+
+def _tar_members(archive: tarfile.TarFile, headers: _Headers) -> Iterator[tarfile.TarInfo]:
+    """Regular members; a link, device, sparse file, climbing name or size below 0 refuses the archive."""
     count = 0
     for member in archive:
         count += 1
+        headers.next_member()
         if count > limits.MAX_MEMBERS:
             _refuse(f"lists more than {limits.MAX_MEMBERS:,} members")
         judge_name(member.name)
         if member.isdir():
             continue
-        if not member.isreg() or member.issparse():
+        if not member.isreg() or member.issparse() or member.size < 0:
             _refuse("holds a link, a device or a sparse file")
         yield member
 
@@ -478,7 +502,7 @@ def judge_name(name: str) -> None:
     absolute = slashed.startswith("/") or (len(slashed) > 1 and slashed[1] == ":")
     if absolute or ".." in parts:
         _refuse("holds a name that points outside of it")
-    if "\0" in name or len(name.encode("utf-8", "replace")) > limits.MAX_MEMBER_NAME_BYTES:
+    if not name or "\0" in name or len(name.encode("utf-8", "replace")) > limits.MAX_MEMBER_NAME_BYTES:
         _refuse("holds a malformed name")
 
 

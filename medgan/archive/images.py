@@ -36,7 +36,6 @@ NIFTI: Final = "nifti"
 _MULTI_FRAME: Final = "1.2.840.10008.5.1.4.1.1.7.3"  # multi-frame grayscale word secondary capture
 _SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 _MODALITY: Final = re.compile(r"[A-Z]{2}")
-_LONG_STRING: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +113,8 @@ def wrap(data: bytes, card: Card) -> bytes:
         (0x00080018, "UI", card.instance(hashlib.sha256(data).hexdigest())),
         (0x00080060, "CS", card.modality),
         (0x00080064, "CS", "WSD"),
-        (0x00100020, "LO", card.patient_id.encode()[:_LONG_STRING]),
-        (0x00100021, "LO", card.issuer.encode()[:_LONG_STRING]),
+        (0x00100020, "LO", card.patient_id.encode()),
+        (0x00100021, "LO", card.issuer.encode()),
         (0x0020000D, "UI", card.study),
         (0x0020000E, "UI", card.series),
         (0x00200013, "IS", str(card.number)),

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Any, Final
 
-from pydicom.charset import convert_encodings, decode_bytes
-
-from medgan.archive import container, images, instance, labels, pixels, references, structure
+from medgan.archive import charsets, container, images, instance, labels, pixels, references, structure
 from medgan.archive.container import Extent, Leaf
 from medgan.archive.images import Card
 from medgan.archive.memory import Header, Outcome
-from medgan.archive.quiet import quietly
 from medgan.archive.references import Mark
 from medgan.archive.structure import Structure
 from medgan.errors import BadInstance
@@ -40,24 +38,30 @@ def judge(leaf: Leaf, keyring: Keyring) -> Outcome:
         name = _keyed(keyring, f"{extent.path}@{extent.offset}")
         return Outcome(digest=name, size=0, file=extent.path, place=place, reason=refused.reason)
     digest = hashlib.sha256(data).hexdigest()
+    plain = Outcome(digest=digest, size=len(data), file=extent.path, place=place)
+    try:
+        return replace(plain, **_judged(leaf, data, keyring))
+    except BadInstance as refused:
+        return replace(plain, reason=refused.reason)
+    except Exception:  # noqa: BLE001 - one file must not stop a scan, and its text may quote the file
+        return replace(plain, reason=QuarantineReason.CORRUPT_HEADER)
+
+
+def _judged(leaf: Leaf, data: bytes, keyring: Keyring) -> dict[str, Any]:
+    """Fields of the outcome that say what `data` is; `BadInstance` for what is refused."""
     rows = _rows(leaf, data)
     if rows is not None:
-        return Outcome(digest=digest, size=len(data), file=extent.path, place=place, rows=rows)
+        return {"rows": rows}
     kind = images.media_type(data)
-    try:
-        if kind is not None:
-            images.check(data, kind)
-            return Outcome(digest=digest, size=len(data), file=extent.path, place=place, image=leaf.name)
-        shape = structure.walk(data)
-        instance.check(shape)
-        marks = _marks(shape, data, keyring)
-        header = None if _is_structure_set(shape) else _header(shape, keyring)
-    except BadInstance as refused:
-        return Outcome(digest=digest, size=len(data), file=extent.path, place=place, reason=refused.reason)
-    rows = None if header is not None else []
-    return Outcome(
-        digest=digest, size=len(data), file=extent.path, place=place, rows=rows, header=header, marks=marks
-    )  # fmt: skip
+    if kind is not None:
+        images.check(data, kind)
+        return {"image": leaf.name}
+    shape = structure.walk(data)
+    instance.check(shape)
+    marks = _marks(shape, data, keyring)
+    if _is_structure_set(shape):
+        return {"rows": [], "marks": marks}
+    return {"header": _header(shape, keyring), "marks": marks}
 
 
 def read_header(data: bytes, keyring: Keyring) -> Header:
@@ -161,9 +165,4 @@ def _keyed(keyring: Keyring, place: str) -> str:
 
 
 def _decoded(shape: Structure, tag: int) -> str:
-    text = shape.text(tag)
-    if text.isascii() and "\x1b" not in text:
-        return text
-    with quietly():
-        encodings = convert_encodings(shape.text(_CHARACTER_SET).split("\\"))
-        return str(decode_bytes(shape.raw(tag) or b"", encodings, {ord("\\")})).strip(" \0")
+    return charsets.text_of(shape.raw(tag) or b"", shape.raw(_CHARACTER_SET) or b"")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from medgan.archive import limits
-from medgan.errors import UnusableArchive
+from medgan.errors import BadInstance
+from medgan.records import QuarantineReason as Reason
 
 KEY_COLUMNS: Final = ("PatientID", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _PARQUET: Final = ".parquet"
@@ -24,34 +26,36 @@ def looks_like_table(name: str) -> bool:
 
 
 def read_table(data: bytes, name: str = "") -> list[dict[str, str]] | None:
-    """Rows of a table keyed by an identifier: Parquet, or CSV (comma, semicolon, tab; UTF-8 or Windows-1252).
+    """Rows of a table keyed by an identifier: Parquet, or CSV (comma, semicolon, tab; UTF-8, UTF-16 or Windows-1252).
 
     None where no column names an identifier: then it is no table of labels. Column names that differ
-    from the known ones only in case and separators ("patient_id") are brought to the known spelling.
+    from the known ones only in case and separators ("patient_id") are brought to the known spelling; columns without
+    a name are left out. Raises `BadInstance` TOO_LARGE beyond 64 MiB or five million rows: it has to be split.
     """
     if len(data) > limits.MAX_LABEL_BYTES:
-        message = f"a table of labels is larger than {limits.MAX_LABEL_BYTES // limits.MIB} MiB: split it"
-        raise UnusableArchive(message)
+        raise BadInstance(Reason.TOO_LARGE)
     header, body = _parquet(data) if name.lower().endswith(_PARQUET) else _separated(data)
     columns = [_canonical(column) for column in header]
-    if not any(column in KEY_COLUMNS for column in columns) or len(set(columns)) != len(columns):
+    named = [column for column in columns if column]
+    if not any(column in KEY_COLUMNS for column in named) or len(set(named)) != len(named):
         return None
     rows: list[dict[str, str]] = []
     try:
         for row in body:
             if row:
-                rows.append({column: value.strip() for column, value in zip(columns, row, strict=False)})
+                rows.append({column: value.strip() for column, value in zip(columns, row, strict=False) if column})
             if len(rows) > limits.MAX_LABEL_ROWS:
-                message = f"a table of labels has more than {limits.MAX_LABEL_ROWS:,} rows: split it"
-                raise UnusableArchive(message)
+                raise BadInstance(Reason.TOO_LARGE)
     except csv.Error:
         return None
     return rows
 
 
 def _separated(data: bytes) -> tuple[list[str], Iterable[Sequence[str]]]:
-    text = _decode(data)
-    first = text.partition("\n")[0]
+    text = _decode(data).lstrip("\r\n")
+    first, _, rest = text.partition("\n")
+    if first.strip().strip('"').lower().startswith("sep="):  # what spreadsheets write before a header
+        text, first = rest, rest.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
     try:
         return next(reader, []), reader
@@ -78,6 +82,8 @@ def _parquet(data: bytes) -> tuple[list[str], Iterable[Sequence[str]]]:
 
 
 def _decode(data: bytes) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -24,6 +24,7 @@ INFLATE_RATIO_FLOOR_BYTES: Final = 64 * MIB  # below this a ratio harms nobody
 MAX_MEMBERS: Final = 500_000
 MAX_ARCHIVE_BYTES: Final = 8 << 40  # unpacked
 MAX_MEMBER_NAME_BYTES: Final = 4096
+MAX_TAR_HEADER_BYTES: Final = MIB  # of one member, long names and extended headers included
 MAX_ARCHIVE_RATIO: Final = 200
 ARCHIVE_RATIO_FLOOR_BYTES: Final = 64 * MIB
 MAX_NESTED_ARCHIVES: Final = 1  # a zip inside a zip is read, a third level is refused

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from medgan.keys import Keyring
 from medgan.settings import Zones
 
 _PURPOSE: Final = "scan-memory"
-_VERSION: Final = 5  # raised whenever a file may be judged differently than before
+_VERSION: Final = 6  # raised whenever a file may be judged differently than before
 Stamp = tuple[int, int, int, int]
 
 
@@ -93,11 +93,12 @@ def remember(source: str, files: Mapping[str, tuple[Stamp, list[Outcome]]], *, z
     write_atomically(_path(source, zones), keyring.seal(_PURPOSE, packed))
 
 
-def tidy(spool: Path, files: Mapping[str, tuple[Stamp, list[Outcome]]]) -> None:
-    """Remove unpacked archives from the spool that none of the remembered files refers to."""
+def tidy(spool: Path, files: Mapping[str, tuple[Stamp, list[Outcome]]], found: Iterable[Outcome] = ()) -> None:
+    """Remove unpacked archives from the spool that neither a remembered file nor what was just found refers to."""
     if not spool.is_dir():
         return
-    wanted = {Path(outcome.file).name for _, outcomes in files.values() for outcome in outcomes}
+    remembered = (outcome for _, outcomes in files.values() for outcome in outcomes)
+    wanted = {Path(outcome.file).name for outcome in (*remembered, *found)}
     for path in spool.iterdir():
         if path.name not in wanted:
             path.unlink(missing_ok=True)

@@ -167,7 +167,7 @@ def scan(
     found.settle_conflicts()
     report = _write(desk, found)
     memory.remember(ref.source, seen, zones=zones, keyring=keyring)
-    memory.tidy(desk.spool, seen)
+    memory.tidy(desk.spool, seen, (outcome for outcome, _ in found.kept.values()))
     if on_progress is not None:
         on_progress(found.files, found.files)
     return report
@@ -207,7 +207,8 @@ def _outcomes(
             for outcome in _judged(desk, path, names.get(landing.handle_of(path))):
                 outcomes.append(outcome)
                 yield outcome
-        if stamp is not None and stamp == container.stamp_of(path):
+        transient = any(outcome.reason == QuarantineReason.CHANGED_WHILE_READ for outcome in outcomes)
+        if stamp is not None and stamp == container.stamp_of(path) and not transient:
             seen[name] = (stamp, outcomes)
 
 

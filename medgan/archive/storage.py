@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from medgan.errors import StoreUnavailable
@@ -23,7 +24,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         message = "the identified zone cannot be written: check its free space and permissions, then run again"
         raise StoreUnavailable(message) from None
 
@@ -47,5 +49,6 @@ def spool_file(spool: Path, chunks: Iterable[bytes]) -> Path:
         message = "the identified zone cannot hold an unpacked archive: check its free space, then run again"
         raise StoreUnavailable(message) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     return path

@@ -165,6 +165,19 @@ class Keep(Action):
         return COPY
 
 
+class KeepTerm(Action):
+    """K of a code string."""
+
+    code = "K"
+    sentence = "is kept where it has the form of a code string; another value becomes OTHER"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """Values of PS3.5 6.2, CS, and single small letters, which real archives have."""
+        del rule
+        parts = work.buffer[element.start : element.stop].strip(_BLANK).split(b"\\")
+        return b"\\".join(part if screen.TERM.fullmatch(part) else b"OTHER" for part in parts)
+
+
 class KeepAge(Action):
     """K of an age."""
 
@@ -380,7 +393,7 @@ class KeepPixels(KeepBulk):
 
 REMOVE, EMPTY, DUMMY_VALUE, PSEUDONYM, NEW_UID = Remove(), Empty(), Dummy(), Pseudonym(), NewUid()
 CLEAN_ITEMS, KEEP, CLEAN_TEXT, CLEAN_NEEDED_TEXT = CleanItems(), Keep(), CleanText(), CleanNeededText()
-KEEP_DATE, SHIFT_DATE, KEEP_AGE = KeepDate(), ShiftDate(), KeepAge()
+KEEP_DATE, SHIFT_DATE, KEEP_AGE, KEEP_TERM = KeepDate(), ShiftDate(), KeepAge(), KeepTerm()
 KEEP_BY_RULE: Final[dict[str, Action]] = {
     "number": KeepNumber(),
     "number-text": KeepNumberText(),

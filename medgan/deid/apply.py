@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from medgan.archive import charsets
 from medgan.deid import actions, codes, frames, mapping, private, pseudonym, screen, table, verify
 from medgan.deid.elements import (
     DEFLATED,
@@ -130,7 +131,7 @@ class Work:
     def text(self, element: Element) -> str:
         """A value decoded by the instance's character sets; what does not decode becomes U+FFFD."""
         raw = self.buffer[element.start : element.stop]
-        return verify.text_of(raw, self.character_sets)
+        return charsets.text_of(raw, self.character_sets)
 
     def number(self, tag: int, default: int) -> int:
         """A top-level US attribute."""
@@ -276,7 +277,7 @@ def _listed(profile: Profile) -> dict[int, bool]:
         for row in table.rows()
         if "x" not in row.pattern
         and row.pattern != table.PRIVATE_PATTERN
-        and profile.rules[int(row.pattern, 16)].action is not actions.KEEP
+        and profile.rules[int(row.pattern, 16)].action not in (actions.KEEP, actions.KEEP_TERM)
     }
 
 

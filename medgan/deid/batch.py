@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
@@ -26,7 +26,7 @@ from medgan import keys
 from medgan.archive import container, sources
 from medgan.archive.storage import write_atomically
 from medgan.deid import apply, audit, deface, elements, mapping, profile, pseudonym
-from medgan.errors import BadInstance, IntegrityError, InvalidRequest, MedganError, StoreUnavailable
+from medgan.errors import BadInstance, Conflict, IntegrityError, InvalidRequest, MedganError, StoreUnavailable
 from medgan.records import QuarantineReason, QuarantineRecord
 
 if TYPE_CHECKING:
@@ -73,9 +73,10 @@ def deidentify_tree(
 ) -> Report:
     """De-identify every instance of `source` (folder, zip, tar or file) into `destination`.
 
-    Raises `UnusableArchive`, `UnusableKey` or `InvalidRequest` before anything is written. A file that is refused
-    leaves a record in `quarantine/`, and the run goes on. With `map_path` the way back is kept there, sealed with the
-    key behind `map_key_handle` (the pseudonym key where it is empty).
+    Raises `UnusableArchive`, `UnusableKey` or `InvalidRequest` before anything is written, `Conflict` while another
+    run writes to `destination`. A file that is refused leaves a record in `quarantine/`, and the run goes on. With
+    `map_path` the way back is kept there, sealed with the key behind `map_key_handle` (the pseudonym key where it is
+    empty).
     """
     sources.preflight(source)
     keyring = keys.load(key_handle)
@@ -95,7 +96,7 @@ def deidentify_tree(
             keeps_origin=map_path is not None,
             cuts=_cuts(leaves, keyring) if deface.OPTION in chosen.options else {},
         )
-        with audit.Log(destination / AUDIT) as log:
+        with _alone(destination), audit.Log(destination / AUDIT) as log:
             for done, outcome in enumerate(_outcomes(leaves, job, workers), start=1):
                 origins |= outcome.pop("origin", {})
                 _settle(outcome, destination)
@@ -107,7 +108,7 @@ def deidentify_tree(
                     counts[outcome["outcome"]] += 1
                 if on_progress is not None:
                     on_progress(done, len(leaves))
-    shutil.rmtree(destination / PARTS, ignore_errors=True)
+            shutil.rmtree(destination / PARTS, ignore_errors=True)
     if map_path is not None:
         mapping.add(map_path, origins, map_key)
     return Report(
@@ -122,12 +123,33 @@ def deidentify_tree(
 def _spool() -> Iterator[Path]:
     """A folder for what has to be unpacked, gone at the end; what killed runs left behind goes first."""
     for left in Path(tempfile.gettempdir()).glob(f"{SPOOL}*"):
-        if left.is_dir() and not left.is_symlink() and left.stat().st_uid == os.getuid():
-            with suppress(FileNotFoundError), _held(left) as alone:  # another run may remove it first
-                if alone:
-                    shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=SPOOL) as folder, _held(Path(folder)):
-        yield Path(folder)
+        with suppress(FileNotFoundError):  # another run may remove it first
+            if left.is_dir() and not left.is_symlink() and left.stat().st_uid == os.getuid():
+                with _held(left) as alone:
+                    if alone:
+                        shutil.rmtree(left, ignore_errors=True)
+    with ExitStack() as stack:
+        yield _own_folder(stack)
+
+
+def _own_folder(stack: ExitStack) -> Path:
+    """An empty folder, locked until `stack` ends and then gone."""
+    while True:  # another run may take it for left behind before it is locked
+        folder = Path(tempfile.mkdtemp(prefix=SPOOL))
+        with suppress(FileNotFoundError):
+            if stack.enter_context(_held(folder)) and folder.exists():
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                return folder
+
+
+@contextmanager
+def _alone(destination: Path) -> Iterator[None]:
+    """Be the one run that writes to `destination`: its log is one chain, what it leaves over is removed at its end."""
+    destination.mkdir(parents=True, exist_ok=True)
+    with _held(destination) as alone:
+        if not alone:
+            raise Conflict("another run is writing to this destination: wait until it is done, then run again")
+        yield
 
 
 @contextmanager

@@ -33,11 +33,9 @@ def native_bytes(work: Work, tag: int) -> int:
     """Length of native pixel data by its description, padded to even; 0 where the description is incomplete."""
     samples = work.number(0x00280002, 1)
     bits = _BITS_OF_FLOAT.get(tag) or work.number(0x00280100, 0)
-    text = work.raw(0x00280008)
-    count = int(text) if text.isdigit() and len(text) <= _MAX_COUNT_DIGITS else 1
     if work.raw(0x00280004) == b"YBR_FULL_422":
         samples = 2  # PS3.3 C.7.6.3.1.2: two samples a pixel on average
-    total = (_pixels(work) * samples * bits * count + 7) // 8
+    total = (_pixels(work) * samples * bits * _count(work) + 7) // 8
     return total + total % 2
 
 
@@ -68,9 +66,12 @@ def clean_fragments(work: Work, element: Element) -> bytes:
     if not known_syntax(work.source.transfer_syntax):
         raise BadInstance("UNSUPPORTED", "pixel data is compressed in a way that the standard does not know")
     fragments = _fragments(value, element.start - element.head)
-    if not fragments:
-        raise BadInstance("CORRUPT_PIXELS", "encapsulated pixel data holds no frame")
-    for frame in _frames(value, fragments, rle=work.source.transfer_syntax == codecs.RLE):
+    if not fragments or not _pixels(work):
+        raise BadInstance("CORRUPT_PIXELS", "encapsulated pixel data holds no frame, or nothing describes it")
+    frames = _frames(value, fragments, rle=work.source.transfer_syntax == codecs.RLE)
+    if len(frames) > _count(work):
+        raise BadInstance("CORRUPT_PIXELS", "there are more compressed frames than the header says")
+    for frame in frames:
         code = bytearray().join(value[start:stop] for start, stop in frame)
         if work.source.transfer_syntax == codecs.RLE:
             codestreams.clean_rle(code, _pixels(work))
@@ -84,7 +85,14 @@ def clean_fragments(work: Work, element: Element) -> bytes:
         for start, stop in frame:
             value[start:stop] = code[position : position + stop - start]
             position += stop - start
+    value[-4:] = bytes(4)  # the length of the end, which is 0 (PS3.5 A.4)
     return bytes(value)
+
+
+def _count(work: Work) -> int:
+    """Number of frames; 1 where it is not said."""
+    text = work.raw(0x00280008).removeprefix(b"+")
+    return int(text) if text.isdigit() and len(text) <= _MAX_COUNT_DIGITS else 1
 
 
 def _pixels(work: Work) -> int:

@@ -51,7 +51,13 @@ CLEANED_TEXTS = {
 }
 DATE_OPTIONS = {"full-dates", "modified-dates"}
 DATE_VRS = ("DA", "DT", "TM")
-KEPT_BY_VR: dict[str, Action] = {**dict.fromkeys(DATE_VRS, actions.KEEP_DATE), "AS": actions.KEEP_AGE}
+# What is retained is still what its VR says it is; in a text nobody can tell that.
+KEPT_BY_VR: dict[str, Action] = {
+    **dict.fromkeys(DATE_VRS, actions.KEEP_DATE),
+    "AS": actions.KEEP_AGE,
+    "CS": actions.KEEP_TERM,
+    **{vr: actions.KEEP_BY_VR[vr.encode()] for vr in ("DS", "IS", "US")},
+}
 PATIENT_NAME, PATIENT_ID = 0x00100010, 0x00100020
 # Of a choice such as X/Z/D the one that keeps an object conformant whatever the attribute's type is in its IOD.
 BASIC_ACTIONS: dict[str, Action] = {

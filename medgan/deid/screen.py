@@ -16,12 +16,16 @@ from medgan.deid.table import vocabulary
 
 _CHARACTER_SETS = frozenset(python_encoding)
 UID_PATTERN = re.compile(r"[0-9.]{1,64}")
-_DAY = rb"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?![0-9.])"
+# A day, or a moment of it, as the whole part of a number.
+_DAY = (
+    rb"0*(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?:[01][0-9]|2[0-3])?(?:[0-5][0-9]){0,2}(?![0-9])"
+)
 _NUMBER = (
-    rb"[ ]*+(?!" + _DAY + rb")[+-]?[0-9.]{0,32}+(?:[eE][+-]?[0-9]{1,4})?[ ]*+"
+    rb"[ ]*+[+-]?(?!" + _DAY + rb")[0-9]{0,32}+(?:[.][0-9]{0,32}+)?+(?:[eE][+-]?[0-9]{1,4})?[ ]*+"
 )  # possessive: in one pass, whatever is in it
 NUMBERS = re.compile(_NUMBER + rb"(?:\\" + _NUMBER + rb")*+\0?")
 _CODE = re.compile(rb"[A-Z0-9_ \\/+.,:()-]*\0?")
+TERM = re.compile(rb"[A-Z0-9_ ]{0,16}|[a-z]")
 _AGE = re.compile(rb"\d{3}[DWMY]")
 _WORD = re.compile(r"[A-Za-z]+")
 _LETTERS = re.compile(r"([A-Za-z\x80-\U0010ffff]+)")  # an accent does not end a word
@@ -68,6 +72,7 @@ _SERIAL = re.compile(r"(?<![A-Za-z])(?!b\d|T[REI]\d)[A-Za-z]{1,4}[-#]?\d{4,}(?!\
 _FORBIDDEN = re.compile(r"[\^@=<>|;\"'`{}$~\x00-\x1f\x7f-\U0010ffff]")
 _SEPARATORS = re.compile(r"[\^_=,\\]")
 MIN_WORD_LETTERS = 3
+MOST_CHARACTERS = 1024  # of a technical text, as of ST (PS3.5 6.2), and of what is remembered
 _FEWEST_SPELLED = 5
 _END_LETTERS = 12
 _PLAIN_TEXT = re.compile(rb"[A-Za-z0-9 ^=,.'-]{12}")
@@ -82,21 +87,29 @@ def well_known(uid: str) -> bool:
     return uid in UID_dictionary or _VENDOR_UIDS.fullmatch(uid) is not None
 
 
-@functools.lru_cache(maxsize=65_536)
 def code_passes(value: bytes) -> bool:
     """Whether a CS value consists of defined terms: capitals, no long number, no unknown word."""
+    return len(value) <= MOST_CHARACTERS and _code_passes(value)
+
+
+@functools.lru_cache(maxsize=65_536)
+def _code_passes(value: bytes) -> bool:
     if not _CODE.fullmatch(value):
         return False
     terms = value.rstrip(b" \0").decode("ascii").split("\\")
     return all(term in _CHARACTER_SETS or text_passes(term.replace("_", " "), frozenset()) for term in terms)
 
 
-@functools.lru_cache(maxsize=65_536)
 def text_passes(text: str, names: frozenset[str], *, numbers: bool = False) -> bool:
-    """Whether `text` is technical: words of the vocabulary, nothing like an identifier, none of `names`.
+    """Whether `text` is technical: words of the vocabulary, nothing like an identifier, none of `names`; not long.
 
     `numbers` admits long digit runs (a coil's serial number) that are no date.
     """
+    return len(text) <= MOST_CHARACTERS and _text_passes(text, names, numbers=numbers)
+
+
+@functools.lru_cache(maxsize=65_536)
+def _text_passes(text: str, names: frozenset[str], *, numbers: bool) -> bool:
     if _FORBIDDEN.search(text) or tells(text):
         return False
     if not numbers and _SERIAL.search(text):
@@ -112,9 +125,13 @@ def tells(text: str) -> bool:
     return any(pattern.search(text) for pattern in (*_TELLING, _SPACED_DIGITS))
 
 
-@functools.lru_cache(maxsize=1024)  # a series repeats its texts; a report may be large
 def clean_text(text: str, names: frozenset[str]) -> str:
     """`text` without what could identify: unknown words, names, dates and numbers go, the rest stays."""
+    return _clean_text(text, names) if len(text) <= MOST_CHARACTERS else _clean_text.__wrapped__(text, names)
+
+
+@functools.lru_cache(maxsize=1024)  # a series repeats its texts
+def _clean_text(text: str, names: frozenset[str]) -> str:
     for pattern in (*_TELLING, _SERIAL, _FEW_DIGITS, _SPACED_DIGITS):
         text = pattern.sub(" ", text)
     pieces = _LETTERS.split(text)

@@ -13,10 +13,12 @@ The whole rule is `Collector`.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from medgan.archive import charsets
 from medgan.deid import screen
 from medgan.deid.elements import Element
 from medgan.deid.screen import fold
@@ -36,9 +38,9 @@ _FINE_TIME = re.compile(r"\d{6}\.\d{3,6}")
 _TOKEN = re.compile(r"(?<!\w)\w*\d{5,}\w*|(?<!\S)\S+@\S+")  # from where a word begins: in one pass
 _TEXT_VRS = frozenset((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"UR", b"AE", b"CS"))
 _DATE_VRS = frozenset((b"DA", b"DT", b"TM"))
-_ALNUM, _DIGIT_RUN = re.compile(rb"[a-z0-9]+"), re.compile(rb"[0-9]+")
+_GRAM_BYTES, _HASH_BITS, _WORD = 4, 24, 0xFFFFFFFF
+_MULTIPLIER = 2_654_435_761  # Knuth's multiplicative hash: 2^32 by the golden ratio
 _BLANK = b" \0"
-_ESCAPE = b"\x1b"
 
 
 @dataclass(slots=True)
@@ -99,15 +101,14 @@ class Collector:
 
     def text_of(self, raw: bytes) -> str:
         """`raw` decoded by the instance's character sets; what does not decode becomes U+FFFD."""
-        if raw.isascii() and _ESCAPE not in raw:
-            return raw.decode("ascii").strip(" \0")
-        self.encoded_as_found(raw)
-        return text_of(raw, self.character_sets)
+        if not charsets.is_plain(raw):
+            self.encoded_as_found(raw)
+        return charsets.text_of(raw, self.character_sets)
 
     def encoded_as_found(self, raw: bytes) -> None:
         """Remember non-ASCII bytes (ISO 2022 and others) as they stand."""
         for part in re.split(rb"[\^=\\ ]+", raw.strip(_BLANK)):
-            if len(part) >= MIN_CHARACTERS and not _is_plain(part):
+            if len(part) >= MIN_CHARACTERS and not charsets.is_plain(part):
                 self.found.encoded.add(part)
 
     def add_name(self, raw: bytes) -> None:
@@ -155,30 +156,6 @@ class Collector:
             self.add_text(stripped, self.found.weak)
 
 
-def _is_plain(raw: bytes) -> bool:
-    """Whether bytes are the text that they look like: ISO 2022 writes Kanji in ASCII's bytes, behind an escape."""
-    return raw.isascii() and _ESCAPE not in raw
-
-
-def text_of(raw: bytes, character_sets: bytes) -> str:
-    """`raw` decoded by the instance's character sets; what does not decode becomes U+FFFD."""
-    return (raw.decode("ascii") if _is_plain(raw) else decode(raw, character_sets)).strip(" \0")
-
-
-def decode(raw: bytes, character_sets: bytes) -> str:
-    """Text of `raw` by the values of SpecificCharacterSet; never raises."""
-    from pydicom import charset
-
-    names = [part.strip().decode("ascii", "replace") for part in character_sets.split(b"\\")]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            encodings = charset.convert_encodings(names if len(names) > 1 else names[0] or None)
-            return str(charset.decode_bytes(raw, encodings, {ord(c) for c in "\\^="}))
-        except (LookupError, ValueError, AttributeError):
-            return raw.decode("utf-8", "replace")
-
-
 @dataclass(frozen=True, slots=True)
 class Output:
     """What is about to be written: `header` is everything but pixel data, with its folded and its narrowed form."""
@@ -205,13 +182,14 @@ def residue(output: Output, originals: Originals, *, written: set[bytes], kept: 
     texts = (originals.texts | originals.ids | (originals.weak - kept)) - ours
     names = {name for name in originals.names - ours if len(name) >= MIN_NAME_LETTERS and not technical(name)}
     uids, dates = originals.uids - written, originals.dates - written
-    if len(texts) + len(names) + len(uids) + len(dates) > MANY:
-        words = _Words.of(output)
-        texts, names = set(filter(words.may_hold, texts)), set(filter(words.may_hold, names))
-        uids, dates = set(filter(words.may_count, uids)), set(filter(words.may_count, dates))
+    encoded = originals.encoded
+    if len(texts) + len(names) + len(uids) + len(dates) + len(encoded) > MANY:
+        grams = _Grams(output)
+        texts, names = set(filter(grams.may_say, texts)), set(filter(grams.may_say, names))
+        uids, dates, encoded = (set(filter(grams.may_hold, found)) for found in (uids, dates, encoded))
     searches = (
         ("text", any(_has_text(text, output) for text in texts)),
-        ("text", any(raw in output.header for raw in originals.encoded)),
+        ("text", any(raw in output.header for raw in encoded)),
         ("name", any(_has_text(name, output) for name in names)),
         ("uid", any(_has_digits(uid, output) for uid in uids)),
         ("date", any(_has_digits(date, output) for date in dates)),
@@ -220,38 +198,32 @@ def residue(output: Output, originals: Originals, *, written: set[bytes], kept: 
     return next((kind for kind, found in searches if found), "")
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """Ends of words and runs of digits of an output: what ends otherwise need not be searched for.
+class _Grams:
+    """Which runs of four bytes an output holds, by a hash: what has one that it lacks need not be searched for.
 
     It decides nothing: a hundred thousand originals in a large output would otherwise take a search each.
     """
 
-    ends: set[bytes]
-    digits: set[bytes]
+    def __init__(self, output: Output) -> None:
+        """Of the header and of its folded and narrowed forms."""
+        self._found = np.zeros(1 << _HASH_BITS, np.bool_)
+        for hay in (output.header, output.folded, output.narrow):
+            for start in range(min(_GRAM_BYTES, len(hay))):
+                grams = np.frombuffer(hay, "<u4", (len(hay) - start) // _GRAM_BYTES, start)
+                self._found[grams * np.uint32(_MULTIPLIER) >> np.uint32(32 - _HASH_BITS)] = True
 
-    @classmethod
-    def of(cls, output: Output) -> _Words:
-        """Of the header in its folded and narrowed forms."""
-        hays = (output.folded, output.narrow)
-        return cls(
-            ends={word[-MIN_PIXEL_CHARACTERS:] for hay in hays for word in _ALNUM.findall(hay)},
-            digits={run for hay in (output.header, output.narrow) for run in _DIGIT_RUN.findall(hay)},
+    def may_hold(self, needle: bytes) -> bool:
+        """Whether every run of four bytes of `needle` occurs."""
+        return all(
+            self._found[
+                (int.from_bytes(needle[at : at + _GRAM_BYTES], "little") * _MULTIPLIER & _WORD) >> 32 - _HASH_BITS
+            ]
+            for at in range(len(needle) - _GRAM_BYTES + 1)
         )
 
-    def may_hold(self, text: str) -> bool:
-        """Whether `text` may stand alone: its last letters end a word, or it is a number or not ASCII."""
-        if not text.isascii():
-            return True
-        words = _ALNUM.findall(text.encode())
-        if text.isdigit() or not words:
-            return self.may_count(text.encode())
-        return not text[-1].isalnum() or words[-1][-MIN_PIXEL_CHARACTERS:] in self.ends
-
-    def may_count(self, number: bytes) -> bool:
-        """Whether the last digits of `number` are a run of digits."""
-        runs = _DIGIT_RUN.findall(number)
-        return not runs or not number[-1:].isdigit() or runs[-1] in self.digits
+    def may_say(self, text: str) -> bool:
+        """Whether a folded text may stand in the output in one of the forms that are searched."""
+        return any(map(self.may_hold, (text.encode(),) if text.isascii() else _forms(text)))
 
 
 def technical(folded: str) -> bool:

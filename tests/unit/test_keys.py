@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medgan import keys
-from medgan.errors import UnusableKey
+from medgan.errors import StoreUnavailable, UnusableKey
 
 RING = keys.Keyring(secret=bytes(range(32)))
 WORDS = st.lists(st.text(max_size=8), min_size=1, max_size=4)
@@ -40,6 +43,32 @@ def test_an_unusable_key_refuses_to_start(tmp_path, text, mode):
     path.chmod(mode)
     with pytest.raises(UnusableKey):
         keys.load(f"file:{path}")
+
+
+def test_a_key_that_is_no_text_a_folder_or_a_pipe_refuses_to_start_at_once(tmp_path):
+    (tmp_path / "binary").write_bytes(bytes(range(120, 152)))
+    (tmp_path / "binary").chmod(0o600)
+    (tmp_path / "folder").mkdir(mode=0o700)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for name in ("binary", "folder", "pipe"):
+        with pytest.raises(UnusableKey):
+            keys.load(f"file:{tmp_path / name}")
+
+
+def test_a_key_that_the_disk_refuses_leaves_no_half_key_and_the_next_try_makes_it(tmp_path, monkeypatch):
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    whole = os.fsync
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StoreUnavailable) as refused:
+        keys.create(tmp_path / "keys" / "k")
+    monkeypatch.setattr(os, "fsync", whole)
+    assert str(tmp_path) not in str(refused.value)
+    assert not list((tmp_path / "keys").iterdir())
+    keys.create(tmp_path / "keys" / "k")
+    assert keys.load(f"file:{tmp_path / 'keys' / 'k'}")
+    assert [path.name for path in (tmp_path / "keys").iterdir()] == ["k"]
 
 
 def test_a_missing_key_a_link_and_an_unknown_handle_refuse_to_start(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import shutil
 import stat
 import struct
 import tarfile
@@ -149,6 +150,25 @@ def _lying_size() -> bytes:
     return bytes(whole)
 
 
+def _member_of_size(size: int, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
+    """A member, or a header of the next one, that says to be of `size` bytes."""
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, size
+    return member
+
+
+def _far_away() -> bytes:
+    """A zip whose one member is said to lie 2^63 bytes further on."""
+    whole = bytearray(_zip({"a.dcm": sound()}))
+    entry, end = whole.index(b"PK\x01\x02"), whole.rindex(b"PK\x05\x06")
+    struct.pack_into("<L", whole, entry + 42, 0xFFFFFFFF)
+    struct.pack_into("<H", whole, entry + 30, 12)
+    place = entry + 46 + len("a.dcm")
+    whole[place:place] = struct.pack("<2HQ", 1, 8, 1 << 63)
+    struct.pack_into("<L", whole, end + 12 + 12, end + 12 - entry)
+    return bytes(whole)
+
+
 GOOD = {"a.dcm": sound()}
 HOSTILE = {
     "a zip that climbs": lambda: _zip({**GOOD, "../../x.dcm": sound()}),
@@ -162,6 +182,10 @@ HOSTILE = {
     "a zip packed with lzma": lambda: _zip(GOOD, method=zipfile.ZIP_LZMA),
     "a zip of a million members": _crowd,
     "a zip whose member lies before its begin": _before_its_begin,
+    "a zip with a member of no name": lambda: _zip({**GOOD, "": b"x"}),
+    "a zip whose member lies behind its end": _far_away,
+    "a tar with a member of less than nothing": lambda: _tar(GOOD, _member_of_size(-512)),
+    "a tar whose name takes megabytes": lambda: _tar(GOOD, _member_of_size(3 << 20, tarfile.XHDTYPE)) + bytes(4 << 20),
     "zips nested three deep": lambda: _zip({"1.zip": _zip({"2.zip": _zip(GOOD)})}),
     "a bomb inside a zip": lambda: _zip({**GOOD, "b.zip": _zip({"x": bytes(80 << 20)})}),
     "a tar with a link": lambda: _tar(GOOD, _link("/etc")),
@@ -206,6 +230,42 @@ def test_a_file_that_the_disk_does_not_give_is_refused_and_tried_again() -> None
     with pytest.raises(BadInstance) as refused:
         container.read_extent(container.Extent(str(memory), 0, 10, 0, 10))
     assert refused.value.reason == "CHANGED_WHILE_READ"
+
+
+def test_what_the_disk_gave_too_late_is_read_by_the_next_scan(tmp_path: Path, zones: Zones, monkeypatch) -> None:
+    packed = gzip.compress(_tar(FILES), mtime=0)
+    source = write_files(tmp_path / "in", {"a.dcm": sound(patient=4), "b.dcm": sound(patient=5), "c.tgz": packed})
+    whole, late = container.read_extent, True
+
+    def read(extent: container.Extent, **options: str) -> bytes:
+        if late and (extent.path.endswith("a.dcm") or (extent.offset > 2000 and extent.method == 0)):
+            raise BadInstance("CHANGED_WHILE_READ")
+        return whole(extent, **options)
+
+    monkeypatch.setattr(container, "read_extent", read)
+    report, found = scan_path(source, zones)
+    assert report.rejected["CHANGED_WHILE_READ"] > 1
+    late = False
+    for study in found.studies:  # what was unpacked for it is still there
+        for locator in study.instances:
+            assert instance.read(locator, zones=zones, keyring=KEYRING)
+    report, _ = scan_path(source, zones)
+    assert (report.instances, report.rejected) == (5, {})
+
+
+def test_a_member_packed_larger_than_an_instance_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_INSTANCE_BYTES", 1000)
+    path = write_files(tmp_path, {"x": bytes(2000)}) / "x"
+    with pytest.raises(BadInstance, match="TOO_LARGE"):
+        container.read_extent(container.Extent(str(path), 0, 2000, 8, 10))
+
+
+def test_a_folder_that_goes_while_others_are_listed_is_no_reason_to_stop(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "in", {"a.dcm": b"1", "b/c.dcm": b"2", "d/e.dcm": b"3"})
+    found = container.files(source)
+    assert next(found).name == "a.dcm"
+    shutil.rmtree(source / "b")
+    assert [path.name for path in found] == ["e.dcm"]
 
 
 def test_a_member_that_lies_about_its_size_is_quarantined(tmp_path: Path, zones: Zones) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from medgan.archive import codecs, container, instance, judge, pixels, quarantine, structure
+from medgan.deid import apply, profile
 from medgan.errors import BadInstance
 from medgan.settings import Zones
 from tests.unit.archive import builders
@@ -107,6 +108,24 @@ REFUSED = {
         "BAD_LENGTH",
     ),
 }
+
+
+@pytest.mark.parametrize("called", [b"idna", b"hex", b"punycode", b"\\", b"ISO_IR 999", b"\xff\xfe"])
+@pytest.mark.parametrize("patient", [b"M\xfcller", b"\x1b$B;3ED\x1b(B", b"\x1b$)C\xb1\xe8", b"ID-1\t"])
+def test_a_patient_is_the_same_to_scan_and_to_ingest_whatever_character_set_a_file_names(
+    called: bytes, patient: bytes, tmp_path: Path, zones: Zones
+) -> None:
+    data = rebuilt([(0x00080005, "CS", called), (0x00100020, "LO", patient)])
+    clean = apply.deidentify(data, profile=profile.load("basic"), keyring=KEYRING)
+    assert judge.read_header(data, KEYRING).patient == clean.patient_key
+    report, _ = scan_path(write_files(tmp_path / "in", {"bad.dcm": data, "good.dcm": sound(patient=2)}), zones)
+    assert report.instances == 2
+
+
+def test_what_no_reader_foresaw_costs_one_file(tmp_path: Path, zones: Zones, monkeypatch) -> None:
+    monkeypatch.setattr(structure, "walk", lambda data: {}[data])  # a KeyError that quotes the file
+    report, _ = scan_path(write_files(tmp_path / "in", {"bad.dcm": sound()}), zones)
+    assert report.rejected == {"CORRUPT_HEADER": 1}
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from medgan.archive import instance, pixels, sources
+from medgan.deid import apply, profile, pseudonym
 from medgan.errors import BadInstance, UnusableArchive
 from medgan.settings import Zones
 from tests.unit.archive.builders import KEYRING, scan_path, sound, write_files
@@ -90,6 +91,15 @@ def test_the_table_groups_pictures_by_patient_and_labels_join(tmp_path: Path, zo
     again, found_again = scan_path(tmp_path / "in", zones)
     assert (again, found_again) == (report, found)
     assert {instance.parse(data).PatientID for data in _read(found_again, zones)} == {"P-1", "P-2"}
+
+
+def test_patients_whose_long_ids_begin_alike_stay_two(tmp_path: Path, zones: Zones) -> None:
+    ids = ["P" * 70 + "1", "P" * 70 + "2"]
+    files = {f"{number}.png": _file(GREY + number, "PNG") for number in range(2)}
+    rows = "".join(f"{number}.png,{ids[number]},x,\n" for number in range(2))
+    _, found = scan_path(write_files(tmp_path / "in", {**files, "t.csv": TABLE + rows.encode()}), zones)
+    clean = [apply.deidentify(data, profile=profile.load(), keyring=KEYRING) for data in _read(found, zones)]
+    assert {one.patient_key for one in clean} == {pseudonym.patient(KEYRING, "", one).key for one in ids}
 
 
 def test_two_rows_that_disagree_name_nobody(tmp_path: Path, zones: Zones) -> None:

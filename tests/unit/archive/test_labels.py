@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from medgan.archive import instance, labels, limits, people
-from medgan.errors import UnusableArchive
+from medgan.errors import BadInstance
 from medgan.settings import Zones
 from tests.unit.archive.builders import scan_path, sound, write_files
 
@@ -25,6 +25,9 @@ ROWS = [{"PatientID": "Ä-1", "finding": "normal"}, {"PatientID": "Ä-2", "findi
         "\ufeffPatientID;finding\r\nÄ-1;normal\r\nÄ-2;sick\r\n".encode(),
         "patient_id\tFinding\nÄ-1\tnormal\n\nÄ-2\tsick\n".encode("cp1252"),
         '"Patient ID","finding"\n" Ä-1 ","normal"\n"Ä-2","sick"'.encode(),
+        "PatientID\tfinding\r\nÄ-1\tnormal\r\nÄ-2\tsick\r\n".encode("utf-16"),
+        "\r\nPatientID,finding,,\r\nÄ-1,normal,,\r\nÄ-2,sick,,\r\n".encode(),
+        "\ufeffsep=;\r\nPatientID;finding\r\nÄ-1;normal\r\nÄ-2;sick\r\n".encode(),
     ],
 )
 def test_tables_as_hospitals_save_them(table: bytes) -> None:
@@ -53,8 +56,15 @@ def test_a_table_without_an_identifier_is_none() -> None:
 
 def test_a_table_beyond_the_cap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_LABEL_ROWS", 2)
-    with pytest.raises(UnusableArchive, match="2 rows"):
+    with pytest.raises(BadInstance, match="TOO_LARGE"):
         labels.read_table(b"PatientID,x\n1,1\n2,1\n3,1\n")
+
+
+def test_a_table_beyond_the_cap_does_not_stop_the_scan(tmp_path: Path, zones: Zones, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "MAX_LABEL_BYTES", 20)
+    files = {"a.dcm": sound(), "t.csv": b"PatientID,x\n1,1\n2,1\n3,1\n"}
+    report, _ = scan_path(write_files(tmp_path / "in", files), zones)
+    assert (report.instances, report.rejected) == (1, {"TOO_LARGE": 1})
 
 
 @pytest.mark.parametrize("column", ["PatientID", "AccessionNumber", "StudyInstanceUID", "SOPInstanceUID"])

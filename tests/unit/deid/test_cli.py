@@ -14,7 +14,7 @@ from medgan import keys
 from medgan.archive import phantom, quarantine
 from medgan.deid import audit, batch, review
 from medgan.deid.cli import app
-from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable, UnusableArchive
+from medgan.errors import Conflict, IntegrityError, InvalidRequest, StoreUnavailable, UnusableArchive
 from medgan.records import QuarantineReason, QuarantineRecord
 from medgan.settings import Zones
 from tests.unit.deid.builders import REAL
@@ -116,6 +116,39 @@ def test_what_a_killed_run_unpacked_is_removed_by_the_next(source, key, tmp_path
     finally:
         os.close(descriptor)
     assert list(tmp_path.glob(f"{batch.SPOOL}*")) == [busy]
+
+
+def test_two_runs_never_write_to_one_destination_at_once(source, key, tmp_path):
+    destination = tmp_path / "out"
+    refused = []
+
+    def second(done: int, total: int) -> None:
+        if done < total:
+            with pytest.raises(Conflict) as said:
+                batch.deidentify_tree(source, destination, key_handle=key)
+            refused.append(str(said.value))
+
+    assert batch.deidentify_tree(source, destination, key_handle=key, on_progress=second).written == 4
+    assert len(refused) == 3
+    assert batch.deidentify_tree(source, destination, key_handle=key).known == 4
+
+
+def test_a_spool_that_another_run_cleared_away_is_made_again(source, key, tmp_path, monkeypatch):
+    """Between the making of the folder and its lock it looks like one that was left behind."""
+    made = []
+    whole = tempfile.mkdtemp
+
+    def cleared(**named):
+        folder = whole(**named)
+        made.append(folder)
+        if len(made) == 1:
+            Path(folder).rmdir()
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", cleared)
+    assert batch.deidentify_tree(source, tmp_path / "out", key_handle=key).written == 4
+    assert len(made) == 2
+    assert not any(Path(folder).exists() for folder in made)
 
 
 def test_output_never_lies_inside_the_source(source, key):

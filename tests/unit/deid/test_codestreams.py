@@ -67,10 +67,10 @@ def jxl_boxes() -> bytes:
     return signature + box(b"Exif") + box(b"jxlc", code) + box(b"xml ")
 
 
-def instance(syntax: str, *fragments: bytes, table: bytes = b"") -> bytes:
+def instance(syntax: str, *fragments: bytes, table: bytes = b"", frames: int = 1, rows: int = len(IMAGE)) -> bytes:
     """A phantom whose pixel data is these fragments, behind this table of offsets."""
-    dataset = read(phantom_with())
-    dataset.Rows, dataset.Columns = IMAGE.shape
+    dataset = read(phantom_with(NumberOfFrames=frames))
+    dataset.Rows, dataset.Columns = rows, IMAGE.shape[1]
     dataset.BitsAllocated = dataset.BitsStored = 8
     dataset.HighBit, dataset.PixelRepresentation = 7, 0
     padded = [part + b"\0" * (len(part) % 2) for part in (table, *fragments)]
@@ -122,6 +122,7 @@ REFUSED = {
     "behind JPEG XL": (JXL, encoded("jxl") + NEEDLE),
     "an RLE header that lies": (RLE, struct.pack("<16L", 1, 0xFFFFFFF0, *[0] * 14) + NEEDLE),
     "a second frame of RLE": (RLE, rle(), NEEDLE),
+    "a frame that the header does not count": (JPEG, encoded("jpeg"), encoded("jpeg")),
     "a video": (VIDEO, b"\0\0\0\1\x06\x05\x20" + bytes(16) + NEEDLE + b"\x80"),
     "how JPEG 2000 of part 2 mixes components": (J2K, encoded("j2k")[:45] + segment(0x74) + encoded("j2k")[45:]),
     "frames of no codec": ("1.2.840.10008.1.2.1", NEEDLE),
@@ -136,6 +137,20 @@ def test_a_frame_that_cannot_be_followed_is_refused(place, basic, keyring):
     assert refused.value.reason in {"CORRUPT_PIXELS", "UNSUPPORTED"}
 
 
+@pytest.mark.parametrize(("syntax", "code"), [(RLE, rle(tail=NEEDLE)), (JPEG, encoded("jpeg"))])
+def test_frames_without_rows_are_refused(syntax, code, basic, keyring):
+    with pytest.raises(BadInstance, match="describes"):
+        apply.deidentify(instance(syntax, code, rows=0), profile=basic, keyring=keyring)
+
+
+def test_the_length_of_the_end_says_nothing(basic, keyring):
+    data = bytearray(instance(JPEG, encoded("jpeg")))
+    end = data.rindex(b"\xfe\xff\xdd\xe0")
+    data[end + 4 : end + 8] = NEEDLE[:4]
+    clean = apply.deidentify(bytes(data), profile=basic, keyring=keyring).data
+    assert clean.endswith(b"\xfe\xff\xdd\xe0\0\0\0\0")
+
+
 def test_a_flat_lower_edge_whose_codes_read_as_letters_is_no_text(basic, keyring):
     flat = np.full((64, 64), 17, np.uint8)
     flat[:16] += np.random.default_rng(0).integers(0, 12, (16, 64)).astype(np.uint8)
@@ -148,7 +163,7 @@ def test_a_flat_lower_edge_whose_codes_read_as_letters_is_no_text(basic, keyring
 def test_a_true_table_of_offsets_stays(basic, keyring):
     codes = [code + b"\0" * (len(code) % 2) for code in (encoded("jpeg"), jpeg_with(segment(0xFE)))]
     table = struct.pack("<2L", 0, len(codes[0]) + 8)
-    clean = apply.deidentify(instance(JPEG, *codes, table=table), profile=basic, keyring=keyring)
+    clean = apply.deidentify(instance(JPEG, *codes, table=table, frames=2), profile=basic, keyring=keyring)
     assert clean.dataset.PixelData[8:16] == table
     _, first, second = generate_fragments(clean.dataset.PixelData)
     assert first == codes[0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import Dataset, Sequence
+from pydicom import Dataset, Sequence, datadict
 from pydicom.encaps import encapsulate, generate_fragments
 
 from medgan.archive import pixels
@@ -209,11 +209,15 @@ def test_numbers_stay_numbers(basic, keyring):
     assert {keyword: clean[keyword].value for keyword in values} == values
 
 
-@pytest.mark.parametrize("value", ["19531203", "2\\20170927\\3"])
+MOMENTS = ["19531203", "2\\20170927\\3", "+19531203", "-19531203.0", "019531203", "19531203e0", "201709271245"]
+ADDRESSES = ["1953.12.03", "555.0123.4567", "10.11.12.13"]
+
+
+@pytest.mark.parametrize("value", [*MOMENTS, *ADDRESSES])
 def test_a_day_is_no_number(value, basic, keyring):
     dataset = read(phantom_with())
-    dataset.add_new(0x00180081, "DS", value)
-    assert b"19531203" not in apply.deidentify(write(dataset), profile=basic, keyring=keyring).data
+    dataset.add_new(0x00180081, "LO", value)
+    assert value.encode() not in apply.deidentify(write(dataset), profile=basic, keyring=keyring).data
     assert screen.NUMBERS.fullmatch(value.encode()) is None
     assert screen.NUMBERS.fullmatch(b"20171399\\19.531203\\370000000\\201709271")
 
@@ -290,6 +294,29 @@ def test_no_place_of_a_compressed_frame_holds_a_name_and_the_image_stays(place, 
     clean = apply.deidentify(write(dataset), profile=basic, keyring=keyring)
     assert NEEDLE.encode() not in clean.data
     assert (pixels.decode(clean.dataset).frames == before).all()
+
+
+@pytest.mark.parametrize("keyword", ["PatientSex", "PatientSize", "SmokingStatus", "PregnancyStatus"])
+@pytest.mark.parametrize("vr", ["LO", "UT"])
+def test_what_is_retained_is_of_its_type(keyword, vr, keyring):
+    chosen = profile.load("basic+patient-characteristics")
+    dataset = read(phantom_with())
+    dataset.add_new(datadict.tag_for_keyword(keyword), vr, f"F MOTHER {NEEDLE} 555-1234")
+    assert NEEDLE.encode() not in apply.deidentify(write(dataset), profile=chosen, keyring=keyring).data
+    kept = {"PatientSex": "F", "PatientSize": 1.62, "SmokingStatus": "UNKNOWN", "PregnancyStatus": 4}
+    clean = apply.deidentify(phantom_with(**kept), profile=chosen, keyring=keyring).dataset
+    assert {name: clean[name].value for name in kept} == kept
+
+
+def test_long_texts_are_neither_kept_nor_remembered(basic, keyring):
+    text = "head " * 1000
+    dataset = read(phantom_with())
+    dataset.add_new(0x00081090, "UT", text)
+    clean = apply.deidentify(write(dataset), profile=basic, keyring=keyring).dataset
+    assert clean.ManufacturerModelName == "DEIDENTIFIED"
+    before = screen._clean_text.cache_info().currsize
+    assert screen.clean_text(text + NEEDLE, frozenset()) == text.strip()
+    assert screen._clean_text.cache_info().currsize == before
 
 
 @pytest.mark.parametrize(("age", "left"), [("097Y", "090Y"), ("089Y", "089Y"), ("018M", "018M"), ("Jane", "000Y")])

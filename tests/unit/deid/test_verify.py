@@ -10,7 +10,7 @@ from medgan.archive import phantom
 from medgan.deid import apply, profile, verify
 from medgan.deid.elements import encode, take_apart
 from medgan.errors import BadInstance
-from tests.unit.deid.builders import vendor_files
+from tests.unit.deid.builders import phantom_with, read, vendor_files, write
 
 LEAKS = 1000
 IDENTIFYING = (0x00100020, 0x00101040, 0x00102154, 0x00080050, 0x00080080, 0x00111001)
@@ -49,6 +49,31 @@ def leak(rng: random.Random, data: bytes) -> bytes:
         "underscores": text.replace("^", "_").encode(),
         "as found": value,
     }.get(form) or text.encode(form)
+
+
+@pytest.mark.parametrize(("said", "codec"), [("ISO_IR 192", "utf-8"), ("ISO_IR 100", "latin-1"), ("", "ascii")])
+def test_of_many_originals_few_are_searched_for_and_none_is_missed(said, codec, keyring, monkeypatch):
+    searched = []
+    whole = verify._has_text
+
+    def has_text(text, output):
+        searched.append(text)
+        return whole(text, output)
+
+    monkeypatch.setattr(verify, "_has_text", has_text)
+    dataset = read(phantom_with(SpecificCharacterSet=said))
+    block = dataset.private_block(0x0009, "ACME", create=True)
+    street = "Street" if codec == "ascii" else "Straße"
+    for number in range(250):
+        block.add_new(number, "LO", "\\".join(f"Zuviq {number} {street} {part}" for part in range(8)).encode(codec))
+    data, chosen = write(dataset), profile.load("basic")
+    apply.deidentify(data, profile=chosen, keyring=keyring)
+    assert len(searched) < verify.MANY
+    leak = encode(0x00181030, b"UN", f"Zuviq 77 {street} 3".encode(), explicit=True)
+    marks = apply._marks
+    monkeypatch.setattr(apply, "_marks", lambda *args, **named: marks(*args, **named) | {0x00181030: leak})
+    with pytest.raises(BadInstance, match="original value"):
+        apply.deidentify(data, profile=chosen, keyring=keyring)
 
 
 @pytest.mark.parametrize(("many", "leaks"), [(verify.MANY, LEAKS), (0, LEAKS // 4)])
