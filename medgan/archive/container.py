@@ -325,7 +325,7 @@ def _tar(path: Path, file: IO[bytes], spool: Path | None, level: int) -> Iterato
     file.seek(0)
     try:
         headers = _Headers(file)
-        with tarfile.open(fileobj=headers, mode="r:") as archive:  # type: ignore[arg-type]
+        with tarfile.open(fileobj=headers, mode="r:") as archive:  # type: ignore[call-overload]
             members = list(_tar_members(archive, headers))
     except (tarfile.TarError, ValueError, OverflowError, UnicodeError):
         message = "the tar archive is broken. Was it copied completely?"
