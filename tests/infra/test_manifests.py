@@ -96,6 +96,20 @@ def test_values_fit_what_the_charts_do_themselves(name):
         assert job["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
+@pytest.mark.parametrize("path", sorted(INFRA.rglob("kustomization.yaml")), ids=lambda path: path.parent.name)
+def test_kustomize_finds_what_it_is_told_to_read_and_reads_nothing_from_outside(path):
+    told = yaml.safe_load(path.read_text())
+    files = [name for generator in told.get("configMapGenerator", []) for name in generator["files"]]
+    assert all((path.parent / name).exists() for name in files + told.get("resources", []))
+    assert not [name for name in files if ".." in name], "a file from outside of its folder is refused"
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_that_hangs_is_noticed(name):
+    for container in PODS[name]["containers"]:
+        assert {"livenessProbe", "readinessProbe"} <= set(container)
+
+
 def test_each_pod_sees_its_zones_and_no_other():
     seen = {name: _claims(pod.get("volumes", [])) for name, pod in PODS.items()}
     seen |= {name: _claims(values["worker"]["extraVolumes"]) for name, values in HELM.items() if "worker" in values}
