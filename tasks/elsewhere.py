@@ -11,7 +11,14 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
-from medgan.errors import InvalidRequest, PrivacyRefused, StoreUnavailable, TrainingDiverged, ValidationFailed
+from medgan.errors import (
+    InvalidRequest,
+    MedganError,
+    PrivacyRefused,
+    StoreUnavailable,
+    TrainingDiverged,
+    ValidationFailed,
+)
 from medgan.records import (
     CohortRecipe,
     CollectionSnapshot,
@@ -26,6 +33,12 @@ _DEPLOYMENT = "train/train"
 _MOST_DEATHS = 3
 _VERDICTS = (TrainingDiverged, PrivacyRefused, ValidationFailed)
 """What neither waiting nor another try changes."""
+
+
+class TrainingCancelled(MedganError):
+    """A person cancelled the training run: it is not started again, and the night that waits for it ends."""
+
+    kind = "cancelled"
 
 
 @runtime.step("train elsewhere", retries=3)
@@ -63,6 +76,8 @@ def _state(parameters: dict[str, Any], key: str) -> State | None:
 def _outcome(state: State | None) -> TrainOutcome:
     if state is not None and state.is_completed():
         return TrainOutcome.model_validate(state.result())
+    if state is not None and state.is_cancelled():
+        raise TrainingCancelled("the training run was cancelled by a person; the next night goes on with it")
     for verdict in _VERDICTS:
         if state is not None and verdict.__name__ in (state.message or ""):
             raise verdict(f"the training run ended with a verdict ({verdict.__name__}): its own page says more")

@@ -19,7 +19,7 @@ temporary.configure(Path(sys.argv[1]))
 temporary.start()
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.states import Crashed, Failed
+from prefect.states import Cancelled, Crashed, Failed
 from medgan.errors import TrainingDiverged
 from medgan.records import CohortRecipe, CollectionSnapshot, TrainRequest
 from tasks import elsewhere
@@ -34,7 +34,8 @@ asked = {
 
 def end_each_run():
     with get_client(sync_client=True) as client:
-        for number, end in enumerate((Crashed(), Failed(message="TrainingDiverged: a loss became non-finite"))):
+        ends = (Crashed(), Failed(message="TrainingDiverged: a loss became non-finite"), Cancelled())
+        for number, end in enumerate(ends):
             while len(runs := client.read_flow_runs()) < number + 2:
                 time.sleep(0.1)
             (waiting,) = (run for run in runs if run.name != "night" and not run.state.is_final())
@@ -51,13 +52,17 @@ def night():
                 elsewhere.train_elsewhere.fn(**asked)
             except TrainingDiverged:
                 print(attempt, len(client.read_flow_runs()) - 1, flush=True)
+        try:
+            elsewhere.train_elsewhere.fn(**asked | {"request": TrainRequest(total_kimg=1)})
+        except elsewhere.TrainingCancelled:
+            print("cancelled", len(client.read_flow_runs()) - 1, flush=True)
         ending.join()
 
 night()
 """
 
 
-def test_a_wait_that_begins_again_finds_the_run_of_before_and_a_death_is_followed_by_one_other(tmp_path):
+def test_a_wait_that_begins_again_finds_the_run_of_before_and_only_a_death_is_followed_by_one_other(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", COMMAND, tmp_path],
         cwd=ROOT,
@@ -66,4 +71,4 @@ def test_a_wait_that_begins_again_finds_the_run_of_before_and_a_death_is_followe
         text=True,
         check=False,
     )
-    assert done.stdout.splitlines() == ["first 2", "once more 2"], done.stderr[-2000:]
+    assert done.stdout.splitlines() == ["first 2", "once more 2", "cancelled 3"], done.stderr[-2000:]

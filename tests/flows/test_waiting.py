@@ -61,7 +61,13 @@ def test_a_verdict_of_training_elsewhere_stays_a_verdict_and_a_death_is_tried_ag
     with pytest.raises(TrainingDiverged) as verdict:
         elsewhere._outcome(diverged)
     assert not verdict.value.retryable
-    for state in (Crashed(message="OOM"), Cancelled(), Failed(message="Flow run failed"), None):
+    for state in (Crashed(message="OOM"), Failed(message="Flow run failed"), None):
         with pytest.raises(StoreUnavailable) as death:
             elsewhere._outcome(state)
         assert death.value.retryable
+
+
+def test_training_that_a_person_cancelled_is_not_tried_again():
+    with pytest.raises(elsewhere.TrainingCancelled) as end:
+        elsewhere._outcome(Cancelled())
+    assert not end.value.retryable
