@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -44,7 +45,8 @@ def lasting_only() -> None:
 def start() -> None:
     """Unless PREFECT_API_URL names a server, start one on a free port of loopback and set PREFECT_API_URL to it.
 
-    After `configure`, before Prefect is imported.
+    Its password is one of its own, because everybody on this machine reaches loopback. After `configure`, before
+    Prefect is imported.
 
     Raises:
         StoreUnavailable: it did not come up.
@@ -52,14 +54,16 @@ def start() -> None:
     if os.environ.get("PREFECT_API_URL"):
         return
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    password = f"medgan:{secrets.token_hex(16)}"
+    os.environ |= {"PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_API_AUTH_STRING": password}
     with socket.create_server(("127.0.0.1", 0)) as listening:
         command = [sys.executable, "-m", __name__, str(os.getpid()), str(listening.fileno())]
         # A session of its own: Ctrl-C ends the flow, whose last words the server still has to hear.
         server = subprocess.Popen(command, pass_fds=[listening.fileno()], start_new_session=True)  # noqa: S603 - ours
         address = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
-    atexit.register(_stop, server)
+    atexit.register(stop, server)
     os.environ |= {"PREFECT_API_URL": address, "PREFECT_UI_URL": ""}  # it shows no pages
-    _ask_loopback_directly()
+    ask_loopback_directly()
     import prefect  # noqa: F401 - takes seconds, in which the server starts
 
     try:  # it listens already, and answers once it is up
@@ -70,7 +74,7 @@ def start() -> None:
         raise StoreUnavailable(message) from None
 
 
-def _ask_loopback_directly() -> None:
+def ask_loopback_directly() -> None:
     """Except 127.0.0.1 from the proxy that a hospital's environment names: to that proxy it is another machine."""
     spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""  # in this order, as urllib and httpx do
     if spared.strip() != "*":
@@ -78,7 +82,8 @@ def _ask_loopback_directly() -> None:
     os.environ |= {"no_proxy": spared, "NO_PROXY": spared}
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """End a server: as on SIGTERM, and ten seconds later by SIGKILL."""
     server.terminate()
     try:
         server.wait(_STOP_SECONDS)
