@@ -226,6 +226,18 @@ def deploy(
 
 
 @app.command()
+def server(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
+    pulse: Annotated[float, typer.Option(min=1, help="Seconds between two events that must be acted on.")] = 60,
+) -> None:
+    """The Prefect server, started again when it ends or acts on no event; its settings are Prefect's own."""
+    from tasks.server import serve
+
+    serve(host=host, port=port, pulse_seconds=pulse)
+
+
+@app.command()
 def watch(
     source: str,
     workspace: Workspace,

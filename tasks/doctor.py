@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import yaml
 
 from medgan import cluster, keys, night
@@ -20,12 +21,14 @@ from medgan.client.index import moment
 from medgan.collection import store
 from medgan.errors import MedganError
 from medgan.settings import Zones
+from tasks.events import REFUSALS, Server
 from tasks.metrics import collection_names, dataset_names, published_index
 
 _PINS = {"fastapi": (0, 151), "sqlalchemy": (2, 1), "zarr": (3, 2), "icechunk": (2, 0), "prefect": (3, 9)}
 """First version of each that is known not to work here (docs/adr/0005)."""
 _FREE_BYTES = 10 * 1024**3
 _EXPIRY_DAYS = 7
+_PULSE_SECONDS = 60
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 Finding = tuple[bool, str, str]
@@ -48,6 +51,7 @@ def examine(zones: Zones) -> Iterator[Finding]:
         "Dask": _dask,
         "GPU": _gpu,
         "Prefect": _prefect,
+        "events": _events,
         "deployments": _deployments,
         "workers": _workers,
     }
@@ -194,9 +198,23 @@ def _prefect(_zones: Zones) -> str:
     parts = urlsplit(address)
     if parts.scheme != "https" and not stays_inside(parts.hostname or ""):
         raise RuntimeError("the password would cross the network in the clear: put TLS before the server (https)")
-    if _ask("/flow_runs/count", {}, anonymous=True) is not None:
-        raise RuntimeError("the server answers anybody: set PREFECT_SERVER_API_AUTH_STRING there")
+    with _plainly():
+        if Server.of_the_environment().answers_anybody():
+            raise RuntimeError("the server answers anybody: set PREFECT_SERVER_API_AUTH_STRING there")
     return f"the server answers us and nobody else; {_ask('/flow_runs/count', {})} runs"
+
+
+def _events(_zones: Zones) -> str:
+    """What is told to the server is acted on: arrivals, dead runs, notices all hang on that."""
+    if not os.environ.get("PREFECT_API_URL"):
+        return "none without a server"
+    server = Server.of_the_environment()
+    with _plainly():
+        if not server.knows_the_pulse():
+            raise RuntimeError("nobody would notice a deaf server: python -m flows deploy --workspace DIR")
+    if server.is_deaf(patience_seconds=_PULSE_SECONDS):
+        raise RuntimeError("the server takes events and acts on none: restart it, by python -m flows server")
+    return "are acted on"
 
 
 def stays_inside(host: str) -> bool:
@@ -232,20 +250,20 @@ def _workers(_zones: Zones) -> str:
     return "ready" + (f"; without a worker: {', '.join(idle)}" if idle else "")
 
 
-def _ask(path: str, body: Any, *, anonymous: bool = False) -> Any:
-    """The server's answer; None when it refuses an anonymous request."""
-    import httpx
+def _ask(path: str, body: Any) -> Any:
+    with _plainly():
+        return Server.of_the_environment().ask(path, body)
 
-    auth = "" if anonymous else os.environ.get("PREFECT_API_AUTH_STRING", "")
-    credentials = (auth.partition(":")[0], auth.partition(":")[2]) if auth else None
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """What a server that does not answer us means for the person before it."""
     try:
-        answer = httpx.post(f"{os.environ['PREFECT_API_URL']}{path}", json=body, auth=credentials, timeout=20)
+        yield
+    except httpx.HTTPStatusError as refusal:
+        status = refusal.response.status_code
+        if status in REFUSALS:
+            raise RuntimeError("the server refuses us: set PREFECT_API_AUTH_STRING") from None
+        raise RuntimeError(f"the server answers {status}: look at its log") from None
     except httpx.HTTPError as error:
         raise RuntimeError(f"the server does not answer ({type(error).__name__}): check PREFECT_API_URL") from None
-    if answer.status_code in {401, 403}:
-        if anonymous:
-            return None
-        raise RuntimeError("the server refuses us: set PREFECT_API_AUTH_STRING")
-    if answer.is_error:
-        raise RuntimeError(f"the server answers {answer.status_code}: look at its log")
-    return json.loads(answer.content)

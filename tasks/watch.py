@@ -7,17 +7,17 @@ import time
 from collections.abc import Iterator
 
 import httpx
-from prefect.client.orchestration import get_client
-from prefect.events import Event, Resource
 
 from medgan import keys
 from medgan.archive import drop, sources
 from medgan.archive.place import Place
 from medgan.errors import InvalidRequest, StoreUnavailable
 from medgan.settings import Zones
+from tasks.events import REFUSALS, Server
 
 ARRIVED = "medgan.archive.arrived"
 _PAUSE_SECONDS = 5.0
+_PATIENCE_SECONDS = 30.0
 Stamp = tuple[int, int, int]
 """Files that are finished, their bytes, and the newest change in nanoseconds."""
 
@@ -43,25 +43,28 @@ def arrivals(source: str, zones: Zones, *, every_seconds: float) -> Iterator[int
 
 
 def announce(source: str) -> None:
-    """Tell Prefect that a source has something new, again and again until its server has taken the event.
+    """Tell Prefect that a source has something new, again and again until its server has acted on it.
 
-    The ingest deployment's trigger waits for it. Raises `StoreUnavailable` when the server refuses us.
+    The ingest deployment's trigger waits for it; one told twice finds everything taken in. Raises `StoreUnavailable`
+    when the server refuses us.
     """
-    resource = Resource({"prefect.resource.id": f"medgan.source.{source}", "prefect.resource.name": source})
-    event = Event(event=ARRIVED, resource=resource).model_dump(mode="json")
-    log, is_told = logging.getLogger("medgan.watch"), False
-    while not is_told:
-        try:
-            with get_client(sync_client=True) as client:
-                client.request("POST", "/events", json=[event])
-            is_told = True
-        except (httpx.HTTPError, RuntimeError) as error:
-            status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
-            if status in {401, 403}:
-                message = f"the server answers {status}: set PREFECT_API_AUTH_STRING"
-                raise StoreUnavailable(message) from None
-            log.warning("the server has not taken the news of %s (%s): again", source, status or type(error).__name__)
-            time.sleep(_PAUSE_SECONDS)
+    server, log = Server.of_the_environment(), logging.getLogger("medgan.watch")
+    while why := _unheard(server, source):
+        log.warning("the server %s the news of %s: again", why, source)
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _unheard(server: Server, source: str) -> str:
+    """Tell it once; what the server did instead of acting on it, or nothing."""
+    try:
+        event = server.tell(ARRIVED, resource=f"medgan.source.{source}", name=source)
+        return "" if server.acts_on(event, within_seconds=_PATIENCE_SECONDS) else "has done nothing about"
+    except httpx.HTTPError as error:
+        status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
+        if status in REFUSALS:
+            message = f"the server answers {status}: set PREFECT_API_AUTH_STRING"
+            raise StoreUnavailable(message) from None
+        return f"has not taken ({status or type(error).__name__})"
 
 
 def _finished(place: Place) -> Stamp:

@@ -1,7 +1,7 @@
 """What orchestration costs: wall time of a night beside the time inside medgan's own verbs, in one and the same run.
 
     python -m tests.bench.flow_overhead                            a short night
-    MEDGAN_BENCH_KIMG=110 python -m tests.bench.flow_overhead      one of ten minutes and more on one core
+    MEDGAN_BENCH_KIMG=460 python -m tests.bench.flow_overhead      one of ten minutes and more on one core
 
 The wall clock starts before Prefect is imported and stops when the flow returns: the temporary server's start, every
 task's bookkeeping, the run page and the log are outside of the verbs and count as orchestration. What the server

@@ -17,14 +17,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from medgan import keys, night
-from medgan.archive import sources
-from medgan.archive.phantom import build_demo_archive
+from medgan import night
 from medgan.collection import store
 from medgan.settings import Zones
 from tests.bench.__main__ import machine
 from tests.builders.servers import wait_until
-from tests.builders.topology import ROOT, Topology, small_site, topology
+from tests.builders.topology import Topology, fill, small_site, topology
 
 PARTS = ("worker", "dask", "prefect", "postgres")
 MOMENTS = ("ingest", "train", "generate", "publish")
@@ -53,13 +51,7 @@ def main() -> int:
 
 
 def _prepare(site: Topology) -> None:
-    archive = site.folder / "archive"
-    build_demo_archive(archive, radiographs=ROOT / "tests/samples/pneumoniamnist/pneumoniamnist.npz", patients=800)
-    key = site.workspace / "keys/pseudonym.key"
-    keys.create(key)
-    key.write_text("5e" * keys.SECRET_BYTES)
-    zones = Zones.under(site.workspace)
-    sources.register(archive, zones=zones, keyring=keys.load(zones.pseudonym_key), name="main")
+    fill(site)
     site.deploy(small_site(site.folder / "small.yaml"))
     site.call_dead_after(WINDOW_SECONDS)
     site.start_worker()

@@ -19,13 +19,21 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from medgan import keys
+from medgan.archive import sources
+from medgan.archive.phantom import build_demo_archive
+from medgan.settings import Zones
 from tests.builders.servers import Servers, free_port, listening, wait_until
 
+if TYPE_CHECKING:
+    from medgan.archive.phantom import Planted
+
 ROOT = Path(__file__).parents[2]
+RADIOGRAPHS = ROOT / "tests/samples/pneumoniamnist/pneumoniamnist.npz"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 _BINARIES = Path("/usr/lib/postgresql/15/bin")
 
@@ -97,17 +105,18 @@ class Topology:
         asked = ["-h", "127.0.0.1", "-p", str(self.ports["postgres"]), "-U", "prefect", "-d", "postgres", "-q"]
         return not subprocess.run([_BINARIES / "pg_isready", *asked], check=False).returncode
 
-    def start_prefect(self) -> None:
-        """The Prefect server on PostgreSQL, with a password."""
+    def start_prefect(self, *, ready: bool = True) -> None:
+        """The Prefect server on PostgreSQL, with a password, and watched as `infra/` says; waits for it if `ready`."""
         port = self.ports["prefect"]
         env = self.environment | {
             "PREFECT_API_DATABASE_CONNECTION_URL": self.database_url("postgres"),
             "PREFECT_SERVER_API_AUTH_STRING": f"medgan:{self.password}",
             "PREFECT_SERVER_METRICS_ENABLED": "true",
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",  # a pulse comes back in a second
         }
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
-        self.servers.start("prefect", command, ready=lambda: self.call("/health"), env=env, cwd=ROOT)
+        command = [sys.executable, "-m", "flows", "server", "--port", port, "--pulse", "10"]
+        self.servers.start("prefect", command, ready=lambda: not ready or self.call("/health"), env=env, cwd=ROOT)
 
     def start_dask(self) -> None:
         """A scheduler with TLS and without a dashboard."""
@@ -168,6 +177,17 @@ class Topology:
         where = f"127.0.0.1:{self.ports['postgres']}/{database}"
         return f"postgresql+asyncpg://prefect:{self.database_password}@{where}"
 
+    @contextmanager
+    def locked(self, table: str) -> Iterator[None]:
+        """Nobody can read a table of Prefect's while the block lasts, or until PostgreSQL ends."""
+        held = f"begin; lock table {table}; select pg_sleep(600)"
+        command = [_BINARIES / "psql", *self._where, "-d", "postgres", "-c", held]
+        with subprocess.Popen(command, env=self._login, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as lock:
+            granted = "select count(*) from pg_locks where granted and mode = 'AccessExclusiveLock'"
+            wait_until("the lock", lambda: self.sql("postgres", granted).strip() != "0")
+            yield
+            lock.terminate()
+
     def sql(self, database: str, text: str) -> str:
         """Run SQL; rows as text."""
         return self._postgres("psql", "-d", database, "-At", "-v", "ON_ERROR_STOP=1", "-q", given=text)
@@ -176,12 +196,17 @@ class Topology:
         """Prefect's database as SQL."""
         return self._postgres("pg_dump", "-d", "postgres")
 
+    @property
+    def _where(self) -> list[str]:
+        return ["-h", "127.0.0.1", "-p", str(self.ports["postgres"]), "-U", "prefect"]
+
+    @property
+    def _login(self) -> dict[str, str]:
+        return {**os.environ, "PGPASSWORD": self.database_password}
+
     def _postgres(self, program: str, *words: str, given: str = "") -> str:
-        where = ["-h", "127.0.0.1", "-p", str(self.ports["postgres"]), "-U", "prefect"]
-        told = {**os.environ, "PGPASSWORD": self.database_password}
-        done = subprocess.run(
-            [_BINARIES / program, *where, *words], env=told, input=given, capture_output=True, text=True, check=False
-        )
+        command = [_BINARIES / program, *self._where, *words]
+        done = subprocess.run(command, env=self._login, input=given, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout
 
@@ -317,6 +342,17 @@ def topology(folder: Path, *, settings: dict[str, str] | None = None) -> Iterato
             yield site
     finally:
         shutil.rmtree(database, ignore_errors=True)
+
+
+def fill(site: Topology, *, patients: int = 800) -> Planted:
+    """A key and an archive, registered as `main`; returns what was planted into it."""
+    archive, zones = site.folder / "archive", Zones.under(site.workspace)
+    planted = build_demo_archive(archive, radiographs=RADIOGRAPHS, patients=patients)
+    key = site.workspace / "keys/pseudonym.key"
+    keys.create(key)
+    key.write_text("5e" * keys.SECRET_BYTES)  # pseudonyms decide the split and with it all that is measured
+    sources.register(archive, zones=zones, keyring=keys.load(zones.pseudonym_key), name="main")
+    return planted
 
 
 def small_site(path: Path, *, kimg: float = 8, images: int = 256, **more: Any) -> Path:

@@ -110,6 +110,12 @@ def test_a_pod_that_hangs_is_noticed(name):
         assert {"livenessProbe", "readinessProbe"} <= set(container)
 
 
+def test_the_prefect_server_is_started_by_what_starts_it_again_when_it_goes_deaf():
+    watched = ["python", "-m", "flows", "server", "--host", "0.0.0.0"]  # noqa: S104 - inside its container
+    assert COMPOSE["prefect"]["command"] == HELM["prefect-server"]["server"]["args"] == watched
+    assert COMPOSE["prefect"]["depends_on"]["postgres"] == {"condition": "service_healthy", "restart": True}
+
+
 def test_each_pod_sees_its_zones_and_no_other():
     seen = {name: _claims(pod.get("volumes", [])) for name, pod in PODS.items()}
     seen |= {name: _claims(values["worker"]["extraVolumes"]) for name, values in HELM.items() if "worker" in values}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import time
 import urllib.error
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +15,16 @@ from urllib.request import urlopen
 
 import pytest
 
-from medgan import night
+from medgan import keys, night
+from medgan.archive import place, sources
 from medgan.archive.phantom import phantom_study
 from medgan.collection import read, store
 from medgan.records import Choice, TrainAt
 from medgan.settings import Zones
+from tasks.events import Server
 from tests.builders.browser import Browser
 from tests.builders.servers import wait_until
-from tests.builders.topology import ROOT, Topology, small_site, topology
+from tests.builders.topology import ROOT, Topology, fill, small_site, topology
 from tests.builders.web import Receiver, receiving
 from tests.promises.sweep import residue
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
 
-RADIOGRAPHS = ROOT / "tests/samples/pneumoniamnist/pneumoniamnist.npz"
 NIGHT = "nightly/small"
 NAMED = "DOE^JANE-4711"
 """A patient's name that stands in the path of an archive, and as the name of a file that arrives."""
@@ -66,24 +65,17 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, tool) -> Iterator[Running]:
     """Everything up and deployed, the night scheduled for the next full minute; workers are not started yet."""
-    from medgan import keys
-    from medgan.archive import place, sources
-    from medgan.archive.phantom import build_demo_archive
-
     for program in ("nginx", "postgres", "openssl"):
         tool(program)
     folder = tmp_path_factory.mktemp("topology")
-    planted = build_demo_archive(folder / "archive", radiographs=RADIOGRAPHS, patients=800)
     with topology(folder) as site, receiving() as notices:
-        key = site.workspace / "keys/pseudonym.key"
-        keys.create(key)
-        key.write_text("5e" * keys.SECRET_BYTES)  # pseudonyms decide the split and with it all that is measured
+        planted = fill(site)
         zones = Zones.under(site.workspace)
         gone, incoming = folder / NAMED, folder / "incoming"
         gone.mkdir()
         incoming.mkdir()
         drop = place.parse(f"drop:{incoming}?settle=1")
-        for name, where in (("main", folder / "archive"), ("gone", gone), ("incoming", drop)):
+        for name, where in (("gone", gone), ("incoming", drop)):
             sources.register(where, zones=zones, keyring=keys.load(zones.pseudonym_key), name=name)
         gone.rmdir()
         nights = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "train_at": TrainAt.POOL.value}
@@ -110,6 +102,23 @@ def first_run(running: Running) -> dict:
         if other["id"] != run["id"]:
             site.call(f"/flow_runs/{other['id']}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
     return run
+
+
+@pytest.fixture(scope="module")
+def struck(running: Running, first_run: dict) -> str:
+    """A night whose worker was killed -9 while it ingested. Until somebody notices there is time for other tests."""
+    site = running.site
+    site.finished(first_run["id"])
+    site.call_dead_after(90)  # three heartbeats
+    # Another length, because the same training on the same archive would be found finished and not begin.
+    training = {"recipe": "xray_32_cpu", "total_kimg": 16}
+    killed = site.trigger(NIGHT, dataset="killed", collection="killed", train_at=TrainAt.HERE.value, training=training)
+    staged = site.workspace / "pseudonymised/collection/killed.staging"
+    wait_until("an ingest under way", lambda: staged.is_dir() and any(staged.iterdir()))
+    site.servers.kill("worker-medgan")
+    assert site.state(killed)["type"] == "RUNNING", "nobody has noticed yet"
+    site.start_worker()
+    return killed
 
 
 def test_the_api_is_closed_without_the_password(running):
@@ -145,6 +154,11 @@ def test_a_scheduled_night_fires_by_itself_and_publishes(running, first_run):
     assert {"night", "grid"} <= {artifact["key"] for artifact in artifacts}
 
 
+def test_a_night_is_some_tens_of_tasks(running, first_run):
+    running.site.finished(first_run["id"])
+    assert 5 <= running.site.call("/task_runs/count", {}) <= 40
+
+
 def test_the_doctor_sees_that_the_schedule_is_gone_and_that_a_password_is_wrong(running, first_run):
     site = running.site
     site.finished(first_run["id"])
@@ -164,14 +178,17 @@ def test_the_doctor_sees_that_the_schedule_is_gone_and_that_a_password_is_wrong(
     assert "refuses us" in ills(PREFECT_API_AUTH_STRING="medgan:guessed")["Prefect"]
 
 
-def test_a_night_is_some_tens_of_tasks(running, first_run):
-    running.site.finished(first_run["id"])
-    assert 5 <= running.site.call("/task_runs/count", {}) <= 40
-
-
-def test_the_catalogue_and_the_object_store_serve_the_version(running, first_run, tmp_path):
+def test_somebody_is_told_of_a_failed_night_with_a_link_and_no_more(running, first_run):
     site = running.site
     site.finished(first_run["id"])
+    failed = site.trigger(NIGHT, archive={"source": "gone"}, dataset="gone")
+    assert site.finished(failed)["type"] == "FAILED"
+    assert running.notice_of(failed) == {"text": f"medgan: nightly Failed\nFailed: {site.page(failed)}"}
+    assert not [text for text in running.notices.received if first_run["id"] in text], "a good night is no news"
+
+
+def test_the_catalogue_and_the_object_store_serve_the_version(running, struck, tmp_path):
+    site = running.site
     catalogue, store = site.start_catalogue(), site.start_s3()
     with urlopen(f"{catalogue}/index.html") as page:  # noqa: S310 - loopback
         assert b"chest" in page.read()
@@ -192,9 +209,8 @@ def test_the_catalogue_and_the_object_store_serve_the_version(running, first_run
         assert pulled.returncode == 0, pulled.stderr
 
 
-def test_a_person_decides_a_paused_run_by_a_form_that_offers_no_way_round_the_gate(running, first_run):
+def test_a_person_decides_a_paused_run_by_a_form_that_offers_no_way_round_the_gate(running, struck):
     site = running.site
-    site.finished(first_run["id"])
     (record,) = (site.workspace / "synthetic/cohorts").glob("*/privacy-record.json")
     command = [sys.executable, "-m", "tests.builders.asking", record, "2"]
     site.servers.start("asking", command, env=site.environment, cwd=ROOT)
@@ -224,9 +240,8 @@ def test_a_person_decides_a_paused_run_by_a_form_that_offers_no_way_round_the_ga
     assert said == ["1: JUDGE_AGAIN strict DPO-7", "2: LEAVE strict -"]
 
 
-def test_an_arrival_starts_an_ingest_and_a_failing_one_says_no_path(running, first_run):
+def test_an_arrival_starts_an_ingest_and_a_failing_one_says_no_path(running, struck):
     site = running.site
-    site.finished(first_run["id"])
     resource = {"prefect.resource.id": "medgan.source.gone", "prefect.resource.name": "gone"}
     now = site.call("/admin/version") and subprocess.check_output(["date", "-u", "+%Y-%m-%dT%H:%M:%SZ"], text=True)
     event = {"id": "7f000000-0000-4000-8000-000000000001", "occurred": now.strip(), "event": "medgan.archive.arrived"}
@@ -238,48 +253,7 @@ def test_an_arrival_starts_an_ingest_and_a_failing_one_says_no_path(running, fir
     assert NAMED not in state["message"]
 
 
-def test_somebody_is_told_of_a_failed_night_with_a_link_and_no_more(running, first_run):
-    site = running.site
-    site.finished(first_run["id"])
-    failed = site.trigger(NIGHT, archive={"source": "gone"}, dataset="gone")
-    assert site.finished(failed)["type"] == "FAILED"
-    assert running.notice_of(failed) == {"text": f"medgan: nightly Failed\nFailed: {site.page(failed)}"}
-    assert not [text for text in running.notices.received if first_run["id"] in text], "a good night is no news"
-
-
-def test_a_night_outlives_its_worker_dask_the_server_and_the_database(running, first_run):
-    """Each killed -9 in turn. A sample: `python -m tests.bench topology` kills each at many moments."""
-    site = running.site
-    site.finished(first_run["id"])
-    site.call_dead_after(90)  # three heartbeats
-    # Another length, because the same training on the same archive would be found finished and not begin.
-    training = {"recipe": "xray_32_cpu", "total_kimg": 16}
-    killed = site.trigger(NIGHT, dataset="killed", collection="killed", train_at=TrainAt.HERE.value, training=training)
-    staged = site.workspace / "pseudonymised/collection/killed.staging"
-    wait_until("an ingest under way", lambda: staged.is_dir() and any(staged.iterdir()))
-    site.servers.kill("worker-medgan")
-    assert site.state(killed)["type"] == "RUNNING", "nobody has noticed yet"
-    site.start_worker()
-    wait_until("the same run again, by itself", lambda: site.patiently(f"/flow_runs/{killed}")["run_count"] > 1)
-    assert running.notice_of(killed)["text"].startswith("medgan: nightly ")
-    site.call_dead_after(600)  # as deployed: a loaded machine beats late
-    site.restart_dask()
-    wait_until("a model in training", lambda: len(list((site.workspace / "pseudonymised/models").iterdir())) > 1)
-    # The server last: one that starts while its database is away stays deaf to events (docs/operate.md).
-    for part, start in (("postgres", site.start_postgres), ("prefect", site.start_prefect)):
-        site.servers.kill(part)
-        start()
-    state = site.finished(killed)
-    assert state["type"] == "COMPLETED", state["message"]
-    assert site.versions("killed") == ["1.0.0"]
-    zones = Zones.under(site.workspace)
-    ledger = night.history("killed", zones=zones)
-    assert [(entry.night.number, entry.outcome) for entry in ledger] == [(1, "published")]
-    once, twice = (store.head(name, zones=zones) for name in ("main", "killed"))
-    assert (once.instances, once.patients, once.studies) == (twice.instances, twice.patients, twice.studies)
-
-
-def test_a_run_is_started_by_hand_in_the_browser(running, first_run, tool):
+def test_a_run_is_started_by_hand_in_the_browser(running, struck, tool):
     tool("chromium")
     site = running.site
     deployment = site.call("/deployments/name/retention/retention")
@@ -296,18 +270,56 @@ def test_a_run_is_started_by_hand_in_the_browser(running, first_run, tool):
             return next((run for run in site.runs("retention/retention") if not run["auto_scheduled"]), None)
 
         run = wait_until("a run by hand", by_hand)
-        if pictures := os.environ.get("MEDGAN_PICTURES"):  # for docs/images, by hand
-            _pictures(site, tab, first_run["id"], Path(pictures))
     assert site.finished(run["id"])["type"] == "COMPLETED"
 
 
-def test_a_drop_folder_is_watched_and_an_arrival_is_not_lost_on_a_server_that_is_away(running, first_run):
+def test_a_night_outlives_its_worker_dask_the_server_and_the_database(running, struck):
+    """Each killed -9 in turn. A sample: `python -m tests.bench topology` kills each at many moments."""
+    site = running.site
+    wait_until("the same run again, by itself", lambda: site.patiently(f"/flow_runs/{struck}")["run_count"] > 1)
+    assert running.notice_of(struck)["text"].startswith("medgan: nightly ")
+    site.call_dead_after(600)  # as deployed: a loaded machine beats late
+    site.restart_dask()
+    wait_until("a model in training", lambda: len(list((site.workspace / "pseudonymised/models").iterdir())) > 1)
+    for part, start in (("prefect", site.start_prefect), ("postgres", site.start_postgres)):
+        site.servers.kill(part)
+        start()
+    state = site.finished(struck)
+    assert state["type"] == "COMPLETED", state["message"]
+    assert site.versions("killed") == ["1.0.0"]
+    zones = Zones.under(site.workspace)
+    ledger = night.history("killed", zones=zones)
+    assert [(entry.night.number, entry.outcome) for entry in ledger] == [(1, "published")]
+    once, twice = (store.head(name, zones=zones) for name in ("main", "killed"))
+    assert (once.instances, once.patients, once.studies) == (twice.instances, twice.patients, twice.studies)
+
+
+def test_what_a_person_cancels_stays_cancelled(running, struck):
+    site = running.site
+    site.finished(struck)
+    night = site.trigger(NIGHT, dataset="cancelled", training={"recipe": "xray_32_cpu", "total_kimg": 1000})
+
+    def trainings(state: str) -> int:
+        return len([run for run in site.runs("train/train") if run["state_type"] == state])
+
+    wait_until("training on its pool", lambda: trainings("RUNNING"))
+    site.call(f"/flow_runs/{night}/set_state", {"state": {"type": "CANCELLING"}})
+    assert site.finished(night)["type"] == "CANCELLED"
+    wait_until("the end of its training", lambda: trainings("CANCELLED"))
+    told = Server(address=site.api, password=f"medgan:{site.password}")
+    assert not told.is_deaf(patience_seconds=60), "whatever is done about a cancelled run has been done by now"
+    assert site.state(night)["type"] == "CANCELLED"
+    assert trainings("CANCELLED") == 1
+    assert trainings("RUNNING") == trainings("SCHEDULED") == 0
+
+
+def test_an_arrival_is_not_lost_on_a_server_that_is_away_nor_on_one_that_has_gone_deaf(running, first_run):
     site = running.site
     site.finished(first_run["id"])
 
     def ingested(times: int) -> bool:
         arrived = [run for run in site.runs("ingest/ingest") if run["parameters"]["archive"] == {"source": "incoming"}]
-        return len([run for run in arrived if run["state_type"] == "COMPLETED"]) == times
+        return len([run for run in arrived if run["state_type"] == "COMPLETED"]) >= times
 
     first, second = phantom_study(patient=1, instances=2)
     watch = [sys.executable, "-m", "flows", "watch", "incoming", "--workspace", site.workspace, "--every", "1"]
@@ -317,8 +329,13 @@ def test_a_drop_folder_is_watched_and_an_arrival_is_not_lost_on_a_server_that_is
     site.servers.kill("prefect")
     (running.incoming / "second.dcm").write_bytes(second)
     wait_until("a server that does not answer", lambda: "again" in site.servers.log("watch"))
-    site.start_prefect()
+    healed = site.servers.log("prefect").count("acts on none: it is started again")
+    with site.locked("automation"):  # which its triggers are loaded from, after it says that it is healthy
+        site.start_prefect()
+        site.servers.kill("postgres")
+    site.start_postgres()
     wait_until("an ingest of what arrived meanwhile", lambda: ingested(2))
+    assert site.servers.log("prefect").count("acts on none: it is started again") > healed
     site.servers.stop("watch")
 
 
@@ -369,24 +386,6 @@ def test_no_identifier_is_in_the_database_its_log_of_writes_or_any_log(running, 
     assert {place: residue(root, running.needles) for place, root in places.items()} == {place: {} for place in places}
     posted = "\n".join(running.notices.received)
     assert [needle for needle in running.needles if needle in posted] == []
-
-
-def _pictures(site: Topology, tab: Browser, run: str, folder: Path) -> None:
-    """The form of a night, and its page: what ran, and what was found."""
-    ui, deployment = site.api.removesuffix("/api"), site.call(f"/deployments/name/{NIGHT}")
-    night_summary = site.call(
-        "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": ["night"]}}}
-    )
-    pages = {
-        "prefect-form": f"/deployments/deployment/{deployment['id']}/run",
-        "prefect-run": f"/runs/flow-run/{run}",
-        "prefect-artifacts": f"/runs/flow-run/{run}?tab=Artifacts",
-        "prefect-night": f"/artifacts/artifact/{night_summary[0]['id']}",
-    }
-    for name, page in pages.items():
-        tab.open(ui + page)
-        time.sleep(15)  # its panels arrive one by one
-        tab.picture(folder / f"{name}.png")
 
 
 def _mirror(registry, store: str) -> None:
