@@ -1,7 +1,8 @@
 """Looking for identifiers in raw bytes: every file, every encoding, inside compressed streams too.
 
-Thousands of needles in some fifty spellings each are looked for at once: every window of the first
-`_KEY` bytes of a blob is looked up in a sorted table of keys, and only a match is compared in full.
+Thousands of needles in some fifty spellings each are looked for at once: the first `_FIRST` bytes of
+every window of a blob are looked up in a table of all there are, those that occur by `_KEY` bytes in a
+sorted table of keys, and only a match is compared in full.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 _ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be", "shift_jis", "gb18030", "euc_kr", "iso8859_5", "iso8859_7", "latin-1")
 _KEY = 5
+_FIRST = 3
 _BLOCK = 1 << 22
 _DATE = re.compile(rb"(?<![0-9A-Za-z.])(?:19|20)\d\d(-?)\d\d\1\d\d(?![0-9A-Za-z.])")
 
@@ -45,13 +47,13 @@ def contents(path: Path) -> Iterator[bytes]:
             continue
 
 
-def _windows(raw: bytes) -> np.ndarray:
-    """Every run of `_KEY` bytes as one integer, (len - _KEY + 1,) uint64."""
-    octets = np.frombuffer(raw, dtype=np.uint8).astype(np.uint64)
-    count = len(octets) - _KEY + 1
-    total = np.zeros(max(count, 0), dtype=np.uint64)
-    for offset in range(_KEY if count > 0 else 0):
-        total = (total << np.uint64(8)) | octets[offset : offset + count]
+def _windows(octets: np.ndarray, width: int) -> np.ndarray:
+    """Every run of `width` bytes, (..., width + n - 1) uint8, as one integer, (..., n) uint64; uint32 up to 4 bytes."""
+    kind = np.uint32 if width <= 4 else np.uint64
+    count = octets.shape[-1] - width + 1
+    total = octets[..., :count].astype(kind)
+    for offset in range(1, width):
+        total = (total << kind(8)) | octets[..., offset : offset + count]
     return total
 
 
@@ -59,6 +61,7 @@ def _windows(raw: bytes) -> np.ndarray:
 class Scanner:
     """All spellings of all needles, ready to be looked for."""
 
+    first: np.ndarray
     keys: np.ndarray
     wanted: dict[int, list[tuple[bytes, str]]]
 
@@ -71,18 +74,22 @@ class Scanner:
                 assert len(spelling) >= _KEY, f"a needle of {len(spelling)} bytes would be found by chance"
                 key = int.from_bytes(spelling[:_KEY], "big")
                 wanted.setdefault(key, []).append((spelling, needle))
-        return cls(np.array(sorted(wanted), dtype=np.uint64), wanted)
+        keys = np.array(sorted(wanted), dtype=np.uint64)
+        first = np.zeros(1 << 8 * _FIRST, dtype=bool)
+        first[keys >> np.uint64(8 * (_KEY - _FIRST))] = True
+        return cls(first, keys, wanted)
 
     def find(self, raw: bytes) -> set[str]:
         """Needles that occur in `raw`."""
         found: set[str] = set()
-        for start in range(0, len(raw), _BLOCK):
-            windows = _windows(raw[start : start + _BLOCK + _KEY - 1])
-            if not len(windows):
-                continue
+        octets = np.frombuffer(raw, dtype=np.uint8)
+        for start in range(0, max(len(raw) - _KEY + 1, 0), _BLOCK):
+            block = octets[start : start + _BLOCK + _KEY - 1]
+            candidates = np.flatnonzero(self.first[_windows(block, _FIRST)[: len(block) - _KEY + 1]])
+            windows = _windows(block[candidates[:, None] + np.arange(_KEY)], _KEY)[:, 0]
             slots = np.searchsorted(self.keys, windows).clip(max=len(self.keys) - 1)
             for at in np.flatnonzero(self.keys[slots] == windows):
-                position = start + int(at)
+                position = start + int(candidates[at])
                 found |= {
                     needle for spelling, needle in self.wanted[int(windows[at])] if raw.startswith(spelling, position)
                 }

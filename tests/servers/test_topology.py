@@ -18,7 +18,7 @@ import pytest
 from medgan import keys, night
 from medgan.archive import place, sources
 from medgan.archive.phantom import phantom_study
-from medgan.collection import read, store
+from medgan.collection import durable, layout, read, store
 from medgan.records import Choice, TrainAt
 from medgan.settings import Zones
 from tasks.events import Server
@@ -187,6 +187,20 @@ def test_somebody_is_told_of_a_failed_night_with_a_link_and_no_more(running, fir
     assert not [text for text in running.notices.received if first_run["id"] in text], "a good night is no news"
 
 
+def test_what_a_person_cancels_stays_cancelled(running, struck):
+    """An ingest, which would be started again if it died. It waits for another committer, so that it cannot end."""
+    site = running.site
+    with durable.locked(layout.lock("cancelled", zones=Zones.under(site.workspace))):
+        run = site.trigger("ingest/ingest", archive={"source": "main"}, collection="cancelled")
+        wait_until("an ingest under way", lambda: site.state(run)["type"] == "RUNNING")
+        site.call(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+        assert site.finished(run)["type"] == "CANCELLED"
+    told = Server(address=site.api, password=f"medgan:{site.password}")
+    assert not told.is_deaf(patience_seconds=60), "whatever is done about a cancelled run has been done by now"
+    after = site.patiently(f"/flow_runs/{run}")
+    assert (after["state_type"], after["run_count"]) == ("CANCELLED", 1)
+
+
 def test_the_catalogue_and_the_object_store_serve_the_version(running, struck, tmp_path):
     site = running.site
     catalogue, store = site.start_catalogue(), site.start_s3()
@@ -292,25 +306,6 @@ def test_a_night_outlives_its_worker_dask_the_server_and_the_database(running, s
     assert [(entry.night.number, entry.outcome) for entry in ledger] == [(1, "published")]
     once, twice = (store.head(name, zones=zones) for name in ("main", "killed"))
     assert (once.instances, once.patients, once.studies) == (twice.instances, twice.patients, twice.studies)
-
-
-def test_what_a_person_cancels_stays_cancelled(running, struck):
-    site = running.site
-    site.finished(struck)
-    night = site.trigger(NIGHT, dataset="cancelled", training={"recipe": "xray_32_cpu", "total_kimg": 1000})
-
-    def trainings(state: str) -> int:
-        return len([run for run in site.runs("train/train") if run["state_type"] == state])
-
-    wait_until("training on its pool", lambda: trainings("RUNNING"))
-    site.call(f"/flow_runs/{night}/set_state", {"state": {"type": "CANCELLING"}})
-    assert site.finished(night)["type"] == "CANCELLED"
-    wait_until("the end of its training", lambda: trainings("CANCELLED"))
-    told = Server(address=site.api, password=f"medgan:{site.password}")
-    assert not told.is_deaf(patience_seconds=60), "whatever is done about a cancelled run has been done by now"
-    assert site.state(night)["type"] == "CANCELLED"
-    assert trainings("CANCELLED") == 1
-    assert trainings("RUNNING") == trainings("SCHEDULED") == 0
 
 
 def test_an_arrival_is_not_lost_on_a_server_that_is_away_nor_on_one_that_has_gone_deaf(running, first_run):
