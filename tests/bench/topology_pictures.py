@@ -27,7 +27,7 @@ def main(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="medgan-pictures-") as folder, topology(Path(folder)) as site:
         fill(site)
-        site.deploy(small_site(site.folder / "small.yaml", images=2048))
+        site.deploy(small_site(site.folder / "small.yaml"))
         site.start_worker()
         run = site.trigger(NIGHT)
         ended = site.finished(run)

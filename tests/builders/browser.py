@@ -89,7 +89,7 @@ class Browser:
     def open(self, address: str) -> None:
         """Load a page to its end."""
         self.call("Page.navigate", url=address)
-        self.until("document.readyState === 'complete'")
+        self.until("document.readyState === 'complete'", seconds=120)
 
     def run(self, script: str) -> Any:
         """The value of an expression; promises are awaited."""

@@ -115,7 +115,7 @@ class Topology:
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",  # a pulse comes back in a second
         }
-        command = [sys.executable, "-m", "flows", "server", "--port", port, "--pulse", "10"]
+        command = [sys.executable, "-m", "flows", "server", "--port", port, "--pulse", "15"]
         self.servers.start("prefect", command, ready=lambda: not ready or self.call("/health"), env=env, cwd=ROOT)
 
     def start_dask(self) -> None:
