@@ -24,9 +24,13 @@ _QUIET = {
     # Sampling every thread's stack a hundred times a second and ticking fifty times tell a person at a dashboard where
     # time goes. There is no dashboard, and on a busy machine they took more CPU time than drawing 64 px images did.
     "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.tick.interval": "5s",
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.admin.system-monitor.gil.enabled": False,
+    # what a cluster does beside its work, on every worker's core and the caller's: half of what Dask's own rhythm takes
+    "distributed.worker.memory.monitor-interval": "500ms",
+    "distributed.client.scheduler-info-interval": "10s",
+    "distributed.scheduler.active-memory-manager.start": False,
     # Dask has glibc hand back memory at every 64 KiB freed: each buffer of the network is then mapped and zeroed anew,
     # which more than doubled the CPU time of an image. These must stand in the environment before a worker starts.
     "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREAD_VARIABLES, "1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medgan.records import CohortSpec, PrivacyReport, SyntheticCohort, TrainedModel
-from medgan.synthesis import generate, plan, redraw
+from medgan.synthesis import dispatch, generate, plan, redraw
 from tasks import runtime
 
 
@@ -27,9 +27,9 @@ def redraw_copies(made: SyntheticCohort, report: PrivacyReport) -> SyntheticCoho
     return cleaned
 
 
-def _run(on_progress: generate.OnProgress) -> generate.Run:
+def _run(on_progress: dispatch.OnProgress) -> dispatch.Run:
     """Where this deployment draws."""
-    return generate.Run(
+    return dispatch.Run(
         workers=runtime.workers(),
         scheduler=runtime.scheduler(),
         resources=runtime.resources(),

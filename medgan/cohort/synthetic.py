@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +23,15 @@ LABELS = "labels.parquet"
 RECORD = "synthetic.json"
 CHUNK_IMAGES = 16
 SHARD_IMAGES = 1024
+_VOLUMES_BYTES = 1 << 26
 
 
 class Synthetic(NamedTuple):
     """A synthetic cohort in memory.
 
-    `images` is (N, H, W) uint16; row i of `labels` describes image i (`id`, `split`, `class`, and `sex`, `age_band`
-    where synthesised); `attrs` holds `intensity_range`, `rescale_slope`, `rescale_intercept`, `units`, `spacing_mm`.
+    `images` is (N, H, W), of volumes (N, D, H, W), uint16; row i of `labels` describes image i (`id`, `split`, `class`,
+    and `sex`, `age_band` where synthesised); `attrs` holds `intensity_range`, `rescale_slope`, `rescale_intercept`,
+    `units`, `spacing_mm`.
     """
 
     images: npt.NDArray[np.uint16]
@@ -74,6 +77,14 @@ def load(synthetic: SyntheticCohort | str, *, zones: Zones) -> Synthetic:
 def open_images(path: Path, *, mode: Any = "r") -> zarr.Array[Any]:
     """The array `images` (N, H, W) uint16 of the Zarr v3 group at `path`."""
     return zarr.open_array(path / "images", mode=mode, zarr_format=3)
+
+
+def usual_images(shape: tuple[int, ...]) -> int:
+    """Images of `shape` a shard where nobody says: 1,024, of volumes as many as 64 MiB hold, in whole chunks."""
+    if len(shape) == 2:  # noqa: PLR2004 - (H, W)
+        return SHARD_IMAGES
+    held = _VOLUMES_BYTES // (2 * prod(shape))
+    return min(max(held // CHUNK_IMAGES, 1) * CHUNK_IMAGES, SHARD_IMAGES)
 
 
 def digests_of(images: npt.NDArray[np.uint16]) -> bytes:

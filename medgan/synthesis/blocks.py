@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import zarr
 
 from medgan.cohort.synthetic import CHUNK_IMAGES, SHARD_IMAGES, digests_of, open_images
 from medgan.collection import durable
+from medgan.errors import StoreUnavailable
 from medgan.gan import sample
 from medgan.quality import classifier
 from medgan.records import TrainedModel
@@ -24,14 +26,13 @@ from medgan.synthesis import draws, shard
 FORMAT = 3
 """Raised whenever the same model and specification would give other bytes."""
 DRAWN = "drawn"
-_VOLUME_BLOCK_BYTES = 1 << 26
 
 Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Rows `start`..`start + len(ids)` of the array at `target`, drawn from `model` with `seed`.
+    """Rows `start`..`start + len(ids)` of the array at `target`, drawn from `model` with `seed`: its file `shard`.
 
     `ids` (n,) int64 name the latents, `class_index` (n,) int64 the classes, `conditions` the model's other fields.
     `recognise` (n,) bool: rows whose class the classifier has to see, or they are drawn again, up to `attempts` times.
@@ -39,6 +40,8 @@ class Block:
     """
 
     target: Path
+    shard: Path
+    shard_rows: int
     model: TrainedModel
     zones: Zones
     seed: int
@@ -59,11 +62,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a worker says of a block: its first row, its images, and their digests (see `cohort.synthetic`)."""
+    """What a worker says of a block: its first row, its images, their digests (see `cohort.synthetic`), its time."""
 
     start: int
     images: int
     digests: bytes
+    seconds: float
 
 
 def create_images(path: Path, shape: tuple[int, ...], attributes: dict[str, Any], *, block_images: int) -> None:
@@ -72,17 +76,31 @@ def create_images(path: Path, shape: tuple[int, ...], attributes: dict[str, Any]
     shard.create_array(group, shape, attributes, chunk_rows=CHUNK_IMAGES, shard_rows=block_images)
 
 
-def write(block: Block) -> Written:
-    """Draw the block's images and write its shard, whole or not at all."""
+def write_stretch(stretch: Sequence[Block]) -> list[Written]:
+    """Write blocks one after the other; one that stands already, because a worker died behind it, stays."""
+    told = []
+    for block in stretch:
+        started = time.perf_counter()
+        digests = kept(block)
+        if digests is None:
+            digests = write(block)
+        told.append(Written(block.start, len(block), digests, time.perf_counter() - started))
+    return told
+
+
+def write(block: Block) -> bytes:
+    """Draw the block's images and write its shard, whole or not at all; gives the images' digests."""
     if block.source is None or block.fresh is None:
         made_NHW = _drawn(block)
     else:
         made_NHW = np.asarray(open_images(block.source)[block.start : block.start + len(block)], dtype=np.uint16)
         fresh = np.flatnonzero(block.fresh)
         made_NHW[fresh] = _images(block, fresh, block.ids[fresh])
-    packed = shard.pack(made_NHW, chunk_rows=CHUNK_IMAGES, shard_rows=block_rows(block.target))
-    durable.write_bytes(shard_path(block.target, block.start), packed)
-    return Written(block.start, len(made_NHW), digests_of(made_NHW))
+    packed = shard.pack(made_NHW, chunk_rows=CHUNK_IMAGES, shard_rows=block.shard_rows)
+    if not (block.target / "images" / "zarr.json").is_file():
+        raise StoreUnavailable("the cohort that this block is of is gone or finished: run again")
+    durable.write_bytes(block.shard, packed)
+    return digests_of(made_NHW)
 
 
 def _drawn(block: Block) -> npt.NDArray[np.uint16]:
@@ -113,34 +131,26 @@ def _images(block: Block, rows: npt.NDArray[np.int64], ids: Ids) -> npt.NDArray[
     return sampler.images(ids, block.class_index[rows], seed=block.seed, conditions=given)
 
 
-def kept(target: Path, start: int, stop: int, *, drawn: bool = False) -> bytes | None:
-    """Digests of rows start..stop where their shard is whole (`drawn`: and its draws are there), else None."""
-    if not shard_path(target, start).is_file() or (drawn and not drawn_path(target, start).is_file()):
+def kept(block: Block) -> bytes | None:
+    """Digests of the block's rows where their shard is whole, and what was drawn for them is told, else None."""
+    told = block.recognise is None or drawn_path(block.target, block.start).is_file()
+    if not told or not block.shard.is_file():
         return None
     try:
-        return digests_of(np.asarray(open_images(target)[start:stop], dtype=np.uint16))
+        rows = slice(block.start, block.start + len(block))
+        return digests_of(np.asarray(open_images(block.target)[rows], dtype=np.uint16))
     except (ValueError, RuntimeError, OSError):
         return None
 
 
-def usual_images(shape: tuple[int, ...]) -> int:
-    """Images of a block where nobody says: 1,024, of volumes as many as 64 MiB hold, in whole chunks."""
-    if len(shape) == 2:  # noqa: PLR2004 - (H, W)
-        return SHARD_IMAGES
-    held = _VOLUME_BLOCK_BYTES // (2 * prod(shape))
-    return min(max(held // CHUNK_IMAGES, 1) * CHUNK_IMAGES, SHARD_IMAGES)
-
-
-def block_rows(target: Path) -> int:
-    """Rows of a shard, which is a block."""
-    return (open_images(target).shards or (SHARD_IMAGES,))[0]
-
-
-def shard_path(target: Path, start: int) -> Path:
-    """File of the shard that begins at row `start`."""
+def parts(target: Path) -> Iterator[tuple[slice, Path, int]]:
+    """Rows, file, and rows when full, of every shard of the array, which is a block."""
     array = open_images(target)
-    number = start // (array.shards or (SHARD_IMAGES,))[0]
-    return target.joinpath("images", "c", str(number), *["0"] * (array.ndim - 1))
+    size = (array.shards or (SHARD_IMAGES,))[0]
+    inner = ["0"] * (array.ndim - 1)
+    for number, start in enumerate(range(0, array.shape[0], size)):
+        rows = slice(start, min(start + size, array.shape[0]))
+        yield rows, target.joinpath("images", "c", str(number), *inner), size
 
 
 def drawn_path(target: Path, start: int) -> Path:

@@ -14,7 +14,7 @@ from medgan.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from medgan.records import SyntheticCohort
-    from medgan.synthesis.generate import OnProgress
+    from medgan.synthesis.dispatch import OnProgress
 
 app = typer.Typer(help="Make synthetic cohorts from a trained generator.", no_args_is_help=True)
 
@@ -41,9 +41,10 @@ def synthesize(
     """Print the plan, make the cohort, print its record. Interrupted, it goes on where it stopped when run again."""
     from medgan.records import CohortSpec
     from medgan.settings import Zones
-    from medgan.synthesis import generate as synthesis
     from medgan.synthesis import plan, redraw
     from medgan.synthesis import request as requests
+    from medgan.synthesis.dispatch import Run
+    from medgan.synthesis.generate import generate
 
     zones = Zones.under(workspace)
     trained = redraw.trained_model(model, zones=zones)
@@ -55,10 +56,8 @@ def synthesize(
         return
 
     def make(on_progress: OnProgress) -> SyntheticCohort:
-        run = synthesis.Run(
-            workers=workers, scheduler=scheduler, resources=_resources(resource), on_progress=on_progress
-        )
-        return synthesis.generate(trained, spec, zones=zones, run=run)
+        run = Run(workers=workers, scheduler=scheduler, resources=_resources(resource), on_progress=on_progress)
+        return generate(trained, spec, zones=zones, run=run)
 
     _with_bar("images", make)
 
@@ -76,7 +75,7 @@ def redraw_rows(
     from medgan.cohort import synthetic
     from medgan.settings import Zones
     from medgan.synthesis import redraw
-    from medgan.synthesis.generate import Run
+    from medgan.synthesis.dispatch import Run
 
     zones = Zones.under(workspace)
     found = synthetic.record(cohort, zones=zones)

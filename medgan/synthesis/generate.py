@@ -7,57 +7,27 @@ changes a byte. A run that was killed leaves `.<handle>.partial` behind; the nex
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medgan import cluster
 from medgan.cohort import read
-from medgan.cohort.synthetic import CHUNK_IMAGES, IMAGES, folder, record
+from medgan.cohort.synthetic import IMAGES, folder, record, usual_images
 from medgan.collection import durable
 from medgan.collection import table as tables
-from medgan.errors import InvalidRequest, StoreUnavailable
 from medgan.gan import sample
 from medgan.gan.level import refuse_patient_level
 from medgan.records import CohortSpec, SyntheticCohort, TrainedModel, canonical_json, sha256_hex
 from medgan.settings import Zones
 from medgan.synthesis import blocks, conditions, draws, fidelity, finish, rows
+from medgan.synthesis.dispatch import OnProgress, Run, draw
 
-if TYPE_CHECKING:
-    from distributed import Client
-
-_IN_FLIGHT_PER_WORKER = 3
 _ASKED = "asked.parquet"
-
-OnProgress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """Where and how blocks are drawn; nothing here changes a byte.
-
-    `workers` of the embedded cluster (one a core if None), or a Dask `scheduler` address; `resources` each block needs
-    (`{"GPU": 1}`); `block_images` a block and shard, a multiple of 16 (None: `blocks.usual_images`);
-    `on_progress(done, total)` counts images.
-    """
-
-    workers: int | None = None
-    scheduler: str | None = None
-    resources: Mapping[str, float] | None = None
-    block_images: int | None = None
-    on_progress: OnProgress | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a block that is no whole number of chunks."""
-        if self.block_images is not None and (self.block_images < CHUNK_IMAGES or self.block_images % CHUNK_IMAGES):
-            raise InvalidRequest(f"a block holds a multiple of {CHUNK_IMAGES} images, not {self.block_images}")
 
 
 def generate(
@@ -136,7 +106,7 @@ def _begin(
         followed = read.record(model.cohort, zones=zones)
         modalities = followed.recipe.modalities if followed else ()
         attrs = sampler.attrs | ({"modality": modalities[0]} if len(modalities) == 1 else {})
-        rows_a_block = run.block_images or blocks.usual_images(sampler.shape)
+        rows_a_block = run.block_images or usual_images(sampler.shape)
         blocks.create_images(target, (len(table), *sampler.shape), attrs, block_images=rows_a_block)
     return target
 
@@ -151,18 +121,18 @@ def _blocks(
     zones: Zones,
 ) -> Iterator[blocks.Block]:
     """Every block of the cohort, in row order, as large as the array's shards."""
-    size = blocks.block_rows(target)
     given = conditions.of(table, blocks.generator(model, zones, spec.precision), seed=spec.seed)
     ids = table["id"].to_numpy(dtype=np.int64)
-    for start in range(0, len(table), size):
-        part = slice(start, min(start + size, len(table)))
+    for part, shard, rows_a_shard in blocks.parts(target):
         yield blocks.Block(
             target=target,
+            shard=shard,
+            shard_rows=rows_a_shard,
             model=model,
             zones=zones,
             seed=spec.seed,
             precision=spec.precision,
-            start=start,
+            start=part.start,
             ids=ids[part],
             class_index=class_index[part],
             conditions={name: values[part] for name, values in given.items()},
@@ -175,72 +145,20 @@ def _standing(every: Iterable[blocks.Block]) -> tuple[dict[int, bytes], list[blo
     """Digests of the blocks that stand, by first row, and the others; what is left of a broken shard is removed."""
     digests, todo = {}, []
     for block in every:
-        found = blocks.kept(block.target, block.start, block.start + len(block), drawn=block.recognise is not None)
+        found = blocks.kept(block)
         if found is None:
-            blocks.shard_path(block.target, block.start).unlink(missing_ok=True)
+            block.shard.unlink(missing_ok=True)
             todo.append(block)
         else:
             digests[block.start] = found
     return digests, todo
 
 
-def draw(todo: list[blocks.Block], total: int, run: Run) -> dict[int, bytes]:
-    """Run the blocks on Dask, a few a worker in flight, so that memory stays flat; gives digests by first row."""
-    from distributed import KilledWorker, as_completed
-
-    done = total - sum(len(block) for block in todo)
-    digests: dict[int, bytes] = {}
-    if run.on_progress is not None:
-        run.on_progress(done, total)
-    if not todo:
-        return digests
-    count = None if run.workers is None else min(run.workers, len(todo))
-    waiting = iter(todo)
-    with cluster.open_client(workers=count, scheduler=run.scheduler) as client:
-        slots = _IN_FLIGHT_PER_WORKER * _checked_workers(client, todo[0], run)
-
-        def submitted(some: Iterable[blocks.Block]) -> list[Any]:
-            needs = dict(run.resources) if run.resources else None
-            return [client.submit(blocks.write, block, pure=False, resources=needs) for block in some]
-
-        running = as_completed(submitted(islice(waiting, slots)))  # type: ignore[no-untyped-call]
-        for finished in running:
-            try:
-                written: blocks.Written = finished.result()
-            except KilledWorker:
-                raise StoreUnavailable(
-                    "one block ended several workers, most likely for want of memory: give workers more memory or take "
-                    "smaller blocks, then run again; what is drawn is kept"
-                ) from None
-            digests[written.start] = written.digests
-            done += written.images
-            for future in submitted(islice(waiting, 1)):
-                running.add(future)  # type: ignore[no-untyped-call]
-            if run.on_progress is not None:
-                run.on_progress(done, total)
-    return digests
-
-
-def _checked_workers(client: Client, block: blocks.Block, run: Run) -> int:
-    """How many workers can take a block; refused at once where none can: Dask would wait for ever in silence."""
-    cluster.wait_for_workers(client)
-    able = cluster.workers_with(client, run.resources or {})
-    seen = client.run(blocks.sees, block.target, block.model, block.zones, workers=able)
-    if any(version != blocks.FORMAT for version, _ in seen.values()):
-        raise InvalidRequest("some of the scheduler's workers run another version of medgan: install the same on all")
-    if not all(there for _, there in seen.values()):
-        raise InvalidRequest(
-            "some of the scheduler's workers do not see the zones where this process sees them: mount them at one path"
-        )
-    return len(able)
-
-
 def _as_drawn(target: Path, table: pd.DataFrame, spec: CohortSpec) -> tuple[pd.DataFrame, npt.NDArray[np.bool_] | None]:
     """The table with the sample ids that were drawn in the end, and (N,) whether each row's class was recognised."""
     if not spec.redraw_attempts:
         return table, None
-    size = blocks.block_rows(target)
-    parts = [draws.unpack(blocks.drawn_path(target, start).read_bytes()) for start in range(0, len(table), size)]
+    parts = [draws.unpack(blocks.drawn_path(target, rows.start).read_bytes()) for rows, _, _ in blocks.parts(target)]
     return table.assign(id=np.concatenate([ids for ids, _ in parts])), np.concatenate([seen for _, seen in parts])
 
 

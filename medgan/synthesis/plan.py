@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from medgan import cluster
-from medgan.cohort.synthetic import CHUNK_IMAGES
+from medgan.cohort.synthetic import CHUNK_IMAGES, usual_images
 from medgan.gan import sample
 from medgan.records import CohortSpec, TrainedModel
 from medgan.settings import Zones
@@ -87,7 +87,7 @@ def plan(
     other_rate, _ = _probe(
         sample.open_generator(model, zones=zones, precision="bf16" if spec.precision == "fp32" else "fp32"), spec.seed
     )
-    block_images = block_images or blocks.usual_images(sampler.shape)
+    block_images = block_images or usual_images(sampler.shape)
     image_bytes = 2 * prod(sampler.shape)
     return Plan(
         images=spec.images,

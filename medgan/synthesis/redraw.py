@@ -22,10 +22,11 @@ from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import SyntheticCohort, TrainedModel, canonical_json, sha256_hex
 from medgan.settings import Zones
 from medgan.synthesis import blocks, conditions, draws, finish, generate
+from medgan.synthesis.dispatch import Run, draw
 
 
 def redraw(
-    cohort: SyntheticCohort, rows: Sequence[int], attempt: int, *, zones: Zones, run: generate.Run | None = None
+    cohort: SyntheticCohort, rows: Sequence[int], attempt: int, *, zones: Zones, run: Run | None = None
 ) -> SyntheticCohort:
     """`cohort` with the images of `rows` drawn from latents that no row had before; attributes stay as they are.
 
@@ -35,7 +36,7 @@ def redraw(
         InvalidRequest: no rows, a row that the cohort does not have, an attempt below 1, or a model that is gone.
         IntegrityError: the stored cohort is not the one given, or its labels are not what its record says.
     """
-    run = run or generate.Run()
+    run = run or Run()
     stored = synthetic.record(cohort.synthetic, zones=zones)
     if stored is None:
         raise InvalidRequest(f"there is no synthetic cohort {cohort.synthetic}: generate it first")
@@ -62,7 +63,7 @@ def redraw(
     table = table.assign(id=ids)
     with generate.sole_writer(home) as staging:
         digests, todo = _blocks(cohort, table, chosen, staging / synthetic.IMAGES, source / synthetic.IMAGES, zones)
-        digests |= generate.draw(todo, cohort.images, run)
+        digests |= draw(todo, cohort.images, run)
         return finish.finish(
             staging,
             home,
@@ -102,8 +103,8 @@ def _blocks(
 ) -> tuple[dict[int, bytes], list[blocks.Block]]:
     """Link the shards that stay: the digests of those that stand, and the ones that are to be written."""
     model, images = model_of(cohort, zones=zones), synthetic.open_images(source)
-    size = blocks.block_rows(source)
     if not (target / "images" / "zarr.json").is_file():
+        size = (images.shards or (synthetic.SHARD_IMAGES,))[0]
         blocks.create_images(target, images.shape, dict(images.attrs.asdict()), block_images=size)
     sampler = blocks.generator(model, zones, cohort.spec.precision)
     given = conditions.of(table, sampler, seed=cohort.spec.seed)
@@ -111,31 +112,30 @@ def _blocks(
     fresh = np.zeros(len(table), dtype=bool)
     fresh[chosen] = True
     digests, todo = {}, []
-    for start in range(0, len(table), size):
-        part = slice(start, min(start + size, len(table)))
-        path = blocks.shard_path(target, start)
+    for part, shard, rows_a_shard in blocks.parts(target):
         if not fresh[part].any():
-            _link(blocks.shard_path(source, start), path)
-        stands = blocks.kept(target, part.start, part.stop)
+            _link(source / shard.relative_to(target), shard)
+        block = blocks.Block(
+            target=target,
+            shard=shard,
+            shard_rows=rows_a_shard,
+            model=model,
+            zones=zones,
+            seed=cohort.spec.seed,
+            precision=cohort.spec.precision,
+            start=part.start,
+            ids=ids[part],
+            class_index=class_index[part],
+            conditions={name: values[part] for name, values in given.items()},
+            source=source,
+            fresh=fresh[part],
+        )
+        stands = blocks.kept(block)
         if stands is not None:
-            digests[start] = stands
+            digests[part.start] = stands
         else:
-            path.unlink(missing_ok=True)
-            todo.append(
-                blocks.Block(
-                    target=target,
-                    model=model,
-                    zones=zones,
-                    seed=cohort.spec.seed,
-                    precision=cohort.spec.precision,
-                    start=start,
-                    ids=ids[part],
-                    class_index=class_index[part],
-                    conditions={name: values[part] for name, values in given.items()},
-                    source=source,
-                    fresh=fresh[part],
-                )
-            )
+            shard.unlink(missing_ok=True)
+            todo.append(block)
     return digests, todo
 
 

@@ -1,8 +1,9 @@
-"""A cohort made while a worker is killed by pid every so often, beside the same cohort made in peace.
+"""A cohort made while a worker is killed by pid every so often, beside the same one made in peace by two and by one.
 
-    python -m tests.bench.synth_killed [--images 20480] [--every 10] [--blocks 512]
+    python -m tests.bench.synth_killed [--images 81920] [--every 10] [--blocks 512]
 
-Prints how many workers were killed, and whether images, labels and record are the same bytes.
+Prints how many workers were killed, and whether images, labels and record are the same bytes in blocks of 1,024 (two
+workers), 256 (one worker) and `--blocks` (two, killed).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import psutil
 from medgan.cohort import synthetic
 from medgan.records import CohortSpec
 from medgan.settings import Zones
-from medgan.synthesis.generate import Run, generate
+from medgan.synthesis.dispatch import Run
+from medgan.synthesis.generate import generate
 from tests.bench.__main__ import machine
 from tests.builders.cohort import pneumonia_cohort
 from tests.builders.model import brief_model
@@ -53,7 +55,7 @@ def _is_worker(process: psutil.Process) -> bool:
 def main() -> int:
     """The exit status says whether a byte differs."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--images", type=int, default=20_480)
+    parser.add_argument("--images", type=int, default=81_920)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two kills")
     parser.add_argument("--blocks", type=int, default=512, help="images a block in the killed run")
     options = parser.parse_args()
@@ -62,7 +64,9 @@ def main() -> int:
         zones = Zones.under(Path(folder))
         model = brief_model(pneumonia_cohort(zones, images=400), zones)
         spec = CohortSpec(images=options.images, seed=11)
-        calm, rough = (dataclasses.replace(zones, synthetic=Path(folder) / name) for name in ("calm", "rough"))
+        calm, rough, alone = (
+            dataclasses.replace(zones, synthetic=Path(folder) / name) for name in ("calm", "rough", "alone")
+        )
         expected = generate(model, spec, zones=calm, workers=2)
         killer = Killer(options.every)
 
@@ -72,11 +76,14 @@ def main() -> int:
 
         made = generate(model, spec, zones=rough, run=Run(workers=2, block_images=options.blocks, on_progress=begun))
         killer.stop.set()
-        same = made == expected and synthetic.load(made, zones=rough).labels.equals(
+        single = generate(model, spec, zones=alone, run=Run(workers=1, block_images=256))
+        same = made == single == expected and synthetic.load(made, zones=rough).labels.equals(
             synthetic.load(expected, zones=calm).labels
         )
     verdict = "the same" if same else "OTHER"
-    sys.stdout.write(f"workers killed {killer.killed}; blocks of {options.blocks} against 1024: {verdict} bytes\n")
+    sys.stdout.write(
+        f"workers killed {killer.killed}; blocks of 1024, 256 and (killed) {options.blocks}: {verdict} bytes\n"
+    )
     return int(not same)
 
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import pandas as pd
 import psutil
 
 from medgan.cohort import synthetic
@@ -92,19 +93,32 @@ def main() -> int:
         ).lines():
             sys.stdout.write(f"plan: {line}\n")
         sys.stdout.write(f"planned in {time.process_time() - started:.1f} CPU-seconds\n")
-        first = run(Path(folder), model.model, options.images, kill_at=int(options.kill_at * options.images))
-        second = run(Path(folder), model.model, options.images, kill_at=None)
         spec = CohortSpec(images=options.images, seed=1, targets=TARGETS)
+        home = synthetic.folder(cohort_handle(model, spec), zones=zones)
+        first = run(Path(folder), model.model, options.images, kill_at=int(options.kill_at * options.images))
+        stood = shards(home.with_name(f".{home.name}.partial"))
+        second = run(Path(folder), model.model, options.images, kill_at=None)
+        after = shards(home)
+        again = sum(after[name] != inode for name, inode in stood.items())
         made = synthetic.record(cohort_handle(model, spec), zones=zones)
         assert made is not None
         flat = [here for done, here, _ in second if done > 0.3 * options.images]
         sys.stdout.write(
-            f"killed at {first[-1][0]:,} of {options.images:,}; taken up at {second[0][0]:,}\n"
+            f"killed at {first[-1][0]:,} of {options.images:,}, {len(stood)} blocks standing; taken up at "
+            f"{second[0][0]:,}; of the blocks that stood {again} were written again\n"
             f"memory here {flat[0]} MiB when taken up, {max(flat)} MiB at most; largest worker "
             f"{max(worker for _, _, worker in first + second)} MiB\n"
             f"made {made.images:,}, classes {made.class_counts}\n"
         )
-        return int(second[0][0] < first[-1][0] or max(flat) > 1.2 * flat[0] + 50)
+        labels = pd.read_parquet(home / synthetic.LABELS)
+        for name, value, asked in (("sex", "F", 0.6), ("class", "pneumonia", 0.4)):
+            sys.stdout.write(f"{name} {value}: {(labels[name] == value).mean():.6f}, asked {asked}\n")
+        return int(again > 0 or second[0][0] != 1024 * len(stood) or max(flat) > 1.2 * flat[0] + 50)
+
+
+def shards(home: Path) -> dict[str, int]:
+    """Shard number -> inode: a shard that is written again has another."""
+    return {path.parts[-3]: path.stat().st_ino for path in home.glob("images.zarr/images/c/*/0/0")}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ noise compresses worst. "bare" is the network alone on ready latents and conditi
 arithmetic, memory layout and process: each worker runs it at the same time as the others, before and after every
 cohort, so that what else the machine does weighs on both. "whole path" is everything that `generate` does on a running
 cluster: attributes, latents, network, quantise, compress, write, digest, consolidate; CPU time of the workers and of
-this process.
+this process. "Dask" is the CPU time a block, of 200 blocks of 128 images, that workers and this process spend while
+blocks are drawn, less that in `blocks.write` and less what the same cluster takes when it does nothing, told beside it.
 
 Other work on the machine moves the wall clock but hardly CPU time, so the second worker's worth is also told by CPU:
 the longest worker and, as if it were all serial, this process.
@@ -19,35 +20,41 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from statistics import median
+from unittest import mock
 
 import numpy as np
-from distributed import Client, as_completed
+from distributed import Client
 
 from medgan import cluster
 from medgan.gan import sample
 from medgan.gan.train import train
 from medgan.records import CohortSpec, TrainedModel, TrainRequest
 from medgan.settings import Zones
+from medgan.synthesis import blocks, generate
 from medgan.synthesis.blocks import generator
-from medgan.synthesis.generate import generate
+from medgan.synthesis.dispatch import Run, draw
 from tests.bench.__main__ import machine
 from tests.builders.cohort import pneumonia_cohort
 
-EMPTY_BLOCKS = 400
+DASK_BLOCKS, DASK_BLOCK_IMAGES, IDLE_SECONDS = 200, 128, 5
 BARE_IMAGES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """CPU seconds of each worker and of this process, wall seconds, and the bare loop's images a CPU-second then."""
+    """CPU seconds of each worker and of this process, wall seconds, and the bare loop's images a CPU-second then.
+
+    `drawing`: wall seconds from the first block's submission to the last one's answer, without table and record.
+    """
 
     workers: tuple[float, ...]
     here: float
     wall: float
+    drawing: float
     bare: float
 
     @property
@@ -94,31 +101,79 @@ def whole_path(model: TrainedModel, zones: Zones, spec: CohortSpec, client: Clie
     """One cohort on a running cluster, between two runs of the bare loop."""
     first = bare_of_workers(client, model, zones, spec.precision)
     before, here, started = client.run(time.process_time), time.process_time(), time.perf_counter()
-    generate(model, spec, zones=zones, scheduler=client.scheduler.address)
+    drawing = 0.0
+
+    def timed(todo: Sequence[blocks.Block], total: int, run: Run) -> dict[int, bytes]:
+        nonlocal drawing
+        begun = time.perf_counter()
+        drawn = draw(todo, total, run)
+        drawing = time.perf_counter() - begun
+        return drawn
+
+    with mock.patch.object(generate, "draw", timed):
+        generate.generate(model, spec, zones=zones, scheduler=client.scheduler.address)
     here, wall = time.process_time() - here, time.perf_counter() - started
     after = client.run(time.process_time)
     bare = (first + bare_of_workers(client, model, zones, spec.precision)) / 2
-    return Cost(workers=tuple(after[name] - before[name] for name in before), here=here, wall=wall, bare=bare)
+    spent = tuple(after[name] - before[name] for name in before)
+    return Cost(workers=spent, here=here, wall=wall, drawing=drawing, bare=bare)
 
 
-def empty_block_ms(client: Client) -> float:
-    """CPU milliseconds that Dask itself takes for a block, on both sides; as many in flight as `generate.draw` has."""
-    list(map(client.submit, [nothing] * 8, range(8)))
-    before, here = client.run(time.process_time), time.process_time()
-    waiting = iter(range(EMPTY_BLOCKS))
-    running = as_completed([client.submit(nothing, block, pure=False) for block in islice(waiting, 3 * len(before))])
-    for finished in running:
-        finished.result()
-        for block in islice(waiting, 1):
-            running.add(client.submit(nothing, block, pure=False))
-    here = time.process_time() - here
-    after = client.run(time.process_time)
-    return 1000 * (here + sum(after[name] - before[name] for name in before)) / EMPTY_BLOCKS
+def dask_block_ms(model: TrainedModel, zones: Zones, precision: str, client: Client) -> tuple[float, float]:
+    """CPU milliseconds of Dask a block, and a second of a cluster that does nothing.
+
+    What workers and this process spend while blocks are drawn, less the drawing and writing: graph, messages, threads,
+    connecting. What the cluster takes by itself (heartbeats, monitors) is taken off by its own rate, and told.
+    """
+    client.run(clock_blocks)
+    workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    idle = spending(client, lambda: time.sleep(IDLE_SECONDS))[0] / IDLE_SECONDS
+    spent = 0.0
+
+    def clocked(todo: Sequence[blocks.Block], total: int, run: Run) -> dict[int, bytes]:
+        nonlocal spent
+        digests: dict[int, bytes] = {}
+        seconds, wall = spending(client, lambda: digests.update(draw(todo, total, run)))
+        spent = seconds - idle * wall
+        return digests
+
+    with mock.patch.object(generate, "draw", clocked):
+        spec = CohortSpec(images=DASK_BLOCKS * DASK_BLOCK_IMAGES, seed=77 + workers, precision=precision)
+        run = Run(scheduler=client.scheduler.address, block_images=DASK_BLOCK_IMAGES)
+        generate.generate(model, spec, zones=zones, run=run)
+    return 1000 * spent / DASK_BLOCKS, 1000 * idle
 
 
-def nothing(block: int) -> int:
-    """What a block costs when it does nothing."""
-    return block
+def spending(client: Client, do: Callable[[], object]) -> tuple[float, float]:
+    """CPU seconds of workers and this process beside `blocks.write`, and wall seconds, while it is done."""
+    before, here, begun = client.run(spent_here), time.process_time(), time.perf_counter()
+    do()
+    here, wall = time.process_time() - here, time.perf_counter() - begun
+    after = client.run(spent_here)
+    return here + sum(after[name] - before[name] for name in before), wall
+
+
+def clock_blocks() -> None:
+    """Have this worker add up what its thread spends in `blocks.write`."""
+    from medgan.synthesis import blocks
+
+    write = blocks.write
+
+    def clocked(block: blocks.Block) -> bytes:
+        started = time.thread_time()
+        digests = write(block)
+        clocked.seconds += time.thread_time() - started  # type: ignore[attr-defined]
+        return digests
+
+    clocked.seconds = 0.0  # type: ignore[attr-defined]
+    blocks.write = clocked
+
+
+def spent_here() -> float:
+    """CPU seconds of this worker beside `blocks.write`."""
+    from medgan.synthesis import blocks
+
+    return time.process_time() - blocks.write.seconds  # type: ignore[attr-defined,no-any-return]
 
 
 def measure(size_px: int, precision: str, options: argparse.Namespace, zones: Zones) -> None:
@@ -136,7 +191,7 @@ def measure(size_px: int, precision: str, options: argparse.Namespace, zones: Zo
                 for n in range(options.rounds)
             ]
             costs[workers] = [whole_path(model, zones, spec, client) for spec in specs]
-            block_ms = empty_block_ms(client)
+            block_ms, idle_ms = dask_block_ms(model, zones, precision, client)
         shares = sorted(options.images / cost.cpu / cost.bare for cost in costs[workers])
         rate = options.images / median(cost.cpu for cost in costs[workers])
         here = median(1e6 * cost.here / options.images for cost in costs[workers])
@@ -144,13 +199,16 @@ def measure(size_px: int, precision: str, options: argparse.Namespace, zones: Zo
         say(
             f"  whole path, {workers} worker(s) {rate:8.0f} images a CPU-second = {median(shares):.3f} of bare "
             f"({shares[0]:.3f} to {shares[-1]:.3f}), {here:.0f} us an image of it here; Dask {block_ms:.2f} CPU-ms a "
-            f"block; {wall_rate:.0f} images/s"
+            f"block and {idle_ms:.1f} a second; {wall_rate:.0f} images/s"
         )
-    by_cpu, by_wall = (
+    by_cpu, by_wall, drawing = (
         median(getattr(c, name) for c in costs[1]) / median(getattr(c, name) for c in costs[2])
-        for name in ("path", "wall")
+        for name in ("path", "wall", "drawing")
     )
-    say(f"  two workers             {by_cpu:8.2f} times one by CPU, {by_wall:.2f} by the wall clock")
+    say(
+        f"  two workers             {by_cpu:8.2f} times one by CPU, {by_wall:.2f} by the wall clock, {drawing:.2f} "
+        "while blocks are drawn"
+    )
 
 
 def say(line: str) -> None:

@@ -17,7 +17,8 @@ from medgan.gan import budget
 from medgan.quality import classifier
 from medgan.records import CohortSpec, Target
 from medgan.synthesis import blocks, draws, plan, rows
-from medgan.synthesis.generate import Run, class_index_of, cohort_handle, generate
+from medgan.synthesis.dispatch import Run
+from medgan.synthesis.generate import class_index_of, cohort_handle, generate
 from medgan.synthesis.redraw import redraw
 
 
@@ -28,6 +29,10 @@ def elsewhere(zones, path):
 
 def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def shards_of(home):
+    return [shard for _, shard, _ in blocks.parts(home / synthetic.IMAGES)]
 
 
 def test_one_worker_and_two_give_the_same_bytes(trained, tmp_path):
@@ -60,7 +65,7 @@ def test_a_finished_cohort_is_returned_not_made_again(trained, tmp_path, schedul
     model, zones = trained
     zones = elsewhere(zones, tmp_path)
     first = generate(model, CohortSpec(images=32), zones=zones, scheduler=scheduler)
-    shard = blocks.shard_path(synthetic.folder(first.synthetic, zones=zones) / "images.zarr", 0)
+    shard = shards_of(synthetic.folder(first.synthetic, zones=zones))[0]
     before = shard.stat().st_mtime_ns
     assert generate(model, CohortSpec(images=32), zones=zones, scheduler=scheduler) == first
     assert shard.stat().st_mtime_ns == before
@@ -76,13 +81,13 @@ def test_a_resumed_run_redraws_only_what_is_missing_or_broken(trained, tmp_path,
     shutil.copytree(synthetic.folder(made.synthetic, zones=whole), staging)
     (staging / "synthetic.json").unlink()
     (staging / "labels.parquet").rename(staging / "asked.parquet")
-    kept, broken, missing = (blocks.shard_path(staging / "images.zarr", start) for start in (0, 1024, 2048))
+    kept, broken, missing = shards_of(staging)
     broken.write_bytes(broken.read_bytes()[:-100])
     missing.unlink()
     stamp = kept.stat().st_mtime_ns
     seen = []
     assert generate(model, spec, zones=half, scheduler=scheduler, on_progress=lambda *done: seen.append(done)) == made
-    assert blocks.shard_path(home / "images.zarr", 0).stat().st_mtime_ns == stamp
+    assert shards_of(home)[0].stat().st_mtime_ns == stamp
     assert seen[0] == (1024, 3072)
     assert seen[-1] == (3072, 3072)
     assert files_of(home) == files_of(synthetic.folder(made.synthetic, zones=whole))
@@ -90,27 +95,30 @@ def test_a_resumed_run_redraws_only_what_is_missing_or_broken(trained, tmp_path,
 
 def test_a_killed_worker_costs_its_block_only(trained, tmp_path):
     model, zones = trained
-    spec = CohortSpec(images=6 * 1024, seed=2)
+    spec = CohortSpec(images=3 * 1024, seed=2)
     calm, rough = elsewhere(zones, tmp_path / "calm"), elsewhere(zones, tmp_path / "rough")
-    expected = generate(model, spec, zones=calm, workers=2)
-    killed = []
+    expected = generate(model, spec, zones=calm, run=Run(workers=2, block_images=32))
+    home = synthetic.folder(expected.synthetic, zones=rough)
+    stood = {}
 
     def kill_one(done, total):
-        if done and not killed:
-            workers = [
-                child
-                for child in psutil.Process().children(recursive=True)
-                if "multiprocessing.spawn" in " ".join(child.cmdline())
-                or "from multiprocessing" in " ".join(child.cmdline())
-            ]
-            killed.append(max(workers, key=lambda child: child.memory_info().rss).pid)
-            os.kill(killed[0], signal.SIGKILL)
+        if done >= total // 4 and not stood:
+            array = home.with_name(f".{home.name}.partial") / "images.zarr"
+            stood.update((path.relative_to(array), path.stat().st_ino) for path in array.glob("images/c/*/0/0"))
+            workers = [child for child in psutil.Process().children(recursive=True) if is_worker(child)]
+            os.kill(max(workers, key=lambda child: child.memory_info().rss).pid, signal.SIGKILL)
 
-    made = generate(model, spec, zones=rough, workers=2, on_progress=kill_one)
-    assert killed
+    made = generate(model, spec, zones=rough, run=Run(workers=2, block_images=32, on_progress=kill_one))
+    assert len(stood) >= 96 // 4
+    assert all((home / "images.zarr" / name).stat().st_ino == inode for name, inode in stood.items())
     assert made == expected
-    folders = [synthetic.folder(made.synthetic, zones=where) for where in (calm, rough)]
-    assert files_of(folders[0]) == files_of(folders[1])
+    assert files_of(home) == files_of(synthetic.folder(made.synthetic, zones=calm))
+
+
+def is_worker(process):
+    return "from multiprocessing" in " ".join(process.cmdline()) or "multiprocessing.spawn" in " ".join(
+        process.cmdline()
+    )
 
 
 def test_the_cohort_opens_with_plain_zarr_and_pandas(trained, tmp_path, scheduler):
