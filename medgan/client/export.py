@@ -168,15 +168,19 @@ def nifti_header(shape: tuple[int, int, int], attrs: dict[str, object], *, volum
 
 
 def montage(dataset: Dataset, *, rows: int = 4, columns: int = 8) -> npt.NDArray[np.uint8]:
-    """The first images as one picture (rows x H, columns x W) uint8, windowed by `intensity_range`."""
+    """The first images, or volumes' middle slices, as one picture (rows x H, columns x W) uint8 of their window."""
     if rows < 1 or columns < 1:
         raise InvalidRequest("a montage has at least one row and one column")
     count = min(rows * columns, len(dataset))
-    chosen = np.stack([dataset[index][0] for index in range(count)])
+    chosen = np.stack([_middle(dataset[index][0]) for index in range(count)])
     height, width = chosen.shape[1:]
     tiles = np.zeros((rows * columns, height, width), np.uint8)
     tiles[:count] = np.rint((dataset.scaled(chosen) + 1) * 127.5).astype(np.uint8)
     return tiles.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+
+
+def _middle(image: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+    return image if image.ndim == _FLAT else image[len(image) // 2]
 
 
 def is_volumes(dataset: Dataset) -> bool:

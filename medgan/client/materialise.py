@@ -123,7 +123,7 @@ def _write(staging: Path, reader: shards.ShardReader, manifest: Manifest, on_pro
         rows = np.arange(start, min(start + layout.shard_rows, layout.shape[0]))
         block = np.ascontiguousarray(reader.gather(rows))
         plain = block.view(np.uint8).reshape(-1)
-        if hashlib.sha256(plain.data).hexdigest() != expected.get(f"{_ARRAY}/c/{number}/0/0"):
+        if hashlib.sha256(plain.data).hexdigest() != expected.get(f"{_ARRAY}/{layout.shard_name(number)}"):
             raise IntegrityError("the decoded images are not the ones that were signed: pull the version again")
         array[start : start + len(rows)] = block
         plain.flags.writeable = False

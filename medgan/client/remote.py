@@ -133,7 +133,7 @@ class RemoteReader(shards.ShardReader):
         with self._turns[number]:
             if number not in self._shards:
                 about = self._about
-                file = about["files"].get(f"{_ARRAY}/c/{number}/0/0")
+                file = about["files"].get(f"{_ARRAY}/{self.layout.shard_name(number)}")
                 if file is None:
                     raise IntegrityError("the signed manifest names no such shard: this version is not believed")
                 bring(about["source"], about["where"], file, about["folder"], keep=about["keep"])

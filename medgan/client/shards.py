@@ -13,6 +13,7 @@ import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ Images = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What `zarr.json` says: (N, H, W), dtype, S, C, fill value, and whether chunks are compressed."""
+    """What `zarr.json` says: (N, H, W) or (N, D, H, W), dtype, S, C, fill value, and whether chunks are compressed."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     dtype: np.dtype[Any]
     shard_rows: int
     chunk_rows: int
@@ -56,7 +57,11 @@ class Layout:
     @property
     def row_bytes(self) -> int:
         """Decoded bytes of one image."""
-        return self.shape[1] * self.shape[2] * self.dtype.itemsize
+        return prod(self.shape[1:]) * self.dtype.itemsize
+
+    def shard_name(self, number: int) -> str:
+        """Path of shard `number` below the array: `c/7/0/0`."""
+        return "/".join(("c", str(number), *["0"] * (len(self.shape) - 1)))
 
 
 def open_images(path: Path) -> ShardReader | None:
@@ -177,7 +182,7 @@ class ShardReader:
     def _shard(self, number: int) -> _Shard:
         found = self._shards.get(number)
         if found is None:
-            found = self._shards[number] = _Shard(self.path / "c" / str(number) / "0" / "0", self.layout)
+            found = self._shards[number] = _Shard(self.path / self.layout.shard_name(number), self.layout)
         return found
 
 
@@ -245,7 +250,7 @@ class _Shard:
             raise IntegrityError("a materialised shard is not contiguous: materialise the version again")
         mapped = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
         rows = len(used) * layout.chunk_rows
-        flat = np.frombuffer(mapped, layout.dtype, count=rows * layout.shape[1] * layout.shape[2], offset=start)
+        flat = np.frombuffer(mapped, layout.dtype, count=rows * prod(layout.shape[1:]), offset=start)
         return flat.reshape(rows, *layout.shape[1:])
 
 
@@ -267,7 +272,7 @@ def _parse(meta: dict[str, Any]) -> Layout | None:
         and sharding.get("index_location", "end") == "end"
         and meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
         and all(_little(codec) for codec in (*sharding["codecs"], *sharding["index_codecs"]))
-        and len(shape) == 3  # noqa: PLR2004 - (N, H, W)
+        and len(shape) in (3, 4)
         and dtype.kind in "iu"
         and all(type(size) is int and size > 0 for size in (*shape, *shard, *chunk))
         and tuple(shard[1:]) == shape[1:] == tuple(chunk[1:])

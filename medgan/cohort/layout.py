@@ -21,7 +21,10 @@ STATISTICS = "statistics.parquet"
 
 def handle(table_sha256: str, recipe: CohortRecipe) -> str:
     """`co-` and 32 hex digits over the collection's table digest, the recipe and the format version."""
-    content = {"format": FORMAT, "table": table_sha256, "recipe": recipe.model_dump(mode="json")}
+    asked = recipe.model_dump(
+        mode="json", exclude=None if recipe.volumes else {"volumes"}
+    )  # cohorts of old keep theirs
+    content = {"format": FORMAT, "table": table_sha256, "recipe": asked}
     return "co-" + sha256_hex(canonical_json(content))[:32]
 
 

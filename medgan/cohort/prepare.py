@@ -1,4 +1,4 @@
-"""Collection to cohort: select rows, resample and window frames, split by patient."""
+"""Collection to cohort: select rows, resample and window frames or whole volumes, split by patient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medgan.cohort import layout, read, resample
+from medgan.cohort import layout, read, resample, volumes
 from medgan.cohort.split import SPLITS, split_of
 from medgan.cohort.write import SHARD_IMAGES, CohortContent, write
 from medgan.collection import durable
@@ -27,7 +27,7 @@ _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Converted:
-    """Images (N, S, S) uint16 with the window (N, 2) in physical units and the spacing (N,) in mm of each."""
+    """Images (N, S, S), or volumes, uint16; the window (N, 2) in physical units and the spacing (N,) in mm of each."""
 
     images: npt.NDArray[np.uint16]
     windows: npt.NDArray[np.float64]
@@ -45,11 +45,15 @@ def prepare(snapshot: CollectionSnapshot, recipe: CohortRecipe, *, zones: Zones)
     finished = read.record(handle, zones=zones)
     if finished is not None:
         return finished
-    found = select(collection.table(snapshot, zones=zones), recipe)
+    frames = select(collection.table(snapshot, zones=zones), recipe)
+    found = volumes.one_row_each(frames) if recipe.volumes else frames
     selected = without_duplicates(found)
     # Scattered writes while packs are read in their own order; the scratch file goes when the block ends.
     with durable.scratch(layout.folder(handle, zones=zones).with_suffix(".npy")) as scratch:
-        converted = _convert(snapshot, selected, recipe, scratch=scratch, zones=zones)
+        if recipe.volumes:
+            converted = _convert_volumes(snapshot, selected, frames, recipe, scratch=scratch, zones=zones)
+        else:
+            converted = _convert(snapshot, selected, recipe, scratch=scratch, zones=zones)
         content = CohortContent(
             blocks=_blocks(converted.images),
             table=_table(selected, converted, recipe),
@@ -71,7 +75,12 @@ def select(table: pd.DataFrame, recipe: CohortRecipe) -> pd.DataFrame:
         raise InvalidRequest(
             f"the recipe selects no image: {int(wanted.sum())} of {len(table)} frames have its modality, none a class"
         )
-    return some_slices(selected, recipe).reset_index(drop=True)
+    if not recipe.volumes:
+        return some_slices(selected, recipe).reset_index(drop=True)
+    whole = volumes.only_volumes(selected)
+    if whole.empty:
+        raise InvalidRequest("none of the selected series is a volume: gapless, of known spacing, 8 slices or more")
+    return whole
 
 
 def some_slices(rows: pd.DataFrame, recipe: CohortRecipe) -> pd.DataFrame:
@@ -125,13 +134,40 @@ def _convert(
     return _Converted(images=images_NSS, windows=windows_N2, spacing_mm=spacing_mm_N)
 
 
+def _convert_volumes(
+    snapshot: CollectionSnapshot,
+    selected: pd.DataFrame,
+    frames: pd.DataFrame,
+    recipe: CohortRecipe,
+    *,
+    scratch: Path,
+    zones: Zones,
+) -> _Converted:
+    """Convert every selected series, one in memory at a time where its slices lie together."""
+    shape = (len(selected), *[recipe.size_px] * 3)
+    images_NSSS = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint16, shape=shape)
+    windows_N2, voxel_mm_N = np.zeros((len(selected), 2)), np.full(len(selected), np.nan)
+    place = {series: row for row, series in enumerate(selected["series_key"])}
+    in_pack_order = frames[frames["series_key"].isin(place)].sort_values(["pack", "pack_index"], kind="stable")
+    pixels = collection.frames(snapshot, in_pack_order, zones=zones)
+    for rows, slices in volumes.gathered(in_pack_order, pixels):
+        i = place[rows.iloc[0]["series_key"]]
+        values = [_physical(row, frame) for row, frame in zip(rows.itertuples(index=False), slices, strict=True)]
+        images_NSSS[i], windows_N2[i], voxel_mm_N[i] = volumes.converted(rows, values, recipe)
+    return _Converted(images=images_NSSS, windows=windows_N2, spacing_mm=voxel_mm_N)
+
+
+def _physical(row: Any, frame: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """A frame (rows, columns) as stored to modality values."""
+    slope, intercept = _sane_rescale(row.rescale_slope, row.rescale_intercept)
+    return resample.to_physical(frame, slope=slope, intercept=intercept, inverted=row.photometric == "MONOCHROME1")
+
+
 def _convert_one(
     row: Any, frame: npt.NDArray[Any], recipe: CohortRecipe
 ) -> tuple[npt.NDArray[np.uint16], tuple[float, float], float]:
     """One frame (rows, columns) to (S, S) uint16, its window and its new spacing in mm (NaN where unknown)."""
-    slope, intercept = _sane_rescale(row.rescale_slope, row.rescale_intercept)
-    inverted = row.photometric == "MONOCHROME1"
-    values_HW = resample.to_physical(frame, slope=slope, intercept=intercept, inverted=inverted)
+    values_HW = _physical(row, frame)
     spacing_mm = (row.spacing_row_mm, row.spacing_column_mm)
     known = all(np.isfinite(value) and value > 0 for value in spacing_mm)
     square_SS = resample.to_square(values_HW, recipe.size_px, spacing_mm=spacing_mm if known else (1.0, 1.0))
@@ -173,7 +209,7 @@ def _attributes(rows: pd.DataFrame, converted: _Converted, recipe: CohortRecipe)
     }
     spacing_mm = np.unique(converted.spacing_mm.round(6))
     if len(spacing_mm) == 1 and np.isfinite(spacing_mm[0]):
-        attributes["spacing_mm"] = [float(spacing_mm[0])] * 2
+        attributes["spacing_mm"] = [float(spacing_mm[0])] * (3 if recipe.volumes else 2)
     return attributes
 
 

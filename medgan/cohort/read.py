@@ -24,7 +24,7 @@ from medgan.settings import Zones
 class Cohort:
     """A cohort in memory.
 
-    `images` is (N, H, W) uint16; row i of `table` describes image i (columns in docs/data-format.md);
+    `images` is (N, H, W) or (N, D, H, W) uint16; row i of `table` describes image i (columns in docs/data-format.md);
     `classes` are sorted; `attrs` holds `intensity_range` [lo, hi] in stored units, which map to [-1, 1],
     `rescale_slope`, `rescale_intercept` and `units` (physical = stored x slope + intercept), and `spacing_mm`
     where all images share one.

@@ -48,6 +48,23 @@ def to_square(
     return square_SS
 
 
+def to_cube(
+    values_DHW: npt.NDArray[np.float64], size_px: int, *, spacing_mm: tuple[float, float, float]
+) -> tuple[npt.NDArray[np.float64], float]:
+    """(D, H, W) float64 to a cube (size_px, size_px, size_px) float64 and the side of its voxels in mm.
+
+    `spacing_mm` is (slice, row, column): the longest side in mm fills the cube, the rest is padded as in `to_square`.
+    """
+    extents_mm = [count * mm for count, mm in zip(values_DHW.shape, spacing_mm, strict=True)]
+    voxel_mm = max(extents_mm) / size_px
+    inside = [max(1, round(extent / voxel_mm)) for extent in extents_mm]
+    slices, rows, columns = (_filter(count, out) for count, out in zip(values_DHW.shape, inside, strict=True))
+    small_DHW = np.tensordot(slices, rows @ values_DHW @ columns.T, axes=1)
+    cube_SSS = np.full((size_px,) * 3, values_DHW.min())
+    cube_SSS[tuple(slice((size_px - out) // 2, (size_px - out) // 2 + out) for out in inside)] = small_DHW
+    return cube_SSS, voxel_mm
+
+
 def to_stored(values_HW: npt.NDArray[np.float64], window: tuple[float, float]) -> npt.NDArray[np.uint16]:
     """Float64 values to uint16: `window` maps to [0, 65535], values outside are clipped."""
     low, high = window

@@ -15,6 +15,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from medgan.cohort import layout
 from medgan.cohort.split import SPLITS
+from medgan.cohort.synthetic import usual_images
 from medgan.collection import durable
 from medgan.collection import table as tables
 from medgan.errors import InvalidRequest
@@ -44,7 +45,8 @@ def write(
         raise InvalidRequest("the recipe selects no image of this collection: check modalities and class attribute")
     with durable.new_folder(layout.folder(handle, zones=zones)) as staging:
         group = zarr.create_group(staging / layout.IMAGES, zarr_format=3)
-        array = create_images(group, len(table), size, content.attributes)
+        shape = (len(table), *[size] * (3 if recipe.volumes else 2))
+        array = create_images(group, shape, content.attributes)
         hasher = hashlib.sha256()
         done = 0
         for block_NHW in content.blocks:
@@ -74,14 +76,14 @@ def content_digest(pixel_sha256: str, table: pd.DataFrame) -> str:
     return hashlib.sha256(f"{pixel_sha256}:{tables.digest(table)}".encode()).hexdigest()
 
 
-def create_images(group: zarr.Group, count: int, size_px: int, attributes: dict[str, Any]) -> zarr.Array[Any]:
-    """Create the array `images` (count, size_px, size_px) uint16: chunk of 16, shard of 1024, inner crc32c."""
+def create_images(group: zarr.Group, shape: tuple[int, ...], attributes: dict[str, Any]) -> zarr.Array[Any]:
+    """Create the array `images` (N, S, S) or (N, S, S, S) uint16: chunk of 16, shard of 1024, inner crc32c."""
     return group.create_array(
         "images",
-        shape=(count, size_px, size_px),
+        shape=shape,
         dtype="uint16",
-        chunks=(CHUNK_IMAGES, size_px, size_px),
-        shards=(SHARD_IMAGES, size_px, size_px),
+        chunks=(CHUNK_IMAGES, *shape[1:]),
+        shards=(usual_images(shape[1:]), *shape[1:]),
         compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=2), Crc32cCodec()],
         fill_value=0,
         attributes=attributes,

@@ -147,6 +147,8 @@ def synthetic(dataset: Dataset, classes: tuple[str, ...], *, most: int, attribut
         rows = np.sort(np.concatenate([np.flatnonzero(index == one)[: max(1, most // len(of))] for one in of]))
         target = np.searchsorted(np.sort(of), index[rows])
         target = np.argsort(of)[target]
+    if dataset.images.ndim > 3:  # noqa: PLR2004 - (N, H, W)
+        raise InvalidRequest("local cases are flat images, and this version holds volumes: choose another")
     unit = to_unit(dataset.images[rows], working_size(dataset.images.shape[1]))
     return Cases(unit=unit, target=target, patient=np.arange(len(rows)))
 

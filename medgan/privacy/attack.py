@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pydantic import ValidationError
 
-from medgan.cohort import read
+from medgan.cohort import planes, read
 from medgan.cohort import synthetic as made
 from medgan.collection import durable
 from medgan.errors import IntegrityError, InvalidRequest
@@ -56,10 +57,9 @@ def attack(
     if finished is not None:
         return finished
     real, patients = _real(cohort, zones=zones)
-    low, high = attrs["intensity_range"]
     before = _learned_before(synthetic.model, zones=zones)
-    tests, report = assess(to_view(images, (float(low), float(high))), real, limits, before=before)
-    patients |= {"images of base models": sum(map(len, before))} if before else {}
+    tests, report = _assess_planes(_views(images, attrs), real, limits, before=before)
+    patients |= {"images of base models": sum(len(next(iter(one.values()))) for one in before)} if before else {}
     found = report.pop("copies")
     tests += _attribute_tests(labels, cohort, limits, like=synthetic.spec.like, zones=zones)
     tests += guarantee(synthetic, limits, patients["train patients"], zones=zones)
@@ -105,38 +105,66 @@ def assess(
     return tests, report
 
 
+def _views(images: npt.NDArray[np.uint16], attrs: dict[str, Any]) -> dict[str, Images]:
+    """Plane -> its views, in the order of `planes.several`: one of flat images, several of volumes."""
+    low, high = (float(value) for value in attrs["intensity_range"])
+    return {name: to_view(plane, (low, high)) for name, plane in planes.several(images).items()}
+
+
+def _assess_planes(
+    synthetic: dict[str, Images], real: dict[str, RealImages], limits: Policy, *, before: Sequence[dict[str, Images]]
+) -> tuple[tuple[GateTest, ...], dict[str, Any]]:
+    """`assess` every plane by itself: one that fails refuses the volumes. The report's curves are the first plane's."""
+    tests: tuple[GateTest, ...] = ()
+    reports = {}
+    for name, views in synthetic.items():
+        found, reports[name] = assess(views, real[name], limits, before=[one[name] for one in before])
+        tests += tuple(_of_plane(test, name) for test in found)
+    first = next(iter(reports.values()))
+    if len(reports) > 1:
+        first["copies"] = sorted({row for report in reports.values() for row in report["copies"]})
+        told = ("control", "embedding_sha256", "planted")
+        first["planes"] = {name: {key: report[key] for key in told} for name, report in reports.items()}
+    return tests, first
+
+
+def _of_plane(test: GateTest, plane: str) -> GateTest:
+    return test.model_copy(update={"title": f"{test.title}, {plane}"}) if plane else test
+
+
 def _several(real: RealImages) -> bool:
     """Whether some train patient has two images."""
     return len(set(real.train_patients)) < len(real.train_patients)
 
 
-def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[RealImages, dict[str, int]]:
+def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[dict[str, RealImages], dict[str, int]]:
+    """Views and patients of the three splits by plane, and how many there are."""
     loaded = read.load(cohort.cohort, zones=zones)
-    low, high = loaded.attrs["intensity_range"]
     parts: dict[str, Any] = {}
+    views: dict[str, dict[str, Images]] = {}
     counts = {}
     for split, field in (("train", "train"), ("holdout-1", "holdout_1"), ("holdout-2", "holdout_2")):
         images, _, table = loaded.split(split)
         if not len(images):
             raise InvalidRequest(f"the cohort has no image in {split}: the gate needs all three splits")
-        parts[field] = to_view(images, (float(low), float(high)))
+        views[field] = _views(images, loaded.attrs)
         parts[f"{field}_patients"] = table["patient_key"].to_numpy(dtype=object)
         counts[f"{split} patients"] = int(table["patient_key"].nunique())
         counts[f"{split} images"] = len(images)
-    return RealImages(**parts), counts
+    names = views["train"]
+    return {name: RealImages(**parts | {field: of[name] for field, of in views.items()}) for name in names}, counts
 
 
-def _learned_before(model: str, *, zones: Zones) -> list[Images]:
-    """Views of what the models behind an adapted one were trained on: it may still make images of their patients."""
-    found: list[Images] = []
+def _learned_before(model: str, *, zones: Zones) -> list[dict[str, Images]]:
+    """Views by plane of what models behind an adapted one learned from: it may still make images of their patients."""
+    found: list[dict[str, Images]] = []
     handle, steps = level.base_of(model, zones=zones), 0
     while handle is not None:
         steps += 1
         if steps > _MOST_BASES:
             raise IntegrityError(f"a model is adapted from more than {_MOST_BASES} others: train one afresh")
         loaded = read.load(_trained_on(handle, zones=zones), zones=zones)
-        low, high = loaded.attrs["intensity_range"]
-        found.append(to_view(loaded.split("train")[0], (float(low), float(high))))
+        found.append(_views(loaded.split("train")[0], loaded.attrs))
         handle = level.base_of(handle, zones=zones)
     return found
 
@@ -215,7 +243,7 @@ def decide(
     return Verdict.CLEARED
 
 
-def not_tested(tests: tuple[GateTest, ...], patients: dict[str, int]) -> tuple[str, ...]:
+def not_tested(tests: tuple[GateTest, ...], patients: dict[str, int], *, volumes: bool = False) -> tuple[str, ...]:
     """What no test of this run looked at, in words for the report and the datasheet."""
     ran = {test.test for test in tests}
     several = patients["train images"] > patients["train patients"]
@@ -229,6 +257,7 @@ def not_tested(tests: tuple[GateTest, ...], patients: dict[str, int]) -> tuple[s
     return (
         *(reason for test, reason in reasons.items() if test not in ran),
         *(["patients of the model that this one was adapted from: only copies (G1)"] if adapted else []),
+        *(["volumes: five planes of each were compared, none of those between them"] if volumes else []),
         f"detail finer than {VIEW_PX} px: larger images are compared at that size",
         "leaks that survive none of the embeddings, such as a small part of one image in another",
         "attackers who know the networks' weights: they are not released (the discriminator's: see the record)",
@@ -267,7 +296,7 @@ def _write(
     report["counts"] |= {"near copies dropped and redrawn": cleaning.dropped}
     if cleaning.dropped:
         tests = tuple(_with_dropped(test, cleaning.dropped) if test.test == "G1" else test for test in tests)
-    untested = not_tested(tests, patients)
+    untested = not_tested(tests, patients, volumes="planes" in report)
     single = patients["train images"] == patients["train patients"]
     verdict = decide(
         tests,

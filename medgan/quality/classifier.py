@@ -1,6 +1,7 @@
 """The in-domain classifier: the head of `features`, with its accuracy on real holdout images.
 
-Trained on the real train split with fixed seeds: the same cohort gives the same classifier.
+Trained on the real train split with fixed seeds: the same cohort gives the same classifier. It sees volumes by their
+middle slices.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save
 
-from medgan.cohort import read
+from medgan.cohort import planes, read
 from medgan.collection import durable
 from medgan.gan import sample
 from medgan.gan.arithmetic import fixed
@@ -46,7 +47,7 @@ class Classifier:
     def sees(self, stored_NHW: npt.NDArray[np.uint16], attrs: dict[str, Any], ids: Ids) -> Ids:
         """Class index (N,) that it sees; a row's answer depends on its image and on `id % 16` alone."""
         lo, hi = attrs["intensity_range"]
-        unit = to_unit(stored_NHW, float(lo), float(hi))
+        unit = to_unit(planes.middle(stored_NHW), float(lo), float(hi))
         seen = np.empty(len(ids), dtype=np.int64)
         with fixed(1), torch.inference_mode():
             for rows in sample.batches(ids):
@@ -80,7 +81,7 @@ def _trained(model: TrainedModel, zones: Zones) -> tuple[features.Encoder, dict[
     real = read.load(model.cohort, zones=zones)
     lo, hi = (float(value) for value in real.attrs["intensity_range"])
     images, class_index, _ = real.split("train")
-    encoder = features.train(to_unit(images, lo, hi), class_index, len(real.classes))
+    encoder = features.train(to_unit(planes.middle(images), lo, hi), class_index, len(real.classes))
     held = [real.split(name)[:2] for name in ("holdout-1", "holdout-2")]
     stored, truth = np.concatenate([part[0] for part in held]), np.concatenate([part[1] for part in held])
     judge = Classifier(network=encoder.network, sha256=encoder.sha256, recall=(), holdout=len(truth))

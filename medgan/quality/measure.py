@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
-from medgan.cohort import read
+from medgan.cohort import planes, read
 from medgan.cohort import synthetic as synthetic_cohorts
 from medgan.errors import InvalidRequest
 from medgan.gan import grid
@@ -28,8 +28,8 @@ _COLUMNS, _ROWS = 16, 8
 def measure(synthetic: SyntheticCohort, cohort: ValidatedCohort, *, zones: Zones) -> QualityReport:
     """Write `quality.json`, `quality.html` and `quality-record.json`; the same cohorts give the same bytes.
 
-    The page and the report hold synthetic images and aggregates of real ones only. A grid of real beside synthetic
-    images lies with the model, in the pseudonymised zone.
+    Volumes are measured by their middle slices. Page and report hold synthetic images and aggregates of real ones
+    only. A grid of real beside synthetic images lies with the model, in the pseudonymised zone.
 
     Raises:
         InvalidRequest: the cohort is not the one the images were made from, or a side is too small.
@@ -45,15 +45,16 @@ def measure(synthetic: SyntheticCohort, cohort: ValidatedCohort, *, zones: Zones
     real = read.load(cohort.cohort, zones=zones)
     index_of = {name: index for index, name in enumerate(real.classes)}
     images, class_index, _ = real.split("train")
+    images = planes.middle(images)
     train = Sample(stored=images, class_index=class_index, attrs=real.attrs)
     held = [real.split(name)[:2] for name in ("holdout-1", "holdout-2")]
     holdout = Sample(
-        stored=np.concatenate([part[0] for part in held]),
+        stored=planes.middle(np.concatenate([part[0] for part in held])),
         class_index=np.concatenate([part[1] for part in held]),
         attrs=real.attrs,
     )
     ours = Sample(
-        stored=made.images,
+        stored=planes.middle(made.images),
         class_index=np.array([index_of[name] for name in made.labels["class"]], np.int64),
         attrs=made.attrs,
     )

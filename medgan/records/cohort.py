@@ -12,7 +12,8 @@ from medgan.records.base import Handle, Name, Record, Sha256
 class CohortRecipe(Record):
     """Which images of a collection to train on, and in which form.
 
-    Images become `uint16` of `size_px` x `size_px`; the stored affine maps them to [-1, 1].
+    Images become `uint16` of `size_px` x `size_px`, volumes have `size_px` voxels a side; the stored affine maps them
+    to [-1, 1].
     """
 
     name: Name
@@ -35,6 +36,17 @@ class CohortRecipe(Record):
     central_fraction: float = Field(
         default=0.6, gt=0, le=1, description="Middle part of a series that these frames are taken from."
     )
+
+    volumes: bool = Field(
+        default=False, description="A volume of size_px voxels a side of every gapless series, instead of its frames."
+    )
+
+    @model_validator(mode="after")
+    def _volumes_are_whole(self) -> CohortRecipe:
+        if self.volumes and self.slices_per_series is not None:
+            message = "a recipe takes whole volumes or some slices of each series, not both"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _fractions_fill_the_cohort(self) -> CohortRecipe:

@@ -26,13 +26,12 @@ _TERMS = (
 def render(facts: Facts, files: tuple[ManifestFile, ...]) -> bytes:
     """The JSON-LD document over the data `files` of a version."""
     request = facts.request
-    count, height, width = facts.shape
     document = {
         "@context": _context(),
         "@type": "sc:Dataset",
         "name": request.name,
         "description": (
-            f"{request.title}: {count:,} synthetic images of {height} x {width} pixels with labels. "
+            f"{request.title}: {facts.shape[0]:,} synthetic {facts.pictured} with labels. "
             "Every image was made by a generative model; none shows a patient."
         ),
         "conformsTo": CONFORMS_TO,

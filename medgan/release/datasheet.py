@@ -53,10 +53,10 @@ def terms(facts: Facts) -> str:
 
 
 def _sections(facts: Facts) -> Iterable[str]:
-    count, height, width = facts.shape
+    count = facts.shape[0]
     request, privacy = facts.request, facts.privacy
     yield f"# {request.title} {facts.version}"
-    yield f"\n**Synthetic data set** `{facts.spec}`: {count:,} images of {height} x {width}, made {request.created}."
+    yield f"\n**Synthetic data set** `{facts.spec}`: {count:,} {facts.pictured}, made {request.created}."
     yield "\n## Composition\n"
     for column, values in facts.counts.items():
         yield _table((column, "images", "share"), [(v, f"{n:,}", f"{n / count:.1%}") for v, n in values.items()])

@@ -20,6 +20,7 @@ import pandas as pd
 import zarr
 from pydantic import ValidationError
 
+from medgan.cohort import planes
 from medgan.cohort import synthetic as cohorts
 from medgan.errors import IntegrityError, MedganError, PrivacyRefused
 from medgan.gan.level import refuse_patient_level
@@ -34,7 +35,7 @@ _AnyRecord = TypeVar("_AnyRecord", bound=Record)
 class Evidence:
     """Everything a release is made of.
 
-    `images` (N, H, W) uint16 in stored units, `labels` row i is image i, `reports` file name -> bytes.
+    `images` (N, H, W), or (N, D, H, W), uint16 in stored units, `labels` row i is image i, `reports` name -> bytes.
     """
 
     synthetic: SyntheticCohort
@@ -128,8 +129,8 @@ def _images(path: Path) -> tuple[npt.NDArray[np.uint16], dict[str, Any]]:
         images = np.asarray(array[:])  # type: ignore[index]
     except (OSError, ValueError, KeyError, RuntimeError):
         raise IntegrityError("the synthetic images cannot be read: synthesise the cohort again") from None
-    if images.ndim != 3 or images.dtype != np.uint16:  # noqa: PLR2004 - (N, H, W)
-        raise IntegrityError("the synthetic images must be (N, H, W) uint16: synthesise the cohort again")
+    if images.ndim not in (planes.FLAT, planes.FLAT + 1) or images.dtype != np.uint16:
+        raise IntegrityError("the images must be (N, H, W) or (N, D, H, W) uint16: synthesise the cohort again")
     return images, dict(array.attrs)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from medgan.cohort import planes
 from medgan.records import GateTest, Manifest, Measure, PrivacyReport, ReleaseRequest, SyntheticCohort
 from medgan.release.evidence import Evidence
 
@@ -23,7 +24,7 @@ class Facts:
     privacy: PrivacyReport
     measures: tuple[Measure, ...]
     encoder_sha256: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     attributes: dict[str, Any]
     columns: dict[str, str]
     counts: dict[str, dict[str, int]]
@@ -37,7 +38,6 @@ class Facts:
             for column in DESCRIPTIVE
             if column in labels.columns
         }
-        count, height, width = evidence.images.shape
         return cls(
             request=request,
             version=number,
@@ -46,7 +46,7 @@ class Facts:
             privacy=evidence.privacy,
             measures=evidence.quality.measures,
             encoder_sha256=evidence.quality.encoder_sha256,
-            shape=(count, height, width),
+            shape=evidence.images.shape,
             attributes=evidence.attributes,
             columns={str(name): str(kind) for name, kind in labels.dtypes.items()},
             counts=counts,
@@ -56,6 +56,12 @@ class Facts:
     def spec(self) -> str:
         """`name@version`."""
         return f"{self.request.name}@{self.version}"
+
+    @property
+    def pictured(self) -> str:
+        """What an image is: `images of 64 x 64 pixels`, `volumes of 32 x 32 x 32 voxels`."""
+        sizes = " x ".join(map(str, self.shape[1:]))
+        return f"volumes of {sizes} voxels" if len(self.shape) > planes.FLAT else f"images of {sizes} pixels"
 
     @property
     def class_counts(self) -> dict[str, int]:

@@ -31,7 +31,7 @@ from medgan.records import (
     ReleaseStatus,
     sha256_hex,
 )
-from medgan.release import catalogue, index, manifest, sign, version
+from medgan.release import catalogue, images, index, manifest, sign, version
 from medgan.release.evidence import Evidence, collect
 from medgan.release.stores import STAGING, Held, Store, open_store
 from medgan.settings import Zones
@@ -161,7 +161,7 @@ def _content(store: Store, old: Manifest) -> version.Standing | None:
     if layout is None:
         return None
     count = -(-layout.shape[0] // layout.shard_rows)
-    paths = [f"{manifest.IMAGES}/images/c/{number}/0/0" for number in range(count)]
+    paths = [f"{manifest.IMAGES}/{images.shard_name(number, len(layout.shape))}" for number in range(count)]
     return version.Standing(
         shape=layout.shape,
         dtype=layout.dtype,

@@ -36,7 +36,7 @@ class Content:
 class Standing:
     """The same of a published version; its images are known by the digests of their shards, so none is read."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     dtype: np.dtype[Any]
     shard_rows: int
     pixel_sha256: tuple[str, ...]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 
-from medgan.cohort import layout, read
+from medgan.cohort import layout, planes, read
 from medgan.cohort.read import Cohort
 from medgan.collection import durable, store
 from medgan.collection import read as collection
@@ -28,15 +28,17 @@ FINDINGS = "findings.json"
 def admit(cohort: CohortSnapshot, *, zones: Zones, site: Path | None = None) -> ValidatedCohort:
     """Admit a cohort, or stop the run. Findings, statistics and Data Docs lie beside the cohort either way.
 
-    `site` is a TOML file on top of the suites (default: `MEDGAN_VALIDATION_FILE`, where that is set). Admitting a
-    cohort again under the same suite returns the same record without evaluating anything.
+    Of volumes the middle slices are looked at. `site` is a TOML file on top of the suites (default:
+    `MEDGAN_VALIDATION_FILE`, where that is set). Admitting a cohort again under the same suite returns the same record
+    without evaluating anything.
 
     Raises:
         ValidationFailed: a rule of severity stop failed; the message names rules and counts.
         IntegrityError: the cohort is not what its digest says.
         InvalidRequest: the collection no longer holds the state that the cohort was prepared from.
     """
-    loaded = read.load(cohort, zones=zones)
+    whole = read.load(cohort, zones=zones)
+    loaded = replace(whole, images=planes.middle(whole.images))  # every rule is about planes
     folder = layout.folder(cohort.cohort, zones=zones)
     images = statistics.of_cohort(loaded)
     suite = rules.with_site(suites.cohort_suite(frozenset(images.columns)), site or _site_file())
@@ -82,7 +84,8 @@ def _source_rows(cohort: Cohort, zones: Zones) -> pd.DataFrame:
         raise InvalidRequest(
             f"collection {name} no longer holds what cohort {cohort.snapshot.cohort} came from: prepare it again"
         )
-    return collection.table(snapshot, zones=zones).merge(cohort.table[["instance_key", "frame"]])
+    of_image = ["series_key"] if cohort.snapshot.recipe.volumes else ["instance_key", "frame"]
+    return collection.table(snapshot, zones=zones).merge(cohort.table[of_image])
 
 
 def _site_file() -> Path | None:

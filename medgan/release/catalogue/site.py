@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from medgan.client.diff import Difference
+from medgan.cohort import planes
 from medgan.records import Index, ManifestFile
 from medgan.release import facts as fact_module
 from medgan.release.catalogue import preview
@@ -51,11 +52,12 @@ def write_version(
     difference: Difference | None = None,
 ) -> None:
     """Write `index.html`, its scripts and `preview/` of one version; `difference` from the version before it."""
-    sheets = preview.sheets(evidence.images, evidence.labels["class"].astype(str).tolist(), facts.attributes)
+    shown = planes.middle(evidence.images)
+    sheets = preview.sheets(shown, evidence.labels["class"].astype(str).tolist(), facts.attributes)
     (staging / "preview").mkdir()
     for sheet in sheets:
         (staging / sheet.file).write_bytes(sheet.body)
-    (staging / "preview" / "cover.webp").write_bytes(preview.cover(evidence.images, facts.attributes))
+    (staging / "preview" / "cover.webp").write_bytes(preview.cover(shown, facts.attributes))
     for script in SCRIPTS:
         (staging / script).write_bytes(_asset(script))
     rows = [row for sheet in sheets for row in sheet.rows]
@@ -116,7 +118,7 @@ def _page_data(facts: Facts, evidence: Evidence, rows: list[int]) -> dict[str, A
     columns = [name for name in DESCRIPTIVE if name in evidence.labels.columns]
     table = evidence.labels[columns].astype(str)
     return {
-        "size": list(facts.shape[1:]),
+        "size": list(facts.shape[-2:]),
         "range": list(facts.attributes.get("intensity_range", (0, 65535))),
         "slope": facts.attributes.get("rescale_slope", 1),
         "intercept": facts.attributes.get("rescale_intercept", 0),

@@ -62,7 +62,7 @@ def case(tmp_path_factory) -> Case:
     zones = Zones.under(tmp_path_factory.mktemp("privacy"))
     snapshot = prepared_cohort(zones, COHORT_IMAGES, 32)
     cohort = ValidatedCohort(cohort=snapshot, suite_sha256="0" * 64, statistics_sha256="0" * 64, expectations=1)
-    real, _ = attack._real(cohort, zones=zones)
+    real = attack._real(cohort, zones=zones)[0][""]
     train = read.load(snapshot, zones=zones).split("train")[0]
     return Case(cohort=cohort, zones=zones, train=train, real=real, fresh=imagined(300))
 

@@ -108,8 +108,9 @@ const ranged = async (request) => {
   return new Response((await answer.arrayBuffer()).slice(Number(asked[1]), Number(asked[2]) + 1), { status: 206 });
 };
 
-// A function that reads image i of the array folder at `url` as a typed array of its stored values.
+// A function that reads image i of the array folder at `url`, or volume i's middle slice, as its stored values.
 export const openImages = async (url) => {
   const array = await open.v3(new FetchStore(url, { fetch: ranged }), { kind: "array" });
-  return async (index) => (await get(array, [index, null, null])).data;
+  const slice = array.shape.length > 3 ? [array.shape[1] >> 1] : [];
+  return async (index) => (await get(array, [index, ...slice, null, null])).data;
 };
