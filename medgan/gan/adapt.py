@@ -35,7 +35,7 @@ from medgan.gan.augment import Warp
 from medgan.gan.conditions import encode, joined, width
 from medgan.gan.config import TrainConfig
 from medgan.gan.discriminator import build as build_discriminator
-from medgan.gan.generator import Generator
+from medgan.gan.generator import HALF_WAY, Generator
 from medgan.gan.generator import build as build_generator
 from medgan.gan.images import TrainingSet
 from medgan.gan.layers import SmoothUp
@@ -141,6 +141,10 @@ class Adapted(nn.Module):
             followers = [_first_layer(stage) for stage in list(made.stages)[1:]] + [made.finish]
             for mix, layer in zip(mixes, followers, strict=True):
                 _mix_inputs(layer, mix.matrix())  # type: ignore[operator]
+            if made.sketch is not None:  # is read behind the mixing, so it must come through it unmixed
+                unmixed = torch.linalg.inv(mixes[HALF_WAY].matrix())  # type: ignore[operator]
+                for part in made.sketch.read.parameters():
+                    part.copy_(torch.einsum("dc,c...->d...", unmixed, part))
         return made.requires_grad_(requires_grad=False)
 
 

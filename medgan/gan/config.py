@@ -21,7 +21,10 @@ Loss = Literal["r3", "gan-minimax", "gan-ns", "wgan-clip", "wgan-gp", "hinge"]
 Backbone = Literal["dcgan", "residual", "dense"]
 Norm = Literal["none", "batch"]
 Resample = Literal["smooth", "strided"]
+_LATER: dict[str, Any] = {"patience_kimg": 0.0, "sketch": False, "spectrum_target": "all"}
+"""Choices that came later, with the value that was the only one before."""
 _BASE_PX = 4
+_SKETCH_PX = 32
 _MOST_VOXELS = 64
 
 
@@ -65,6 +68,7 @@ class TrainConfig:
     embedding_dim: int = 16
     norm_g: Norm = "none"
     norm_d: Norm = "none"
+    sketch: bool = False  # the generator paints over coarse pictures of each class's mean and covariance
     resample_g: Resample = "smooth"
     finish_g: Resample | None = None  # the last upsampling, where it is another than `resample_g`
     resample_d: Resample = "strided"
@@ -79,6 +83,7 @@ class TrainConfig:
     clip: float = 0.0
     critic_steps: int = 1
     spectrum_weight: float = 0.0  # pull of the generator's mean spectrum to the training set's
+    spectrum_target: Literal["all", "classes"] = "all"  # the set's mean, or the mean of a batch's own mix of classes
     match_spectrum: bool = False  # one filter after training that takes off what is left
     # optimiser
     optimiser: Literal["adam", "rmsprop"] = "adam"
@@ -127,6 +132,8 @@ class TrainConfig:
         self._require(apart, "batch norm looks at the whole batch: accumulate with norm_g and norm_d `none` only")
         patient = self.patience_kimg == 0 or self.patience_kimg >= self.tick_kimg
         self._require(patient, f"patience_kimg must be 0 or at least a tick of {self.tick_kimg:g}")
+        sketched = not self.sketch or (self.backbone == "dcgan" and self.size_px >= _SKETCH_PX)
+        self._require(sketched, f"a sketch needs the dcgan backbone and {_SKETCH_PX} px or more: set it to false")
         self._require(self.spectrum_weight >= 0, "spectrum_weight must not be negative")
         self._require(self.threads >= 1, "at least one thread is needed")
         self._require(min(self.penalty_every, self.critic_steps) >= 1, "penalty_every and critic_steps start at 1")
@@ -147,9 +154,10 @@ class TrainConfig:
         self._require(unaided, "privacy goes without conditions beside the class, augmentation and clipped weights")
         self._require(self.dims == 2, "privacy is for flat images")  # noqa: PLR2004
         self._require(not self.patience_kimg, "privacy goes without patience: a judge compares with unnoised images")
-        unseen = not self.spectrum_weight and not self.match_spectrum and self.accumulate == 1
+        unseen = not self.spectrum_weight and not self.match_spectrum and not self.sketch and self.accumulate == 1
         self._require(
-            unseen, "privacy goes without spectrum_weight, match_spectrum (real spectra bear no noise) and parts"
+            unseen,
+            "privacy goes without spectrum_weight, match_spectrum, sketch (real statistics bear no noise) and parts",
         )
 
     @staticmethod
@@ -178,8 +186,9 @@ class TrainConfig:
         value = {"code_version": CODE_VERSION, **asdict(self)}
         if self.privacy is None:
             del value["privacy"]  # models from before there was a choice keep their names
-        if not self.patience_kimg:
-            del value["patience_kimg"]  # likewise
+        for name, plain in _LATER.items():
+            if value[name] == plain:
+                del value[name]  # likewise
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -24,6 +24,7 @@ from medgan.errors import InvalidRequest, TrainingDiverged
 from medgan.gan import checkpoint, conditions, grid
 from medgan.gan.arithmetic import fixed
 from medgan.gan.config import TrainConfig
+from medgan.gan.generator import Generator
 from medgan.gan.images import TrainingSet
 from medgan.gan.look import GRID_SIDE, Judge, Watch, judged, polish, preview, relative_spread
 from medgan.gan.parallel import ALONE, World
@@ -186,7 +187,11 @@ class Run:
 
     def fresh(self) -> Players:
         """Players who have not played."""
-        return Players.start(self.config, len(self.images.classes), conditions.width(self.images.fields))
+        players = Players.start(self.config, len(self.images.classes), conditions.width(self.images.fields))
+        for network in (players.generator, players.average):
+            if isinstance(network, Generator):
+                network.learn(self.images)
+        return players
 
     def resume(self) -> None:
         """Go on from the folder's state, or write the first one."""

@@ -14,9 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from medgan.gan.config import TrainConfig
+from medgan.gan.images import TrainingSet
 from medgan.gan.layers import Condition, Residual, SmoothUp, batch_norm, he_, same, up
+from medgan.gan.sketch import Sketch
 from medgan.gan.spectrum import Polish
 
+HALF_WAY = 2
+"""Index of the stage of 16 px."""
 _DCGAN_STD = 0.02  # Radford et al. 2016, section 4
 
 
@@ -47,27 +51,42 @@ class Generator(nn.Module):
                 layers.append(nn.LeakyReLU(0.2))
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
+        self.sketch = (
+            Sketch(classes, config.latent_dim, config.size_px, widths[HALF_WAY], dims) if config.sketch else None
+        )
         full = 4 * 2 ** (len(widths) - 1) == config.size_px
         last = config.finish_g or config.resample_g
         self.finish: nn.Module = same(widths[-1], 1, dims) if full else up(last, widths[-1], 1, dims)
         self.bounded = not residual
         if config.norm_g == "batch":
             self.apply(_dcgan_)
+        if self.sketch is not None:
+            he_(self.sketch.read)
         self.polish = Polish(dims) if config.match_spectrum else None
+
+    def learn(self, images: TrainingSet) -> None:
+        """Take what is not trained from the training set: the statistics that the sketch draws from."""
+        if self.sketch is not None:
+            self.sketch.learn(images)
 
     def forward(self, z_NZ: Tensor, c: Tensor) -> Tensor:
         """Images (N, 1, size, size), float32."""
         x = self.start(torch.cat([z_NZ, self.embedding(c)], 1)).view(-1, *self.base)
-        for stage in self.stages:
+        ground = None
+        for index, stage in enumerate(self.stages):
             x = stage(x)
+            if index == HALF_WAY and self.sketch is not None:
+                read, ground = self.sketch(z_NZ, c if c.ndim == 1 else c[:, 0].long())
+                x = x + read.to(x.dtype)
         if self.training:
-            return self._image(x)
+            return self._image(x, ground)
         with torch.autocast(x.device.type, enabled=False):  # the last word on intensity: bf16 knows 8 bits of it
-            x = self._image(x.float())
+            x = self._image(x.float(), ground)
             return x if self.polish is None else cast("Tensor", self.polish(x))
 
-    def _image(self, x_NCHW: Tensor) -> Tensor:
+    def _image(self, x_NCHW: Tensor, ground: Tensor | None) -> Tensor:
         made: Tensor = self.finish(x_NCHW)
+        made = made if ground is None else made + ground
         return torch.tanh(made) if self.bounded else made
 
 

@@ -58,8 +58,22 @@ class TrainingSet:
     @cached_property
     def ring_power(self) -> NDArray[np.float64]:
         """Mean power (R,) by spatial frequency over up to 4,096 evenly spaced images (see `spectrum`)."""
-        rows = np.linspace(0, len(self.pixels) - 1, min(len(self.pixels), 4096)).round().astype(np.int64)
-        parts = np.array_split(rows, -(-len(rows) // 64))  # from a memory map, a little at a time
+        return self._ring_power_of(np.arange(len(self.pixels)))
+
+    @cached_property
+    def class_ring_power(self) -> NDArray[np.float64]:
+        """`ring_power` of each class and last of all images (classes + 1, R): what an index of a condition means."""
+        return np.stack(
+            [
+                self._ring_power_of(rows) if len(rows := np.flatnonzero(self.class_index == index)) else self.ring_power
+                for index in range(len(self.classes))
+            ]
+            + [self.ring_power]
+        )
+
+    def _ring_power_of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), 4096)).round().astype(np.int64)]
+        parts = np.array_split(chosen, -(-len(chosen) // 64))  # from a memory map, a little at a time
         return spectrum.mean_power(to_unit(self.pixels[part], self.lo, self.hi) for part in parts)
 
     def batch(self, indices_N: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

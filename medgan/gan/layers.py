@@ -85,7 +85,7 @@ def down(resample: str, c_in: int, c_out: int, dims: int = 2) -> nn.Module:
     return SmoothDown(c_in, c_out, dims) if resample == "smooth" else _CONV[dims](c_in, c_out, 4, 2, 1)
 
 
-def same(c_in: int, c_out: int, dims: int = 2) -> nn.Module:
+def same(c_in: int, c_out: int, dims: int = 2) -> nn.Conv2d | nn.Conv3d:
     """3x3 convolution that keeps the size."""
     return _CONV[dims](c_in, c_out, 3, padding=1)
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medgan.errors import InvalidRequest
-from medgan.gan.generator import Generator
+from medgan.gan.generator import HALF_WAY, Generator
 from medgan.gan.layers import LEAK, Residual, SmoothUp, box
+from medgan.gan.sketch import EDGE, Sketch
 from medgan.gan.spectrum import Polish
 
 _IR_VERSION, _OPSET = 8, 17
@@ -39,10 +40,15 @@ def export(generator: nn.Module) -> bytes:
     start = generator.start
     x = graph.node("Gemm", [joined, graph.tensor(start.weight), graph.tensor(start.bias)], transB=1)
     x = graph.node("Reshape", [x, graph.constant(np.array([-1, *generator.base], np.int64))])
-    for stage in generator.stages:
+    ground = None
+    for index, stage in enumerate(generator.stages):
         for layer in stage.children():
             x = graph.layer(layer, x)
+        if index == HALF_WAY and generator.sketch is not None:
+            read, ground = graph.sketch(generator.sketch)
+            x = graph.node("Add", [x, read])
     x = graph.layer(generator.finish, x)
+    x = x if ground is None else graph.node("Add", [x, ground])
     x = graph.node("Tanh" if generator.bounded else "Identity", [x])
     if generator.polish is not None:
         x = graph.polish(generator.polish, x)
@@ -112,6 +118,20 @@ class _Graph:
     def doubled(self, x: str, weights: list[str], dims: int) -> str:
         """A transposed convolution of 4 taps a side and stride 2."""
         return self.node("ConvTranspose", [x, *weights], strides=[2] * dims, pads=[1] * (2 * dims))
+
+    def sketch(self, sketch: Sketch) -> tuple[str, str]:
+        """What the ladder reads of the coarse picture of `z` and `c`, and the ground that it paints over."""
+        side, dims = sketch.widen.shape[1], sketch.dims
+        mean, basis = (self.node("Gather", [self.tensor(part), "c"]) for part in (sketch.mean, sketch.basis))
+        flat = self.node("Add", [mean, self.node("Einsum", ["z", basis], equation="nz,nzp->np")])
+        coarse = self.node("Reshape", [flat, self.constant(np.array([-1, 1, *[side] * dims], np.int64))])
+        x, axes = coarse, "ncijk"[: 2 + dims]
+        for axis in axes[2:]:
+            x = self.node(
+                "Einsum", [x, self.tensor(sketch.widen)], equation=f"{axes},y{axis}->{axes.replace(axis, 'y')}"
+            )
+        edges = [self.constant(np.array(edge, np.float32)) for edge in (-EDGE, EDGE)]
+        return self.layer(sketch.read, coarse), self.node("Atanh", [self.node("Clip", [x, *edges])])
 
     def polish(self, polish: Polish, x: str) -> str:
         """The filter after the ladder, edges continued outward."""

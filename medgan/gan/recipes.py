@@ -18,6 +18,7 @@ from medgan.gan.config import DP, TrainConfig
 
 _PRIVATE_BATCH = 128
 """Patients a step under differential privacy: noise is added once a step, so few large steps hear more signal."""
+_SMALL_PX = 32
 PERSON = ("sex", "age_years")
 """Columns that every recipe conditions on where a cohort has them."""
 
@@ -58,7 +59,7 @@ def mr_brain_64_cpu() -> TrainConfig:
 
 def mr_volume_32_cpu() -> TrainConfig:
     """MR volumes of 32 voxels a side on a CPU, some hours of one core: the flat recipe's blocks in three dimensions."""
-    return replace(r3_dcgan(32), recipe="mr_volume_32_cpu", dims=3, widths=(64, 32, 16), total_kimg=200.0)
+    return replace(r3_dcgan(32), recipe="mr_volume_32_cpu", dims=3, widths=(64, 32, 16), total_kimg=200.0, sketch=False)
 
 
 def ct_volume_64_gpu() -> TrainConfig:
@@ -105,8 +106,22 @@ def _residual(recipe: str, size_px: int, widths: tuple[int, ...], *, total_kimg:
 
 
 def r3_dcgan(size_px: int) -> TrainConfig:
-    """This house's default on a CPU: the pairing loss with lazy R1 + R2 on a DCGAN ladder without normalisation."""
-    return replace(xray_32_cpu(), recipe=f"r3_dcgan_{size_px}", size_px=size_px, widths=_ladder(size_px, 24))
+    """This house's default on a CPU: the pairing loss with lazy R1 + R2 on a DCGAN ladder, from a sketch of each class.
+
+    The penalty grows with the size as images do (design page); beyond 32 px half as wide and twice as many steps.
+    """
+    large = size_px > _SMALL_PX
+    return replace(
+        xray_32_cpu(),
+        recipe=f"r3_dcgan_{size_px}",
+        size_px=size_px,
+        widths=_ladder(size_px, 16 if large else 24),
+        batch=16 if large else 32,
+        learning_rate=2e-3 if large else 1e-3,
+        gamma=0.05 * max(1.0, (size_px / _SMALL_PX) ** 3.1),
+        spectrum_target="classes",
+        sketch=size_px >= _SMALL_PX,
+    )
 
 
 def r3_residual(size_px: int) -> TrainConfig:
@@ -215,6 +230,7 @@ def private(config: TrainConfig, privacy: DP) -> TrainConfig:
         privacy=privacy,
         spectrum_weight=0.0,  # real spectra bear no noise
         match_spectrum=False,
+        sketch=False,
         accumulate=1,
         loss="gan-ns",
         gamma=0.0,

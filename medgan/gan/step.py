@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from math import cos, isfinite, nan, pi
 from typing import NamedTuple, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medgan.gan import ema, spectrum
@@ -115,12 +117,23 @@ def play(config: TrainConfig, players: Players, images: TrainingSet, world: Worl
             return Score(loss_d, nan, judged_real, judged_fake)
     pull_R = None
     if config.spectrum_weight:
-        pull_R = config.spectrum_weight * spectrum.pull(fake.detach(), images.ring_power, world)
+        pull_R = config.spectrum_weight * spectrum.pull(fake.detach(), wanted_power(config, images, c, world), world)
     loss_g = _generator_move(config, players, Pair(real, fake, c), z, draws, pull_R)
     players.step += 1
     keep = ema.decay(config.batch, half_life_images=1000 * config.ema_half_life_kimg, seen=players.step * config.batch)
     ema.update(players.average, players.generator, keep)
     return Score(loss_d, loss_g, judged_real, judged_fake)
+
+
+def wanted_power(config: TrainConfig, images: TrainingSet, c: Tensor, world: World) -> NDArray[np.float64]:
+    """Ring power (R,) that a batch under conditions `c` should have: of all images, or of its own mix of classes."""
+    if config.spectrum_target == "all":
+        return images.ring_power
+    class_N = (c if c.ndim == 1 else c[:, 0].long()).cpu().numpy()
+    power = torch.from_numpy(images.class_ring_power[class_N].mean(0))
+    world.average_([power])
+    wanted: NDArray[np.float64] = power.numpy()
+    return wanted
 
 
 class Pair(NamedTuple):

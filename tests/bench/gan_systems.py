@@ -5,15 +5,21 @@ learn its speed, then trains for as many images as fit the budget. Numbers are h
 line is what real train images score. `--seeds` repeats with other seeds; `--mednist ZIP` trains on MedNIST instead
 (a folder of `<class>/*.jpg` with `labels.csv`, zipped), split by blocks of neighbours in file order; `--fashion` on
 Fashion-MNIST (Debian's `dataset-fashion-mnist`) in its own split, at `--size 16` by averaging 28 px to 14 in a frame.
+`--results FOLDER` keeps each trial in a file and reads those already there, so a long comparison goes on where it was.
+Every system computes in the precision in which this machine is fastest.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 from statistics import median
 
@@ -24,16 +30,19 @@ from medgan.errors import TrainingDiverged
 from medgan.gan import recipes
 from medgan.gan.arithmetic import fixed
 from medgan.gan.config import TrainConfig
-from medgan.gan.fit import fit
+from medgan.gan.fit import GRIDS, fit
 from medgan.gan.images import TrainingSet
 from medgan.gan.sample import Sampler
 from medgan.gan.step import Players, play
-from medgan.quality.compare import Sample, compare
+from medgan.quality import coverage, distance, features, realism, utility
+from medgan.quality.compare import Sample
 from tests.bench.__main__ import machine
 from tests.builders.cohort import FINDINGS, radiographs
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
-SHOWN = ("frechet", "coverage", "recall", "spectrum_high_db", "tstr_auc", "tstr_balanced_accuracy")
+SHOWN = (
+    "frechet", "coverage", "recall", "label_fidelity", "spectrum_high_db", "tstr_auc", "tstr_balanced_accuracy",
+)  # fmt: skip
 ATTRS = {"intensity_range": [0, 65535], "rescale_slope": 1 / 65535, "rescale_intercept": 0.0, "units": "1"}
 
 
@@ -106,11 +115,53 @@ def affordable_kimg(config: TrainConfig, images: TrainingSet, seconds: float) ->
         return rounds * config.batch / 1000 * seconds / (time.process_time() - begun)
 
 
-def trial(config: TrainConfig, train: Sample, holdout: Sample, classes: tuple[str, ...], seconds: float) -> dict:
+class Judge:
+    """The report's measures of a sample against one holdout; the encoder is trained once, on the real train split."""
+
+    def __init__(self, train: Sample, holdout: Sample, classes: int) -> None:
+        self.train, self.holdout = train, holdout
+        self.encoder = features.train(train.unit, train.class_index, classes)
+        self.held = self.encoder(holdout.unit)
+        self.spectrum = realism.radial_spectrum(holdout.unit.astype(np.float64))
+
+    def measures(self, sample: Sample, taught: Sample | None = None) -> dict[str, float]:
+        """`SHOWN` of a sample; `taught` is what the classifier learns from where it is another."""
+        taught = taught or sample
+        made, equal = self.encoder(sample.unit), min(len(sample), len(self.held))
+        near = coverage.prdc(self.held[:equal], made[:equal])
+        use = utility.pca_logistic(taught.unit, taught.class_index, self.holdout.unit, self.holdout.class_index)
+        spectrum = realism.radial_spectrum(sample.unit.astype(np.float64))
+        values = (
+            distance.frechet(made, self.held),
+            near.coverage,
+            near.recall,
+            (self.encoder.sees(sample.unit) == sample.class_index).mean(),
+            realism.spectrum_gap(spectrum, self.spectrum, high_only=True),
+            use.auc,
+            use.balanced_accuracy,
+        )
+        return {name: float(value) for name, value in zip(SHOWN, values, strict=True)}
+
+    @cached_property
+    def floor(self) -> dict[str, float]:
+        """Real train images in the sample's place, as many as there are holdout images."""
+        rows = np.random.default_rng(0).permutation(len(self.train))[: max(2048, len(self.holdout))]
+        return self.measures(self.train.take(rows), taught=self.train)
+
+
+def trial(
+    config: TrainConfig,
+    referee: Callable[[], Judge],
+    classes: tuple[str, ...],
+    seconds: float,
+    picture: Path | None,
+) -> dict:
     """Train for the budget, draw as many images as the holdout has (2,048 at least), compare."""
+    judge = referee()
+    train = judge.train
     images = TrainingSet(pixels=train.stored, class_index=train.class_index, classes=classes, lo=0.0, hi=65535.0)
     kimg = affordable_kimg(config, images, seconds)
-    count = max(2048, len(holdout))
+    count = max(2048, len(judge.holdout))
     ids = np.arange(count)
     drawn = np.random.default_rng(0).choice(train.class_index, count)
     with tempfile.TemporaryDirectory() as folder:
@@ -118,48 +169,77 @@ def trial(config: TrainConfig, train: Sample, holdout: Sample, classes: tuple[st
         fit(images, replace(config, total_kimg=kimg), Path(folder), attrs=ATTRS)
         spent = time.process_time() - begun
         made = Sampler(Path(folder)).images(ids, drawn, seed=0)
-    ours = Sample(stored=made, class_index=drawn, attrs=ATTRS)
-    measures = {m.name: m for m in compare(ours, train, holdout, classes=len(classes)).measures}
-    return {"kimg": kimg, "spent": spent, **{name: measures[name].value for name in SHOWN},
-            "floor": {name: measures[name].reference for name in SHOWN}}  # fmt: skip
+        if picture:
+            shutil.copy(max((Path(folder) / GRIDS).iterdir()), picture)
+    ours = judge.measures(Sample(stored=made, class_index=drawn, attrs=ATTRS))
+    return {"kimg": kimg, "spent": spent, **ours, "floor": judge.floor}
 
 
 def line(name: str, values: dict, before: str) -> str:
     return f"{name:14}{before}" + "".join(f"{values[column]:>{max(len(column), 9) + 2}.3f}" for column in SHOWN)
 
 
+def kept(path: Path | None, work: Callable[[], dict]) -> dict:
+    """What lies at `path`, or what `work` gives, put there; a training that broke down is a result too."""
+    if path and path.is_file():
+        return json.loads(path.read_text())
+    try:
+        found = work()
+    except TrainingDiverged as error:
+        found = {"broke": str(error)}
+    if path:
+        path.write_text(json.dumps(found, sort_keys=True, indent=1))
+    return found
+
+
+def summary(name: str, trials: list[dict]) -> str:
+    """Medians of a system's trials; those that broke down are counted beside them."""
+    whole = [t for t in trials if "broke" not in t]
+    if not whole:
+        return f"{name:14}  broke down: {trials[0]['broke']}"
+    middle = {key: median(t[key] for t in whole) for key in ("kimg", "spent", *SHOWN)}
+    broken = f"  {len(trials) - len(whole)} broke down" if len(whole) < len(trials) else ""
+    return line(name, middle, f"{len(whole):6}{middle['kimg']:8.1f}{middle['spent']:7.0f}") + broken
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.gan_systems", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="CPU-seconds of one thread for each system")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--mednist", type=Path)
     parser.add_argument("--fashion", action="store_true")
     parser.add_argument("--systems", nargs="*", default=sorted(recipes.SYSTEMS))
+    parser.add_argument("--results", type=Path, help="folder of finished trials")
     given = parser.parse_args(arguments)
     if given.fashion:
-        train, holdout, classes = fashion(given.size)
+        cohort, (train, holdout, classes) = "fashion", fashion(given.size)
+    elif given.mednist:
+        cohort, (train, holdout, classes) = "mednist", mednist(given.mednist, given.size)
     else:
-        train, holdout, classes = mednist(given.mednist, given.size) if given.mednist else xray(given.size)
+        cohort, (train, holdout, classes) = "xray", xray(given.size)
+    if given.results:
+        given.results.mkdir(parents=True, exist_ok=True)
     out = sys.stdout
-    out.write(f"{machine()}; one thread, {given.seconds:g} CPU-seconds, {given.seeds} seed(s), medians\n")
+    out.write(f"{machine()}; one thread, {given.seconds:g} CPU-seconds, medians over seeds\n")
     out.write(f"{len(train)} train, {len(holdout)} holdout images at {given.size} px\n")
-    out.write(f"{'system':14}{'kimg':>8}{'CPU-s':>7}" + "".join(f"{c:>{max(len(c), 9) + 2}}" for c in SHOWN) + "\n")
+    widths = [f"{c:>{max(len(c), 9) + 2}}" for c in SHOWN]
+    out.write(f"{'system':14}{'seeds':>6}{'kimg':>8}{'CPU-s':>7}{''.join(widths)}\n")
+    referee = cache(partial(Judge, train, holdout, len(classes)))
     floor_told = False
     for name in given.systems:
-        config = recipes.build(f"{name}_{given.size}")
-        try:
-            trials = [
-                trial(replace(config, seed=seed), train, holdout, classes, given.seconds) for seed in range(given.seeds)
-            ]
-        except TrainingDiverged as error:
-            out.write(f"{name:14}  broke down: {error}\n")
-            continue
-        if not floor_told:
-            out.write(line("real", trials[0]["floor"], " " * 15) + "\n")
+        config = replace(recipes.build(f"{name}_{given.size}"), precision=recipes.fast_precision())
+        trials = []
+        for seed in given.seeds:
+            path = given.results and given.results / f"{cohort}_{name}_{given.size}_{given.seconds:g}s_{seed}.json"
+            picture = path and path.with_suffix(".png")
+            work = partial(trial, replace(config, seed=seed), referee, classes, given.seconds, picture)
+            trials.append(kept(path, work))
+        floors = [t["floor"] for t in trials if "floor" in t]
+        if floors and not floor_told:
+            out.write(line("real", floors[0], " " * 21) + "\n")
             floor_told = True
-        middle = {key: median(t[key] for t in trials) for key in ("kimg", "spent", *SHOWN)}
-        out.write(line(name, middle, f"{middle['kimg']:8.1f}{middle['spent']:7.0f}") + "\n")
+        out.write(summary(name, trials) + "\n")
         out.flush()
     return 0
 

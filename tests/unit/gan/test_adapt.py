@@ -48,10 +48,13 @@ def dark_site(images=40):
     return replace(whole, pixels=(whole.pixels // 3).astype(np.uint16))
 
 
-@pytest.mark.parametrize("recipe", ["xray_32_cpu", "r3_residual_32"])
-def test_the_adapter_is_a_few_percent_and_merges_into_an_ordinary_generator(recipe):
-    config = recipes.build(recipe)
+@pytest.mark.parametrize(
+    ("recipe", "changes"), [("xray_32_cpu", {}), ("r3_residual_32", {}), ("xray_32_cpu", {"sketch": True})]
+)
+def test_the_adapter_is_a_few_percent_and_merges_into_an_ordinary_generator(recipe, changes):
+    config = replace(recipes.build(recipe), **changes)
     generator = build(config, 2).eval()
+    generator.learn(small_set())
     adapted = Adapted(generator, 8).eval()
     z, c = torch.randn(4, config.latent_dim), torch.tensor([0, 1, 2, 0])
     with torch.no_grad():

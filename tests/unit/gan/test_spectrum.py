@@ -10,6 +10,7 @@ from medgan.gan.images import to_unit
 from medgan.gan.parallel import ALONE
 from medgan.gan.sample import Sampler
 from medgan.gan.spectrum import Polish, _rings, calibrate, mean_power, pull, ring_power
+from medgan.gan.step import wanted_power
 from tests.unit.gan.builders import small_config, small_set
 
 
@@ -104,3 +105,15 @@ def test_a_pull_brings_the_spectrum_nearer(tmp_path):
         power = mean_power([to_unit(made, 0.0, 65535.0)])
         gaps[weight] = float(np.abs(np.log(power / images.ring_power))[1:].mean())
     assert gaps[2.0] < 0.6 * gaps[0.0]
+
+
+def test_a_batch_is_held_to_the_power_of_its_own_classes():
+    dark = small_set(64)
+    dark.pixels[dark.class_index == 0] //= 4  # a sixteenth of the power
+    of_class = [mean_power([to_unit(dark.pixels[dark.class_index == index], dark.lo, dark.hi)]) for index in range(2)]
+    assert np.allclose(dark.class_ring_power, [*of_class, dark.ring_power], rtol=1e-5)
+    c = torch.tensor([0, 0, 0, 1, 2])  # the last one is the null condition
+    for given in (c, torch.cat([c[:, None].float(), torch.zeros(5, 3)], 1)):
+        wanted = wanted_power(small_config(spectrum_target="classes"), dark, given, ALONE)
+        assert np.allclose(wanted, (3 * of_class[0] + of_class[1] + dark.ring_power) / 5, rtol=1e-5)
+    assert np.array_equal(wanted_power(small_config(), dark, c, ALONE), dark.ring_power)

@@ -1,0 +1,87 @@
+"""A generator that starts from a class's mean and covariance is varied before it is trained, and tells of nobody."""
+
+import numpy as np
+import pytest
+import torch
+
+from medgan.errors import InvalidRequest
+from medgan.gan import generator
+from medgan.gan.fit import fit
+from medgan.gan.images import TrainingSet
+from medgan.gan.sketch import SIDE, Sketch
+from tests.unit.gan.builders import small_config, small_set
+
+
+def coarse(images: TrainingSet) -> np.ndarray:
+    unit, _ = images.batch(np.arange(len(images.pixels)))
+    return unit[:, 0].reshape(len(unit), SIDE, 2, SIDE, 2).mean((2, 4)).reshape(len(unit), -1)
+
+
+def learned(images: TrainingSet) -> Sketch:
+    sketch = Sketch(len(images.classes), 64, 32, 8, 2)
+    sketch.learn(images)
+    return sketch
+
+
+def test_pictures_have_the_mean_and_the_covariance_of_their_class():
+    images = small_set(400)
+    sketch, z = learned(images), torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))
+    for index in range(2):
+        real = coarse(images)[images.class_index == index]
+        made = sketch.pictures(z, torch.full((4000,), index)).flatten(1).numpy()
+        assert np.abs(made.mean(0) - real.mean(0)).max() < 0.05
+        kept = len(real) // 16
+        largest = np.linalg.eigvalsh(np.cov(real.T))[::-1][:kept]
+        assert np.allclose(np.linalg.eigvalsh(np.cov(made.T))[::-1][:kept], largest, rtol=0.15)
+
+
+def test_a_component_stands_for_sixteen_images_and_a_class_of_few_for_all():
+    images = small_set(96)
+    images.class_index[:] = 0
+    images.class_index[:10] = 1
+    sketch = learned(images)
+    ranks = [int((basis.abs().sum(1) > 0).sum()) for basis in sketch.basis]
+    assert ranks == [86 // 16, 96 // 16, 96 // 16]
+    assert torch.equal(sketch.mean[1], sketch.mean[2])
+
+
+def test_an_untrained_generator_makes_pictures_as_varied_as_real_ones():
+    images, z = small_set(400), torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    spread = {}
+    for sketch in (False, True):
+        network = generator.build(small_config(sketch=sketch), 2)
+        network.learn(images)
+        with torch.inference_mode():
+            made = network(z, torch.zeros(200, dtype=torch.int64)).flatten(1).numpy()
+        spread[sketch] = made.std(0).mean() / images.batch(np.flatnonzero(images.class_index == 0))[0].std(0).mean()
+    assert spread[False] < 0.45
+    assert 0.6 < spread[True] < 1.3
+
+
+def test_a_sketched_run_goes_on_bit_for_bit_and_its_statistics_stay(tmp_path):
+    config, images = small_config(sketch=True), small_set()
+    fit(images, config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(images, config, tmp_path / "broken", on_tick=interrupt)
+    fit(images, config, tmp_path / "broken")
+    whole, broken = ((tmp_path / name / "generator.safetensors").read_bytes() for name in ("whole", "broken"))
+    assert whole == broken
+
+
+def interrupt(_tick):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"backbone": "dense"}, {"backbone": "residual", "widths": (32, 16, 16, 8)}, {"size_px": 16, "widths": (8, 8)}],
+)
+def test_a_sketch_needs_a_ladder_that_ends_in_tanh_and_passes_its_size(changes):
+    with pytest.raises(InvalidRequest, match="sketch"):
+        small_config(sketch=True, **changes)
+
+
+def test_a_configuration_without_later_choices_keeps_the_name_it_had():
+    config = small_config()
+    assert config.digest == "92e8db16218f533ec5f3b126bbfed4e8d4016489e7d93183f1b225ae69d186f9"
+    assert small_config(sketch=True).digest != config.digest != small_config(spectrum_target="classes").digest
