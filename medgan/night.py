@@ -6,15 +6,16 @@ that a crash left open is given again, so the rerun has the same seeds and the s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from medgan.collection import durable
-from medgan.errors import Conflict
+from medgan.errors import Conflict, IntegrityError
 from medgan.records import Night
 from medgan.records.base import Record
 from medgan.settings import Zones
@@ -52,7 +53,8 @@ def begin(dataset: str, *, zones: Zones) -> Night:
         if entries and entries[-1].outcome is None:
             return entries[-1].night
         started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        night = Night(dataset=dataset, number=len(entries) + 1, started=started)
+        number = entries[-1].night.number + 1 if entries else 1
+        night = Night(dataset=dataset, number=number, started=started)
         durable.write_bytes(folder / _file_name(night.number), LedgerEntry(night=night).canonical())
         return night
 
@@ -77,8 +79,14 @@ def finish(night: Night, outcome: str, *, zones: Zones) -> None:
 
 def history(dataset: str, *, zones: Zones) -> list[LedgerEntry]:
     """Every night of `dataset`, oldest first."""
-    paths = sorted(_folder(dataset, zones).glob("[0-9]*.json"), key=lambda path: int(path.stem))
-    return [LedgerEntry.model_validate_json(path.read_bytes()) for path in paths]
+    found = [path for path in _folder(dataset, zones).glob("*.json") if re.fullmatch(r"[0-9]{4,9}", path.stem)]
+    try:
+        with durable.explained_disk():
+            return [
+                LedgerEntry.model_validate_json(path.read_bytes()) for path in sorted(found, key=lambda p: int(p.stem))
+            ]
+    except ValidationError:
+        raise IntegrityError("a file of the ledger of nights is damaged: restore it from a copy") from None
 
 
 def _folder(dataset: str, zones: Zones) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,12 @@ def numbers(quality: Any, privacy: Any) -> dict[str, float]:
         f"{kind}: {item[key]}": float(item["value"])
         for kind, report, field, key in listed
         for item in (report.get(field, ()) if isinstance(report, dict) else ())
-        if isinstance(item, dict) and isinstance(item.get("value"), int | float) and key in item
+        if isinstance(item, dict) and key in item and _is_number(item.get("value"))
     }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _checked(body: bytes, sha256: str) -> Any:

@@ -90,7 +90,7 @@ def export_png(dataset: Dataset, folder: Path, *, on_progress: OnProgress | None
 
     with begun(dataset, folder, "png"):
         one_by_one(dataset, folder, ".png", write, on_progress)
-        with (folder / "metadata.csv").open("w", newline="") as table:
+        with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as table:
             writer = csv.writer(table)
             writer.writerow(["file_name", *dataset.labels.columns])
             for index in range(len(dataset)):
@@ -210,7 +210,9 @@ def begun(dataset: Dataset, folder: Path, form: str) -> Iterator[None]:
                 raise InvalidRequest(_NOT_EMPTY)
             mark.write_bytes(said)
         yield
+        disk.fsync_tree(folder)  # what is no longer marked as unfinished is durable
         mark.unlink()
+        disk.fsync_folder(folder)
 
 
 def one_by_one(

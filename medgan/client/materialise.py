@@ -50,6 +50,7 @@ def materialise(folder: Path, *, on_progress: Progress | None = None) -> Path:
     ):
         staging = target.with_name(target.name + ".partial")
         with disk.explained():
+            disk.drop_links(staging)
             shutil.rmtree(staging, ignore_errors=True)
             checks = _write(staging, reader, Manifest.model_validate_json(body), on_progress)
             (staging / CHECKS).write_bytes(canonical_json({"manifest_sha256": sha256_hex(body), "crc32c": checks}))

@@ -95,7 +95,7 @@ def remember(trust: Trust) -> None:
 def last_registry() -> str | None:
     """The address pulled from last, so that later calls need not name it."""
     try:
-        return (home() / "registry").read_text().strip() or None
+        return (home() / "registry").read_text("utf-8", "replace").strip() or None
     except OSError:
         return None
 

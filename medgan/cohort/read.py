@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import zarr
 
 from medgan.cohort import layout
+from medgan.cohort import stored as stored_bytes
 from medgan.cohort.split import SPLITS
 from medgan.cohort.write import content_digest
 from medgan.collection import table as tables
@@ -52,8 +52,7 @@ class Cohort:
 
 def record(cohort: str, *, zones: Zones) -> CohortSnapshot | None:
     """The record of a finished cohort, or None."""
-    path = layout.folder(cohort, zones=zones) / layout.RECORD
-    return CohortSnapshot.model_validate_json(path.read_bytes()) if path.is_file() else None
+    return stored_bytes.record(layout.folder(cohort, zones=zones) / layout.RECORD, CohortSnapshot)
 
 
 def load(cohort: CohortSnapshot | str, *, zones: Zones) -> Cohort:
@@ -70,10 +69,9 @@ def load(cohort: CohortSnapshot | str, *, zones: Zones) -> Cohort:
     if isinstance(cohort, CohortSnapshot) and cohort != stored:
         raise IntegrityError(f"the record given for cohort {handle} is not the one in the store")
     folder = layout.folder(handle, zones=zones)
-    array = zarr.open_array(folder / layout.IMAGES / "images", mode="r", zarr_format=3)
-    images = np.asarray(array[:], dtype=np.uint16)
+    images, attrs = stored_bytes.images(folder / layout.IMAGES, count=stored.images, side_px=stored.size_px)
     table = tables.from_parquet((folder / layout.TABLE).read_bytes())
     pixel_sha256 = hashlib.sha256(np.ascontiguousarray(images, dtype="<u2").tobytes()).hexdigest()
     if content_digest(pixel_sha256, table) != stored.content_sha256:
         raise IntegrityError(f"cohort {handle} is not what its digest says: restore it, or prepare it again")
-    return Cohort(snapshot=stored, images=images, table=table, classes=stored.classes, attrs=dict(array.attrs.asdict()))
+    return Cohort(snapshot=stored, images=images, table=table, classes=stored.classes, attrs=attrs)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import zarr
 
+from medgan.cohort import stored as stored_bytes
 from medgan.collection import table as tables
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import SyntheticCohort
@@ -48,8 +49,7 @@ def folder(synthetic: str, *, zones: Zones) -> Path:
 
 def record(synthetic: str, *, zones: Zones) -> SyntheticCohort | None:
     """The record of a finished synthetic cohort, or None."""
-    path = folder(synthetic, zones=zones) / RECORD
-    return SyntheticCohort.model_validate_json(path.read_bytes()) if path.is_file() else None
+    return stored_bytes.record(folder(synthetic, zones=zones) / RECORD, SyntheticCohort)
 
 
 def load(synthetic: SyntheticCohort | str, *, zones: Zones) -> Synthetic:
@@ -67,11 +67,13 @@ def load(synthetic: SyntheticCohort | str, *, zones: Zones) -> Synthetic:
         raise IntegrityError(f"the record given for synthetic cohort {handle} is not the one in the store")
     home = folder(handle, zones=zones)
     labels = (home / LABELS).read_bytes()
-    array = open_images(home / IMAGES)
-    images = np.asarray(array[:], dtype=np.uint16)
+    images, attrs = stored_bytes.images(home / IMAGES, count=stored.images, side_px=stored.size_px)
     if pixel_digest(images) != stored.pixel_sha256 or hashlib.sha256(labels).hexdigest() != stored.labels_sha256:
-        raise IntegrityError(f"synthetic cohort {handle} is not what its digests say: generate it again")
-    return Synthetic(images, tables.from_parquet(labels), dict(array.attrs.asdict()))
+        raise IntegrityError(
+            f"synthetic cohort {handle} is not what its digests say: it was changed, or made by another version of "
+            "medgan; generate it again"
+        )
+    return Synthetic(images, tables.from_parquet(labels), attrs)
 
 
 def open_images(path: Path, *, mode: Any = "r") -> zarr.Array[Any]:

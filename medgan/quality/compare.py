@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from medgan.errors import InvalidRequest
 from medgan.gan.images import to_unit
 from medgan.quality import coverage, distance, features, outside, realism, utility
+from medgan.quality.report import SMALL_CELL
 from medgan.records import Measure
 
 _NEIGHBOURS = 5
@@ -209,7 +210,10 @@ def _curves(synthetic: Sample, train: Sample, holdout: Sample) -> dict[str, dict
     lowest = min(float(sample.physical.min()) for sample in samples.values())
     highest = max(float(sample.physical.max()) for sample in samples.values())
     edges = np.linspace(lowest, highest if highest > lowest else lowest + 1, _BINS + 1)
-    shares = {name: np.histogram(sample.physical, edges)[0] / sample.stored.size for name, sample in samples.items()}
+    bins = {name: np.histogram(sample.physical, edges)[0] for name, sample in samples.items()}
+    for name in ("train", "holdout"):  # a few pixels may be one patient's
+        bins[name][bins[name] < SMALL_CELL] = 0
+    shares = {name: counts / samples[name].stored.size for name, counts in bins.items()}
 
     def plain(values: NDArray[np.float64]) -> list[float]:
         return [round(float(value), 6) for value in values]

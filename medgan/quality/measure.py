@@ -19,7 +19,7 @@ from medgan.quality.compare import Comparison, Sample, compare
 from medgan.records import QualityReport, SyntheticCohort, ValidatedCohort, sha256_hex
 from medgan.settings import Zones
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same images would be measured otherwise."""
 REPORT, PAGE, RECORD = "quality.json", "quality.html", "quality-record.json"
 _COLUMNS, _ROWS = 16, 8

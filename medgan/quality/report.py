@@ -8,7 +8,7 @@ from typing import Any
 
 from medgan.records import Measure
 
-_TITLES = {
+TITLES = {
     "frechet": "Fréchet distance, in-domain encoder",
     "kid": "Kernel distance (KID)",
     "kid_photographs": "Kernel distance, EfficientNet-Lite0 of photographs",
@@ -27,6 +27,9 @@ _TITLES = {
     "nearest_is_train": "Nearest real image is a training image (share)",
     "real_plus_synthetic_auc": "Real + synthetic: AUC",
 }
+SMALL_CELL = 11
+"""Real pixels that a bin of a published curve must hold to be shown."""
+
 _AXES = {
     "spectrum_db": ("Radial power spectrum", "cycles an image", "dB"),
     "intensity_share": ("Intensity", "physical units", "share of pixels"),
@@ -50,6 +53,11 @@ path{fill:none;stroke-width:1.6}text.synthetic,text.train,text.holdout{stroke:no
 text.synthetic{fill:var(--a)}text.train{fill:var(--b)}text.holdout{fill:var(--c)}
 img{image-rendering:pixelated;width:100%;max-width:48rem}
 """
+
+
+def title_of(name: str) -> str:
+    """A measure's name for people, with its unit; an unknown one with its underscores opened."""
+    return TITLES.get(name, name.replace("_", " ").capitalize())
 
 
 def page(measures: tuple[Measure, ...], curves: dict[str, Any], facts: dict[str, Any], grid_png: bytes) -> str:
@@ -77,7 +85,7 @@ def page(measures: tuple[Measure, ...], curves: dict[str, Any], facts: dict[str,
 def _row(measure: Measure) -> str:
     reference = "" if measure.reference is None else f"{measure.reference:.4g}"
     return (
-        f"<tr><td>{escape(_TITLES.get(measure.name, measure.name))}</td><td class='n'>{measure.value:.4g}</td>"
+        f"<tr><td>{escape(title_of(measure.name))}</td><td class='n'>{measure.value:.4g}</td>"
         f"<td class='n'>{reference}</td><td>{escape(measure.reference_name)}</td><td>{measure.better}</td>"
         f"<td class='n'>{measure.count:,}</td></tr>"
     )

@@ -1,4 +1,4 @@
-"""`medgan approve|withdraw|promote|renew`: what people decide about a registry after the machine published."""
+"""`medgan approve|withdraw|promote|renew|resign`: what people decide about a registry after the machine published."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def approve(
     from medgan.release import retract, sign
     from medgan.settings import Zones
 
+    if not key.exists():
+        typer.echo(f"a new approver's key is made: keep {key.name} secret, and apart from the pipeline's", err=True)
     public = sign.create_key(key)
     approved = retract.approve(spec, key=key, zones=Zones.under(workspace))
     typer.echo(f"{spec}: {approved.status}, {approved.signatures} signatures; downstream teams pin {public.name} too")
@@ -65,3 +67,17 @@ def renew(workspace: WorkspaceOption) -> None:
 
     table = retract.renew(zones=Zones.under(workspace))
     typer.echo(f"index {table.counter}: valid until {table.expires}")
+
+
+@app.command()
+def resign(
+    workspace: WorkspaceOption,
+    old: Annotated[Path, typer.Option("--old", help="The public key that signed until now (pipeline.pub).")],
+) -> None:
+    """Sign a registry anew after its signing key was replaced; clients pin the new public key."""
+    from medgan.release import rotate
+    from medgan.settings import Zones
+
+    zones = Zones.under(workspace)
+    table = rotate.resign(old, zones=zones)
+    typer.echo(f"index {table.counter} and every version are signed anew; hand over {zones.signing_key.stem}.pub")

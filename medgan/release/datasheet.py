@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from medgan.quality.report import title_of
+from medgan.records import GateTest
 from medgan.release.facts import Facts, number
 
 LICENCE_LINKS = {
@@ -76,15 +78,21 @@ def _sections(facts: Facts) -> Iterable[str]:
     yield _table(
         ("measure", "value", "beside", "reference", "better"),
         [
-            (m.name, number(m.value), "" if m.reference is None else number(m.reference), m.reference_name, m.better)
+            (
+                title_of(m.name),
+                number(m.value),
+                "" if m.reference is None else number(m.reference),
+                m.reference_name,
+                m.better,
+            )
             for m in facts.measures
         ],
     )
     yield f"Features: encoder `{facts.encoder_sha256[:16]}`. The whole report: `reports/quality.html`."
     yield f"\n## Privacy\n\nVerdict of policy `{privacy.policy}`: **{privacy.verdict}**.\n"
     yield _table(
-        ("test", "value", "limit", "passed"),
-        [(t.title, number(t.value), number(t.limit), "yes" if t.passed else "no") for t in facts.tests],
+        ("test", "value", "limit", "within"),
+        [(t.title, number(t.value), number(t.limit), _within(t)) for t in facts.tests],
     )
     if privacy.dropped:
         yield f"{privacy.dropped:,} images too near to a training image were found, dropped and redrawn."
@@ -96,6 +104,12 @@ def _sections(facts: Facts) -> Iterable[str]:
     yield "\n## Uses, licence, citation\n"
     yield f"{request.terms.strip()}\n\nLicence: {request.licence} (see LICENSE). {request.attribution}".rstrip()
     yield f"\nCite as: {facts.citation}"
+
+
+def _within(test: GateTest) -> str:
+    if not test.conclusive:
+        return "open: not decided with this many patients"
+    return "yes" if test.passed else "no"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from medgan.client import trust
 from medgan.client.index import ENVELOPE, FILE, LATEST, moment
 from medgan.errors import IntegrityError
-from medgan.records import Index, IndexDataset, IndexVersion, ReleaseStatus
+from medgan.records import Envelope, Index, IndexDataset, IndexVersion, ReleaseStatus
 from medgan.release import sign, version
 from medgan.release.stores import Held, Store
 
@@ -26,10 +26,18 @@ def read(store: Store, key: Ed25519PrivateKey) -> tuple[Index | None, Held | Non
     held = store.read(ENVELOPE)
     if held is None:
         return None, None
-    pem = sign.public_pem(key).decode()
-    body = trust.open_envelope(held.body, kind=trust.INDEX_TYPE, keys=(pem,), what="this registry's index")
+    return believed(held, sign.public_pem(key).decode()), held
+
+
+def believed(held: Held, pem: str) -> Index:
+    """The index in an envelope that the public key `pem` signed; else `IntegrityError`."""
+    if not sign.signed_by(held.body, pem, kind=trust.INDEX_TYPE):
+        raise IntegrityError(
+            "this registry's index is not signed by this pipeline's key: restore that key, or, when it was replaced, "
+            "sign the registry anew (medgan resign)"
+        )
     try:
-        return Index.model_validate_json(body), held
+        return Index.model_validate_json(Envelope.model_validate_json(held.body).body())
     except ValidationError:
         raise IntegrityError("this registry's index is malformed: restore it from a copy") from None
 

@@ -35,9 +35,9 @@ def write_version(
     for name, body in evidence.reports.items():
         (staging / "reports" / name).write_bytes(body)
     facts = Facts.gather(evidence, request, number=number, previous=previous)
-    (staging / "DATASHEET.md").write_text(datasheet.render(facts))
-    (staging / "LICENSE").write_text(datasheet.licence(facts))
-    (staging / "TERMS.md").write_text(datasheet.terms(facts))
+    (staging / "DATASHEET.md").write_text(datasheet.render(facts), encoding="utf-8")
+    (staging / "LICENSE").write_text(datasheet.licence(facts), encoding="utf-8")
+    (staging / "TERMS.md").write_text(datasheet.terms(facts), encoding="utf-8")
     (staging / "prov.jsonld").write_bytes(provenance.render(facts))
     data_files = list_files(staging, pixel_sha256)
     (staging / "croissant.json").write_bytes(croissant.render(facts, data_files))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medgan.client import disk, objects, verify
-from medgan.client.index import ENVELOPE, FILE
+from medgan.client.index import ENVELOPE, FILE, is_number
 from medgan.client.registry import Source
 from medgan.errors import Conflict, InvalidRequest
 from medgan.records import Manifest
@@ -80,7 +80,7 @@ class ObjectStore:
     def versions(self, name: str) -> list[str]:
         """See `Store`."""
         listed = self._api.list_with_delimiter(self._store, prefix=f"{name}/")["common_prefixes"]
-        return [folder.rstrip("/").rsplit("/", 1)[-1] for folder in listed]
+        return [number for folder in listed if is_number(number := folder.rstrip("/").rsplit("/", 1)[-1])]
 
     def whole(self, made: Manifest) -> bool:
         """See `Store`: the objects there have the names and sizes of the manifest."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from medgan.client import pull, verify
+from medgan.client import disk, pull, verify
 from medgan.client.index import ENVELOPE, LATEST, moment, parse_spec
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import Envelope, Index, IndexDataset, IndexVersion, ReleaseStatus
@@ -125,6 +125,7 @@ def renew_when_due(*, zones: Zones, now: datetime | None = None) -> Index | None
 def _verify(store: Store, entry: IndexDataset, found: IndexVersion, *, keys: tuple[str, ...]) -> None:
     """Every byte of a published version as a client would check it; from an object store a copy is pulled for it."""
     if isinstance(store, FolderStore):
+        disk.sweep(store.root / entry.name / found.version)  # what a killed approval left
         verify.verify_folder(store.root / entry.name / found.version, keys=keys, name=entry.name, version=found.version)
         return
     with tempfile.TemporaryDirectory(prefix="medgan-approve-") as name:

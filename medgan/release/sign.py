@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from medgan.client import disk, trust, verify
-from medgan.errors import UnusableKey
+from medgan.errors import IntegrityError, UnusableKey
 from medgan.records import Envelope, EnvelopeSignature, Manifest, canonical_json, sha256_hex
 from medgan.settings import Zones
 
@@ -84,6 +84,15 @@ def add_signature(envelope: Envelope, key: Ed25519PrivateKey) -> Envelope:
     sig = base64.b64encode(key.sign(envelope.signed_bytes())).decode()
     others = tuple(held for held in envelope.signatures if held.keyid != keyid)
     return envelope.model_copy(update={"signatures": (*others, EnvelopeSignature(keyid=keyid, sig=sig))})
+
+
+def signed_by(envelope: bytes, pem: str, *, kind: str) -> bool:
+    """Whether the public key `pem` signed a well-formed envelope of type `kind`."""
+    try:
+        trust.open_envelope(envelope, kind=kind, keys=(pem,), what="it")
+    except IntegrityError:
+        return False
+    return True
 
 
 def dump(envelope: Envelope) -> bytes:

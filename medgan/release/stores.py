@@ -10,16 +10,17 @@ No reader looks at a version that the index does not name.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from medgan.client import disk, verify
 from medgan.client import registry as registries
-from medgan.client.index import ENVELOPE
+from medgan.client.index import ENVELOPE, is_number
 from medgan.errors import Conflict
 from medgan.records import Manifest
 from medgan.settings import Zones
@@ -75,7 +76,7 @@ class Store(Protocol):
         ...
 
     def erase(self, name: str, version: str) -> None:
-        """Delete the files of a version."""
+        """Delete the files of a version, all of them."""
         ...
 
 
@@ -119,7 +120,7 @@ class FolderStore:
 
     def versions(self, name: str) -> list[str]:
         """See `Store`."""
-        return [path.name for path in (self.root / name).glob("[0-9]*.*.*") if path.is_dir()]
+        return [path.name for path in (self.root / name).glob("*") if is_number(path.name) and path.is_dir()]
 
     def whole(self, made: Manifest) -> bool:
         """Always: a folder appears by one rename."""
@@ -147,8 +148,10 @@ class FolderStore:
         for path, digest in shared(made, previous).items():
             standing = before / path
             if verify.digest_file(standing)[1] == digest:
-                (staging / path).unlink()
-                os.link(standing, staging / path)
+                linked = staging / f".{secrets.token_hex(8)}"
+                with suppress(OSError):  # a file may have no more names, or lie on another disk: the copy stays
+                    os.link(standing, linked)
+                    linked.replace(staging / path)
 
     def replace(self, path: str, body: bytes, held: Held) -> None:
         """See `Store`; whoever holds the lock is alone."""
@@ -166,8 +169,10 @@ class FolderStore:
             disk.write_file(self.root / path, files[path])
 
     def erase(self, name: str, version: str) -> None:
-        """See `Store`."""
-        shutil.rmtree(self.root / name / version, ignore_errors=True)
+        """See `Store`; what the disk does not let go is an error, and tried again by the next call."""
+        folder = self.root / name / version
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def shared(made: Manifest, previous: Manifest) -> dict[str, str]:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from medgan import night
-from medgan.errors import Conflict
+from medgan.errors import Conflict, IntegrityError
 from medgan.settings import Zones
 
 
@@ -60,3 +60,20 @@ def test_a_night_has_one_run_and_the_lock_goes_with_it(tmp_path):
         pass
     with night.held("chest-xray", zones=zones):
         night.begin("chest-xray", zones=zones)
+
+
+def test_numbers_go_on_after_a_gap_and_copies_beside_the_ledger_are_no_nights(tmp_path):
+    zones = Zones.under(tmp_path)
+    for _ in range(3):
+        night.finish(night.begin("a", zones=zones), "published", zones=zones)
+    ledger = zones.pseudonymised / "nights/a"
+    (ledger / "0002.json").rename(ledger / "0002 (copy).json")
+    assert night.begin("a", zones=zones).number == 4
+
+
+def test_a_damaged_ledger_is_told_and_not_written_over(tmp_path):
+    zones = Zones.under(tmp_path)
+    night.begin("a", zones=zones)
+    (zones.pseudonymised / "nights/a/0001.json").write_bytes(b"")
+    with pytest.raises(IntegrityError, match="ledger"):
+        night.begin("a", zones=zones)

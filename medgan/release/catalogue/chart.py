@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medgan.quality.report import SMALL_CELL
+
 BINS = 48
 WIDTH, BASE, TOP = 480.0, 176.0, 8.0
-SMALL_CELL = 11
-"""Real pixels a bin must hold to be drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

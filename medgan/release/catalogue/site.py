@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from medgan.client.diff import Difference
 from medgan.cohort import planes
+from medgan.quality.report import title_of
 from medgan.records import Index, ManifestFile
 from medgan.release import facts as fact_module
 from medgan.release.catalogue import preview
@@ -25,22 +26,6 @@ from medgan.release.facts import DESCRIPTIVE, Facts
 STATUS_SCRIPT = "status.js"
 SCRIPTS = ("viewer.js", "zarrita.js", "LICENSES-zarrita.txt")
 _MEGABYTE = 1_000_000
-_MEASURES = {
-    "frechet": "Fréchet distance, in-domain encoder",
-    "kid": "Kernel distance (KID)",
-    "precision": "Precision",
-    "recall": "Recall",
-    "density": "Density",
-    "coverage": "Coverage",
-    "spectrum_db": "Power spectrum, mean gap (dB)",
-    "spectrum_high_db": "Power spectrum, upper half (dB)",
-    "intensity_wasserstein": "Intensity, Wasserstein distance",
-    "sliced_wasserstein": "Sliced Wasserstein distance",
-    "ms_ssim_pairs": "MS-SSIM between pairs",
-    "tstr_auc": "Train on synthetic, test on real: AUC",
-    "tstr_balanced_accuracy": "Train on synthetic, test on real: balanced accuracy",
-    "real_plus_synthetic_auc": "Real and synthetic together: AUC",
-}
 
 
 def write_version(
@@ -61,24 +46,22 @@ def write_version(
     for script in SCRIPTS:
         (staging / script).write_bytes(_asset(script))
     rows = [row for sheet in sheets for row in sheet.rows]
-    page = (
-        _environment()
-        .get_template("version.html.j2")
-        .render(
-            facts=facts,
-            sheets=sheets,
-            columns=preview.COLUMNS,
-            files=files,
-            filters=_filters(evidence, rows),
-            licence_name=licence_link(facts.request.licence)[0],
-            licence_link=licence_link(facts.request.licence)[1],
-            chart=intensity_chart(evidence.images, facts.attributes, evidence.reports["quality.json"]),
-            page_data=_script_data(_page_data(facts, evidence, rows)),
-            total_bytes=sum(file.size for file in files),
-            difference=difference,
-        )
-    )
-    (staging / "index.html").write_text(page)
+    said = {
+        "facts": facts,
+        "sheets": sheets,
+        "columns": preview.COLUMNS,
+        "files": files,
+        "filters": _filters(evidence, rows),
+        "licence_name": licence_link(facts.request.licence)[0],
+        "licence_link": licence_link(facts.request.licence)[1],
+        "chart": intensity_chart(evidence.images, facts.attributes, evidence.reports["quality.json"]),
+        "page_data": _script_data(_page_data(facts, evidence, rows)),
+        "difference": difference,
+    }
+    template = _environment().get_template("version.html.j2")
+    others = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+    itself = len(template.render(said, total_bytes=others).encode())  # the page is a part of what it says the size of
+    (staging / "index.html").write_bytes(template.render(said, total_bytes=others + itself).encode())
 
 
 def registry_pages(index: Index, standing: Mapping[str, Collection[str]]) -> dict[str, bytes]:
@@ -95,15 +78,10 @@ def size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= _MEGABYTE else f"{count / 1e3:.0f} kB"
 
 
-def measure_title(name: str) -> str:
-    """A measure's name for people; an unknown one with its underscores opened."""
-    return _MEASURES.get(name, name.replace("_", " ").capitalize())
-
-
 def change_title(name: str) -> str:
     """`quality: kid` and `privacy: nearest` of a difference, for people."""
     kind, _, measure = name.partition(": ")
-    return f"{kind.capitalize()}: {measure_title(measure)}"
+    return f"{kind.capitalize()}: {title_of(measure)}"
 
 
 def _filters(evidence: Evidence, rows: list[int]) -> dict[str, list[str]]:
@@ -161,6 +139,6 @@ def _environment() -> jinja2.Environment:
     environment.filters["number"] = fact_module.number
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["size"] = size
-    environment.filters["measure"] = measure_title
+    environment.filters["measure"] = title_of
     environment.filters["change"] = change_title
     return environment

@@ -235,3 +235,14 @@ def test_a_rare_class_leaves_its_room_on_the_picture_to_the_others(rare):
     even = Sample(stored=sample.stored, class_index=np.tile([0, 1], 100).astype(np.int64), attrs=attrs)
     assert _real_beside_synthetic(sample, even).startswith(b"\x89PNG")
     assert sorted(_first(sample, 200)) == list(range(200))
+
+
+def test_a_curve_shows_no_bin_of_a_few_real_pixels(samples):
+    """Ten pixels may be one patient's; a published histogram tells of eleven or more."""
+    synthetic, train, holdout = (sample.take(np.arange(40)) for sample in (samples[0], *samples))
+    for sample in (train, holdout):
+        sample.stored[:] = sample.stored // 2
+        sample.stored[0, 0, :10] = 65535
+    curve = compare_module._curves(synthetic, train, holdout)["intensity_share"]
+    assert curve["train"][-1] == curve["holdout"][-1] == 0
+    assert sum(curve["synthetic"]) > 0.99
