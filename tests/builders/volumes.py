@@ -1,4 +1,7 @@
-"""Collections and cohorts of volumes made of real radiographs: one a series, fading away from its middle slice."""
+"""Collections and cohorts of volumes made of real radiographs: one a series, moving and fading from slice to slice.
+
+It moves aslant, so that planes along every axis show much of the radiograph: people are told apart in each.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,9 @@ SLICES, SLICE_MM, PIXEL_MM = 14, 10.0, 5.0
 def fading(count: int) -> tuple[np.ndarray, np.ndarray]:
     """(N, 14, 28, 28) uint16, no two slices alike, and (N,) labels 0..1."""
     pixels, labels = radiographs(count)
-    fade = 1 - 0.8 * np.abs(np.linspace(-1, 0.9, SLICES))[None, :, None, None]
-    return (200.0 * pixels[:, None] * fade).astype(np.uint16), labels
+    fade = 1 - 0.6 * np.abs(np.linspace(-1, 0.9, SLICES))[None, :, None, None]
+    moved = np.stack([np.roll(pixels, (at, 2 * at), (1, 2)) for at in range(SLICES)], axis=1)
+    return (200.0 * moved * fade).astype(np.uint16), labels
 
 
 def volume_rows(pixels: np.ndarray, labels: np.ndarray) -> pd.DataFrame:

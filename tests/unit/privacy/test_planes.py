@@ -19,7 +19,7 @@ def test_volumes_are_looked_at_in_planes_along_every_axis():
 
 
 def test_a_volume_copied_in_one_plane_only_is_refused(case):
-    fresh = to_view(case.fresh, (0, 65535))
+    fresh = to_view(case.fresh[:150], (0, 65535))
     copied = fresh.copy()
     copied[[3, 40]] = case.real.train[[5, 6]]
     limits = policy.load("internal")
