@@ -23,33 +23,38 @@ _SETTLE_SECONDS = 15
 
 
 def main(out: Path) -> None:
-    """Run one night to its end, have the gate ask, and take the pictures."""
+    """Start a site, run one night to its end, have the gate ask, and take the pictures."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="medgan-pictures-") as folder, topology(Path(folder)) as site:
         fill(site)
         site.deploy(small_site(site.folder / "small.yaml"))
         site.start_worker()
-        run = site.trigger(NIGHT)
-        ended = site.finished(run)
-        if ended["type"] != "COMPLETED":
-            raise RuntimeError(ended["message"])
-        deployment = site.call(f"/deployments/name/{NIGHT}")["id"]
-        mine = {"flow_run_id": {"any_": [run]}, "key": {"any_": ["night"]}}
-        summary = site.call("/artifacts/filter", {"artifacts": mine})[0]["id"]
-        with Browser(width=1400, height=900) as tab:
-            _show(site, tab, f"/runs/flow-run/{run}")
-            tab.run(f"localStorage.setItem('prefect-password', '{site.token}')")
-            for name, page in {
-                "form": f"/deployments/deployment/{deployment}/run",
-                "run": f"/runs/flow-run/{run}?tab=Artifacts",
-                "night": f"/artifacts/artifact/{summary}",
-            }.items():
-                _show(site, tab, page)
-                tab.picture(out / f"prefect-{name}.png", full=name != "form")
-            _show(site, tab, f"/runs/flow-run/{_asked(site)}")
-            tab.run("[...document.querySelectorAll('button')].find(b => b.innerText.trim() === 'Resume').click()")
-            time.sleep(_SETTLE_SECONDS)
-            tab.picture(out / "prefect-pause.png")
+        take(site, out)
+
+
+def take(site: Topology, out: Path) -> None:
+    """The pictures of a site that runs."""
+    run = site.trigger(NIGHT)
+    ended = site.finished(run)
+    if ended["type"] != "COMPLETED":
+        raise RuntimeError(ended["message"])
+    deployment = site.call(f"/deployments/name/{NIGHT}")["id"]
+    mine = {"flow_run_id": {"any_": [run]}, "key": {"any_": ["night"]}}
+    summary = site.call("/artifacts/filter", {"artifacts": mine})[0]["id"]
+    with Browser(width=1400, height=900) as tab:
+        _show(site, tab, f"/runs/flow-run/{run}")
+        tab.run(f"localStorage.setItem('prefect-password', '{site.token}')")
+        for name, page in {
+            "form": f"/deployments/deployment/{deployment}/run",
+            "run": f"/runs/flow-run/{run}?tab=Artifacts",
+            "night": f"/artifacts/artifact/{summary}",
+        }.items():
+            _show(site, tab, page)
+            tab.picture(out / f"prefect-{name}.png", full=name != "form")
+        _show(site, tab, f"/runs/flow-run/{_asked(site)}")
+        tab.run("[...document.querySelectorAll('button')].find(b => b.innerText.trim() === 'Resume').click()")
+        time.sleep(_SETTLE_SECONDS)
+        tab.picture(out / "prefect-pause.png")
 
 
 def _show(site: Topology, tab: Browser, page: str) -> None:
