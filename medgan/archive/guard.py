@@ -62,13 +62,16 @@ class _Child:
         if self._process is not None and self._process.poll() is not None:
             self._end(self._process)
         if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "medgan.archive.decoder"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, **_ONE_THREAD},
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "medgan.archive.decoder"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env={**os.environ, **_ONE_THREAD},
+                )
+            except OSError:  # no process or memory left: the machine is busy, the file may be sound
+                raise BadInstance(Reason.TIMEOUT) from None
             self._owner = os.getpid()
         return self._process
 
@@ -110,8 +113,8 @@ atexit.register(_CHILD.close)
 def decode_frames(syntax: str, codes: Sequence[bytes], spec: FrameSpec) -> NDArray[Any]:
     """Frames (F, H, W[, samples]) of one instance, decoded in the child.
 
-    Raises `BadInstance` with what the decoder found, TIMEOUT after 20 s of CPU, TOO_LARGE beyond
-    1.5 GiB, CORRUPT_PIXELS where the decoder died.
+    Raises `BadInstance` with what the decoder found, TIMEOUT after 20 s of CPU or where no child can be started,
+    TOO_LARGE beyond 1.5 GiB, CORRUPT_PIXELS where the decoder died.
     """
     return _CHILD.decode(syntax, codes, spec)
 

@@ -55,7 +55,8 @@ class Intake:
     """What a scan found. `labels` are rows keyed by original ids: they stay in the identified zone, as do `marks`.
 
     Each row holds the columns of its table and, where the archive knows it and the table does not
-    say it, `IssuerOfPatientID`: with it a row's patient key equals that of the patient's instances.
+    say it, `IssuerOfPatientID`: with it a row's patient key equals that of the patient's instances. `refused` has the
+    reason of each digest among `received` that is no instance.
     """
 
     scan_id: str
@@ -64,6 +65,7 @@ class Intake:
     labels: tuple[dict[str, str], ...]
     marks: tuple[Mark, ...]
     received: frozenset[str]
+    refused: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,9 @@ def load(scan_id: str, *, zones: Zones, keyring: Keyring) -> Intake:
     marks = tuple(Mark(*mark) for mark in index.marks)
     received = frozenset({locator.sha256 for locator in locators} | set(index.refused))
     return Intake(
-        scan_id=scan_id, source=index.source, studies=studies, labels=tuple(labels), marks=marks, received=received
-    )
+        scan_id=scan_id, source=index.source, studies=studies, labels=tuple(labels), marks=marks, received=received,
+        refused=index.refused,
+    )  # fmt: skip
 
 
 def resolve(locator: Locator, *, zones: Zones, keyring: Keyring) -> tuple[Extent, dict[str, Any] | None]:

@@ -70,8 +70,8 @@ def recall(source: str, *, zones: Zones, keyring: Keyring) -> dict[str, tuple[St
         return {}
     try:
         plain = json.loads(zlib.decompress(keyring.unseal(_PURPOSE, path.read_bytes())))
-    except (UnusableKey, ValueError, zlib.error):
-        return {}
+    except (UnusableKey, OSError, ValueError, zlib.error):
+        return {}  # what is not remembered is read again
     if plain["version"] != _VERSION:
         return {}
     return {file: (tuple(stamp), [_revived(one) for one in found]) for file, (stamp, found) in plain["files"].items()}

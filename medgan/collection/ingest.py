@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import zarr
 
 from medgan import cluster, keys
 from medgan.archive import intake, prune, quarantine
@@ -28,7 +29,7 @@ from medgan.deid import audit, deface
 from medgan.deid import labels as deid_labels
 from medgan.deid import profile as profiles
 from medgan.deid import structures as deid_structures
-from medgan.errors import StoreUnavailable
+from medgan.errors import StoreUnavailable, UnusableKey
 from medgan.records import CollectionSnapshot, IngestPlan, IngestReport, QuarantineReason, QuarantineRecord, ScanReport
 from medgan.settings import Zones
 
@@ -36,6 +37,8 @@ BATCH_INSTANCES = 64
 BATCH_BYTES = 32 * 1024 * 1024
 """A batch ends at whichever comes first: small enough to lose, large enough to be worth a task."""
 IN_FLIGHT_PER_WORKER = 4
+_MADE_WITH = "key"
+"""Root attribute: a digest of the pseudonym key, which says nothing of it."""
 
 Progress = Callable[[int, int], None]
 
@@ -69,6 +72,7 @@ def ingest(
         Conflict: another ingest is writing to this collection.
         InvalidRequest: the scan is not known here, the profile is not one, or the landing's days are no number.
         StoreUnavailable: a disk or the Dask scheduler did not answer; running again resumes.
+        UnusableKey: the key is none, or not the one that the collection was made with.
     """
     started, days = time.monotonic(), prune.days_kept()
     keyring = keys.load(key_handle)
@@ -82,10 +86,11 @@ def ingest(
         judged_by=judged_by,
     )  # fmt: skip
     with store.writer(collection, zones=zones) as writer:
+        _check_key(writer.group, keyring)
         table = read.table_of(writer.group)
         resumed = context.folder.exists()  # a run that ends well leaves none
         withdrawn = read.withdrawn(writer.group)
-        accounting = _opening(found, table, withdrawn, zones)
+        accounting = _opening(found, table, withdrawn)
         accounting.quarantined |= judgement.remembered(found, accounting.pending, judged_by, zones=zones)
         digests = {"profile": expression.digest, "key": keyring.mac("staging").hex()}
         if deface.OPTION in expression.options:
@@ -103,7 +108,7 @@ def ingest(
         _quarantine_conflicts(merged.conflicts, zones)
         accounting.check()
         _audit(collection, merged.folders, accounting, zones)
-        snapshot = _commit(writer, merged.rows, merged.folders, labels, structures)
+        snapshot = _commit(writer, merged.rows, merged.folders, labels, structures, keyring)
         accounting.keep(scan.scan_id, zones=zones)
         if resumed:
             writer.collect_garbage()
@@ -125,6 +130,7 @@ def ingest(
         pending=len(accounting.pending),
         labels_joined=joined,
         labels_unmatched=len(labels) - joined,
+        labels_left_out=deid_labels.left_out(found.labels, labels, keyring=keyring, columns=label_columns),
         outlined=int(table["instance_key"].drop_duplicates().isin(structures).sum()),
         let_go=gone.let_go,
         profile=expression.name,
@@ -133,15 +139,24 @@ def ingest(
     )
 
 
-def _opening(found: intake.Intake, table: pd.DataFrame, withdrawn: read.Withdrawn, zones: Zones) -> Accounting:
+def _of_key(keyring: keys.Keyring) -> str:
+    return keyring.mac("collection").hex()
+
+
+def _check_key(root: zarr.Group, keyring: keys.Keyring) -> None:
+    """`UnusableKey` where the collection was made with another key: each of its patients would become two."""
+    if root.attrs.get(_MADE_WITH, _of_key(keyring)) != _of_key(keyring):
+        message = "this collection was made with another pseudonym key: use that key, or another collection"
+        raise UnusableKey(message)
+
+
+def _opening(found: intake.Intake, table: pd.DataFrame, withdrawn: read.Withdrawn) -> Accounting:
     """What is known, withdrawn or was refused by the scan before any work is done."""
     accounting = Accounting(received=found.received)
     accounting.known = set(table["source_sha256"]) & found.received
     present = {locator.sha256 for study in found.studies for locator in study.instances}
-    for sha256 in sorted(found.received - present - accounting.known):
-        refused = quarantine.load(zones, sha256)
-        if refused is not None:
-            accounting.quarantined[sha256] = refused.reason.value
+    unread = found.received - present - accounting.known
+    accounting.quarantined = {sha256: found.refused[sha256] for sha256 in sorted(unread)}
     accounting.withdrawn = present & withdrawn.sources
     return accounting
 
@@ -246,6 +261,7 @@ def _commit(
     folders: Sequence[Path],
     labels: pd.DataFrame,
     structures: Mapping[str, str],
+    keyring: keys.Keyring,
 ) -> CollectionSnapshot:
     """Relabel what is there, append what is new, commit; without a change there is no commit."""
     changed = False
@@ -255,6 +271,7 @@ def _commit(
             write.write_part(writer.group, number, relabelled)
             changed = True
     if not rows.empty:
+        writer.group.attrs[_MADE_WITH] = _of_key(keyring)
         labelled = label_tables.join(rows, labels, structures).assign(batch=rows["batch"])
         write.append(writer, labelled, partial(staging.frames, folders))
     if rows.empty and not changed:

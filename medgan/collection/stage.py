@@ -48,9 +48,9 @@ def run(batch: Batch, context: StageContext) -> str:
         stage = Stage(folder)
         released = review.releases(context.zones)
         for study, locator in zip(batch.studies, batch.locators, strict=True):
+            reviewed = released.get(locator.sha256, frozenset())
             try:
-                reviewed = released.get(locator.sha256, frozenset())
-                _add(stage, locator, expression, keyring, context, reviewed=reviewed)
+                made = _made(locator, expression, keyring, context, reviewed=reviewed)
             except BadInstance as refusal:
                 stage.refused[locator.sha256] = _refuse(locator.sha256, refusal.reason, "ingest", study, context)
             except MedganError:
@@ -58,20 +58,34 @@ def run(batch: Batch, context: StageContext) -> str:
             except Exception as error:  # noqa: BLE001 - its text may quote the file; its class says what to look for
                 where = f"ingest:{type(error).__name__}"
                 reason = QuarantineReason.CORRUPT_HEADER
+                if isinstance(error, OSError | MemoryError):  # of this machine, not of the file: tried again
+                    reason = QuarantineReason.CHANGED_WHILE_READ
                 stage.refused[locator.sha256] = _refuse(locator.sha256, reason, where, study, context)
+            else:
+                stage.add(made.columns, made.frames, made.places)  # a disk that refuses this refuses the batch
+                stage.audit[locator.sha256] = made.audit
         stage.close()
     return batch.name
 
 
-def _add(
-    stage: Stage,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What becomes of one instance: columns of all its frames, the frames, columns of each, a line for the audit."""
+
+    columns: dict[str, Any]
+    frames: Frame
+    places: list[dict[str, Any]]
+    audit: dict[str, Any]
+
+
+def _made(
     locator: Any,
     expression: profile.Profile,
     keyring: Keyring,
     context: StageContext,
     *,
     reviewed: frozenset[str],
-) -> None:
+) -> _Made:
     zones = context.zones
     data = instance.read(locator, zones=zones, keyring=keyring)
     try:
@@ -96,8 +110,12 @@ def _add(
         "rescale_intercept": decoded.rescale_intercept,
         "units": decoded.units or "1",
     }
-    stage.add(columns, frames, [attributes.of_frame(place) for place in places])
-    stage.audit[locator.sha256] = apply.audit_line(clean)
+    return _Made(
+        columns=columns,
+        frames=frames,
+        places=[attributes.of_frame(place) for place in places],
+        audit=apply.audit_line(clean),
+    )
 
 
 def _places(data: bytes, dataset: Any, frames: Frame) -> tuple[Frame, tuple[series.FrameGeometry, ...]]:

@@ -214,6 +214,8 @@ def _explained() -> Iterator[None]:
         yield
     except icechunk.ConflictError:
         raise Conflict("another process committed to the collection meanwhile: nothing was lost, run again") from None
-    except icechunk.IcechunkError:
+    except icechunk.IcechunkError as error:
         message = "the collection's repository could not be read or written: check the disk, then run again"
+        if "snapshot timestamp" in str(error):  # Icechunk refuses a commit that is older than the one before it
+            message = "this machine's clock is not the store's, or runs behind the last commit: set it, then run again"
         raise StoreUnavailable(message) from None

@@ -8,6 +8,7 @@ holds an original value: instances are named by pseudonym and by the SHA-256 of 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -96,7 +97,7 @@ def verify(folder: Path, on_line: Callable[[bytes], object] | None = None) -> tu
     `on_line` gets the bytes of each line about an instance, when it was found to be whole.
     """
     previous, runs, instances = START, 0, 0
-    for path in sorted(folder.glob("[0-9]*.jsonl")):
+    for path in _files(folder):
         runs += 1
         if path.name != f"{runs:0{_DIGITS}d}.jsonl":
             raise IntegrityError(f"run {runs} of the audit log is missing")
@@ -144,6 +145,18 @@ def extend(folder: Path, contents: Iterable[dict[str, Any]]) -> int:
     return len(fresh)
 
 
+def append(folder: Path, content: dict[str, Any]) -> None:
+    """Append one line, as a run of its own; those who do so at once wait for each other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with Log(folder) as log:
+            log.add(content)
+    finally:
+        os.close(descriptor)
+
+
 def _content_digest(raw: bytes) -> bytes:
     """Digest of a line without its place in the chain."""
     return sha256(_PREVIOUS.sub(b"", _DIGEST.sub(b"", raw))).digest()
@@ -151,8 +164,13 @@ def _content_digest(raw: bytes) -> bytes:
 
 def entries(folder: Path) -> Iterator[dict[str, Any]]:
     """Lines about instances, in order."""
-    for path in sorted(folder.glob("[0-9]*.jsonl")):
+    for path in _files(folder):
         yield from (line for line in _lines(path) if not line.get("closed"))
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a log in the order of their runs: the ten thousandth has a digit more."""
+    return sorted(folder.glob("[0-9]*.jsonl"), key=lambda path: (len(path.name), path.name))
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

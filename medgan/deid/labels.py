@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from medgan.deid import pseudonym, screen
@@ -39,11 +39,7 @@ def pseudonymise(rows: Sequence[Mapping[str, str]], *, keyring: Keyring, columns
     if any(not _COLUMN.fullmatch(name) for name in columns):
         raise InvalidRequest("a label column is named by lower-case letters, digits and underscores")
     joined: dict[str, dict[str, str | float]] = {}
-    for row in rows:
-        original = (row.get(ID_COLUMN) or "").strip()
-        if not original:
-            continue
-        key = pseudonym.patient(keyring, (row.get(ISSUER_COLUMN) or "").strip(), original).key
+    for key, row in _by_patient(rows, keyring):
         found = {_target(name): _value(name, (row.get(name) or "").strip()) for name in columns}
         known = joined.setdefault(key, found)
         for name, value in found.items():
@@ -55,6 +51,25 @@ def pseudonymise(rows: Sequence[Mapping[str, str]], *, keyring: Keyring, columns
     table = pd.DataFrame.from_dict(joined, orient="index", columns=targets).sort_index()
     table.index.name = "patient_key"
     return table
+
+
+def left_out(
+    rows: Sequence[Mapping[str, str]], table: pd.DataFrame, *, keyring: Keyring, columns: tuple[str, ...]
+) -> int:
+    """How many values `rows` give of patients, one for each column, that their pseudonymised `table` does not hold."""
+    kept = table.to_dict("index")
+    given = {
+        (key, name) for key, row in _by_patient(rows, keyring) for name in columns if (row.get(name) or "").strip()
+    }
+    return sum(str(kept[key][_target(name)]) in {"", "nan"} for key, name in given)
+
+
+def _by_patient(rows: Sequence[Mapping[str, str]], keyring: Keyring) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Rows with the pseudonym of their patient; a row that names none is left out."""
+    for row in rows:
+        original = (row.get(ID_COLUMN) or "").strip()
+        if original:
+            yield pseudonym.patient(keyring, (row.get(ISSUER_COLUMN) or "").strip(), original).key, row
 
 
 def _forget_rarities(joined: dict[str, dict[str, str | float]], name: str) -> None:

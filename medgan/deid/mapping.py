@@ -99,8 +99,7 @@ def look_up(path: Path, pseudonym: str, keyring: Keyring, *, reviewer: str) -> d
     if sealed is None:
         raise InvalidRequest("the map does not know this pseudonym")
     said: dict[str, str | int] = json.loads(keyring.unseal(PURPOSE, base64.b64decode(sealed)))
-    with audit.Log(path.with_name(path.name + ".audit")) as log:
-        log.add({"pseudonym": pseudonym, "reviewer": reviewer})
+    audit.append(path.with_name(path.name + ".audit"), {"pseudonym": pseudonym, "reviewer": reviewer})
     return said
 
 

@@ -45,6 +45,9 @@ class IngestReport(Record):
     pending: int = Field(ge=0)
     labels_joined: int = Field(ge=0)
     labels_unmatched: int = Field(ge=0)
+    labels_left_out: int = Field(
+        default=0, ge=0, description="Label values that name no class, or contradict each other: empty in the table."
+    )
     outlined: int = Field(
         default=0,
         ge=0,

@@ -4,15 +4,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import icechunk
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 from typer.testing import CliRunner
 
 from medgan import keys
-from medgan.archive import instance, phantom, pixels
+from medgan.archive import instance, phantom, pixels, scan, sources
 from medgan.collection import ingest, layout, pace, read, staging, store
 from medgan.deid import audit, review
 from medgan.deid import cli as deid_cli
@@ -73,6 +75,25 @@ def test_a_rerun_on_the_same_archive_adds_nothing_and_commits_nothing(run, demo,
     assert again.snapshot == first.snapshot
     assert len(store.log("main", zones=zones)) == 1
     assert not layout.staging("main", zones=zones).exists()
+
+
+def test_a_collection_takes_nothing_under_a_second_key(run, tmp_path, zones):
+    first, second = (
+        write_zip(tmp_path / f"{n}.zip", {"1.dcm": phantom.phantom_study(patient=4, study=n)[0]}) for n in (1, 2)
+    )
+    run(first)
+    other = replace(zones, keys=tmp_path / "other", identified=tmp_path / "lost")
+    keys.create(other.keys / "pseudonym.key")
+    keyring = keys.load(other.pseudonym_key)
+    found = scan.scan(sources.register(second, zones=other, keyring=keyring), zones=other, keyring=keyring)
+    with pytest.raises(UnusableKey, match="another pseudonym key"):
+        ingest.ingest(found, zones=other, key_handle=other.pseudonym_key, collection="main")
+    assert run(second).snapshot.patients == 1
+
+
+def test_a_clock_that_runs_behind_the_last_commit_is_said():
+    with pytest.raises(StoreUnavailable, match="clock"), store._explained():
+        raise icechunk.IcechunkError("session error: invalid snapshot timestamp ordering. parent: ...")
 
 
 def test_a_new_instance_extends_its_series_and_the_volume_is_sorted_along_its_normal(run, tmp_path, zones):

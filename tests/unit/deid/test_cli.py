@@ -5,6 +5,7 @@ import hashlib
 import os
 import resource
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,25 @@ def test_the_audit_notices_every_change(source, key, tmp_path):
     (out / "audit" / "0002.jsonl").rename(out / "audit" / "0003.jsonl")
     with pytest.raises(IntegrityError):
         audit.verify(out / "audit")
+
+
+def test_a_log_of_more_than_9999_runs_holds_together(tmp_path):
+    head = audit.START
+    for number in range(1, 10_002):
+        line = audit.chain(head, {"closed": True, "instances": 0})
+        (tmp_path / f"{number:04d}.jsonl").write_bytes(audit.canonical_json(line) + b"\n")
+        head = line["digest"]
+    assert audit.verify(tmp_path) == (head, 10_001, 0)
+    audit.append(tmp_path, {"n": 1})
+    assert audit.verify(tmp_path)[1:] == (10_002, 1)
+    assert [line["n"] for line in audit.entries(tmp_path)] == [1]
+
+
+def test_decisions_taken_at_once_are_all_written_down(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: audit.append(tmp_path / "log", {"n": number}), range(24)))
+    assert sorted(line["n"] for line in audit.entries(tmp_path / "log")) == list(range(24))
+    assert audit.verify(tmp_path / "log")[1:] == (24, 24)
 
 
 def test_the_audit_notices_a_changed_file(source, key, tmp_path):

@@ -216,6 +216,7 @@ def test_a_label_that_few_patients_have_is_no_name_of_theirs(keyring):
     joined = labels.pseudonymise(rows, keyring=keyring, columns=("finding",))
     assert sorted(set(joined["label_finding"])) == ["", "0.25", "covid", "grade 3", "pT3bN2aM0", "pleural effusion"]
     assert (joined["label_finding"] == "").sum() == 6
+    assert labels.left_out(rows, joined, keyring=keyring, columns=("finding", "sex")) == 6
 
 
 def test_labels_join_by_the_same_patient(keyring, basic):
@@ -232,3 +233,4 @@ def test_labels_join_by_the_same_patient(keyring, basic):
     assert other["label_finding"] == other["sex"] == ""
     assert np.isnan(other["age_years"])
     assert len(joined) == 2
+    assert labels.left_out(rows, joined, keyring=keyring, columns=("finding", "sex", "age")) == 3
