@@ -365,13 +365,13 @@ class KeepBulk(Action):
     sentence = "is kept: the image cannot be shown without it"
 
     def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
-        """The bytes themselves; none of what begins or ends in a text, or is one from end to end, lines and all."""
+        """The bytes themselves; none of what begins or ends in a text, holds one, or is one, lines and all."""
         if rule.tag in _OFFSETS:
             raw = work.buffer[element.start : element.stop]
             numbers = memoryview(raw).cast("Q") if len(raw) % 8 == 0 else [1 << 63]
             return COPY if all(number <= len(work.buffer) for number in numbers) else None
         raw = work.buffer[element.start : element.stop].replace(b"\0", b" ").strip()
-        if screen.text_at_an_end(raw):
+        if screen.text_at_an_end(raw) or screen.text_inside(raw):
             return None
         try:
             words = raw.decode().split()

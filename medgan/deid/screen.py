@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from itertools import pairwise
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.charset import python_encoding
@@ -75,7 +76,8 @@ MIN_WORD_LETTERS = 3
 MOST_CHARACTERS = 1024  # of a technical text, as of ST (PS3.5 6.2), and of what is remembered
 _FEWEST_SPELLED = 5
 _END_LETTERS = 12
-_PLAIN_TEXT = re.compile(rb"[A-Za-z0-9 ^=,.'-]{12}")
+_PLAIN_TEXT, _PLAIN_RUN = re.compile(rb"[A-Za-z0-9 ^=,.'-]{12}"), re.compile(rb"[A-Za-z0-9 ^=,.'-]{12,}")
+_FEWEST_TURNS = 2
 # SOP classes of vendors that hold ordinary images (DICOM conformance statements): no room for a date or a number.
 _VENDOR_UIDS = re.compile(
     r"1\.3\.12\.2\.1107\.5\.9\.1|(?:1\.3\.46\.670589\.(?:11\.0\.0\.12|5\.0)|1\.2\.840\.113619\.4)\.\d{1,2}(?:\.\d{1,2})?"
@@ -163,6 +165,24 @@ def text_at_an_end(raw: bytes) -> bool:
         _PLAIN_TEXT.fullmatch(end) is not None and list(end) not in (sorted(end), sorted(end, reverse=True))
         for end in ends
     )
+
+
+def text_inside(raw: bytes) -> bool:
+    """Whether a table of numbers holds letters that go up and down as those of words do; a table's own are a curve.
+
+    Every other byte is looked at alone, because entries may have two: the higher ones hardly change.
+    """
+    return any(
+        all(_turns(run[at + side : at + _END_LETTERS : 2]) >= _FEWEST_TURNS for side in (0, 1))
+        for run in _PLAIN_RUN.findall(raw)
+        for at in range(0, len(run) - _END_LETTERS + 1, _END_LETTERS // 2)
+    )
+
+
+def _turns(numbers: bytes) -> int:
+    """How often a sequence turns from growing to falling or back."""
+    steps = [other > one for one, other in pairwise(numbers) if other != one]
+    return sum(one != other for one, other in pairwise(steps))
 
 
 def age_passes(value: bytes) -> bool:

@@ -222,14 +222,16 @@ def test_a_day_is_no_number(value, basic, keyring):
     assert screen.NUMBERS.fullmatch(b"20171399\\19.531203\\370000000\\201709271")
 
 
-@pytest.mark.parametrize("place", [0, 500])
-def test_no_table_begins_or_ends_in_a_name(place, basic, keyring):
+@pytest.mark.parametrize("place", [0, 200, 500])
+def test_no_table_holds_a_name(place, basic, keyring):
     ramp = bytes(range(256)) * 2
+    curve = (np.linspace(0, 1, 4096) ** 2.2 * 65535).astype("<u2").tobytes()
     text = b"Zuviqoraxe^Jane "
     planted = ramp[:place] + text + ramp[place + len(text) :]
     for value, stays in (
         (ramp, True),
         (ramp[65:] + b"A" * 65, True),
+        (curve, True),
         (planted[:512] if place == 0 else planted, False),
     ):
         dataset = read(phantom_with())
