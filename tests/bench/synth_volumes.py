@@ -62,9 +62,10 @@ def main() -> int:
         made = step("generated, label check", lambda: generate(model, spec, zones=zones, workers=2))
         quality = step("measured", lambda: measure(made, cohort, zones=zones))
         privacy = step("attacked", lambda: attack(made, cohort, zones=zones, policy="internal"))
-        sys.stdout.write(f"  {privacy.verdict.value} by {len(privacy.tests)} tests\n")
+        undecided = sum(not test.conclusive for test in privacy.tests)
+        sys.stdout.write(f"  {privacy.verdict.value} by {len(privacy.tests)} tests, {undecided} undecided\n")
         for test in privacy.tests:
-            if not test.passed:
+            if test.conclusive and not test.passed:
                 sys.stdout.write(f"    {test.test} {test.title}: {test.value:.4g} against {test.limit:.4g}\n")
         cleared = clear(made, quality, privacy, zones=zones)
         release = step("published", lambda: publish(cleared, request("volumes"), zones=zones))
