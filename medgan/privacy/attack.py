@@ -30,7 +30,7 @@ from medgan.privacy.views import VIEW_PX, Images, to_view
 from medgan.records import GateTest, PrivacyReport, SyntheticCohort, TrainedModel, ValidatedCohort, Verdict, sha256_hex
 from medgan.settings import Zones
 
-GATE = 3
+GATE = 4
 """Generation of the tests: raise it when a cohort that was cleared before could be refused now."""
 REPORT, PAGE, RECORD = "privacy.json", "privacy.html", "privacy-record.json"
 _MOST_ROUNDS, _MOST_BASES = 4, 8
@@ -232,13 +232,17 @@ def decide(
     holdout_patients: int,
     not_applicable: frozenset[str] = frozenset(),
 ) -> Verdict:
-    """Refused if anything failed for good; inconclusive if something stayed open and the policy minds; else cleared."""
+    """Refused if anything failed for good; inconclusive if something stayed open and the policy minds; else cleared.
+
+    A policy may put up with too few people to decide, never with evidence of a leak: what is open and has its estimate
+    beyond the limit clears under none.
+    """
     if any(not test.passed and test.conclusive for test in tests):
         return Verdict.REFUSED
     ran = {test.test for test in tests} | not_applicable
     if holdout_patients < policy.least_holdout_patients or not ran.issuperset(policy.required):
         return Verdict.INCONCLUSIVE
-    if any(not test.conclusive for test in tests) and not policy.inconclusive_may_pass:
+    if any(test.adverse or not (test.conclusive or policy.inconclusive_may_pass) for test in tests):
         return Verdict.INCONCLUSIVE
     return Verdict.CLEARED
 

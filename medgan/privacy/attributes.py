@@ -108,6 +108,7 @@ def _risk(
         test="G7",
         title=f"{attack}, risk beyond the holdout's (95 % upper)",
         value=round(float(max(upper, 0.0)), 6),
+        estimate=round(float(risk), 6),
         limit=policy.attributes.risk_most,
         passed=passed,
         conclusive=passed or bool(lower > policy.attributes.risk_most),

@@ -30,7 +30,8 @@ def audit_release(
     result = audit(release, train, holdout, policy=policy, output=output)
     table = Table("test", "what", "value", "limit", "result", box=None)
     for test in result.tests:
-        word = "passed" if test.passed else "FAILED" if test.conclusive else "not decidable"
+        open_ = "not decidable, leans to a leak" if test.adverse else "not decidable"
+        word = "passed" if test.passed else "FAILED" if test.conclusive else open_
         table.add_row(test.test, test.title, f"{test.value:.4g}", f"{test.limit:.4g}", word)
     console = Console()
     console.print(table)

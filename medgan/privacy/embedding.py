@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg, ndimage
 
-from medgan.privacy.views import Images, unit
+from medgan.privacy.views import Images, changed, unit
 from medgan.privacy.warps import Warp, matrix
 
 Vectors = npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ _SMALL_PX = 32
 """Views up to this size: 32 + 240 dimensions, larger ones 64 + 256. Of blends, which need most, 160 find half
 on Fashion-MNIST at 28 px (240: 73 %) and on MedNIST at 64 px; noisy copies are found by the coarse ones."""
 _E3_DIMENSIONS = 48
-_FIT_IMAGES = 3000
+_FIT_IMAGES, _BLOCK = 3000, 4096
 MOST_IMAGES = 10_000
 """More images do not move the eigenvectors that are kept, and their float64 rows would fill the memory."""
 
@@ -59,6 +59,12 @@ class Embedding:
             self._warped[warp] = warped
         raw_NK = units_NP @ warped - self.offset
         return {name: _unit_rows(raw_NK[:, start:stop]) for name, start, stop in self.bands}
+
+    def unwarped(self, images_NHW: Images) -> dict[str, Vectors]:
+        """(N, k) float32 unit rows a band of images (N, S, S) as they are; in blocks, since `unit` copies its own."""
+        starts = range(0, max(1, len(images_NHW)), _BLOCK)
+        parts = [self.vectors(unit(images_NHW[start : start + _BLOCK]), Warp()) for start in starts]
+        return {name: np.concatenate([part[name] for part in parts]) for name, _, _ in self.bands}
 
     @property
     def digest(self) -> str:
@@ -132,14 +138,14 @@ def _pairs(images: Images, rng: np.random.Generator) -> tuple[Vectors, Vectors]:
     """Views (n, P) of real images and of the same images after one random change and a random small warp."""
     size, parts = images.shape[1], 60
     reach = 0.7 if size <= _SMALL_PX else 0.5  # units; what lies between two warps of `aligned_warps`
-    changed = np.array(images)
+    copies = np.array(images)
     fifth = len(images) // 5
-    changed[:fifth] = 0.7 * images[:fifth] + 0.3 * images[rng.permutation(len(images))[:fifth]]
-    changed[fifth : 2 * fifth] **= rng.uniform(0.7, 1.4, (fifth, 1, 1))
-    changed[2 * fifth : 3 * fifth] = ndimage.gaussian_filter(images[2 * fifth : 3 * fifth], (0, 0.7, 0.7))
-    changed[3 * fifth :] += rng.normal(0, 0.05, changed[3 * fifth :].shape)
+    copies[:fifth] = changed("blend 30 %", images[:fifth], rng)
+    copies[fifth : 2 * fifth] **= rng.uniform(0.7, 1.4, (fifth, 1, 1))
+    copies[2 * fifth : 3 * fifth] = ndimage.gaussian_filter(images[2 * fifth : 3 * fifth], (0, 0.7, 0.7))
+    copies[3 * fifth :] = changed("noise 5 %", images[3 * fifth :], rng)
     before = (matrix(Warp(), size) @ unit(images).T).T
-    units = unit(changed)
+    units = unit(copies)
     after = np.empty_like(before)
     for part in range(parts):
         jitter = Warp(

@@ -81,8 +81,8 @@ def _same(
 def _why(privacy: PrivacyReport) -> str:
     """One sentence with the numbers that decided."""
     failed = [test for test in privacy.tests if not test.passed and test.conclusive]
-    open_ = [test for test in privacy.tests if not test.conclusive]
-    worst = failed or open_
+    adverse = [test for test in privacy.tests if test.adverse]
+    worst = failed or adverse or [test for test in privacy.tests if not test.conclusive]
     numbers = "; ".join(f"{test.test} {test.title}: {test.value:.4g} against {test.limit:.4g}" for test in worst)
     told = numbers or "too few holdout patients, or a required test was not run"
     return f"policy {privacy.policy} says {privacy.verdict.value}: {told}. Nothing is published"

@@ -1,8 +1,9 @@
 """The tests G1, G2, G4, G5 as pure functions: evidence and limits in, one number with its bound and meaning out.
 
 Three outcomes each. *Passed*: the upper bound is within the limit. *Failed*: the estimate is beyond the limit and
-chance does not explain it. Neither: the limit cannot be decided with these counts; the bound that was reached is
-told, and the policy decides what that means.
+chance does not explain it, or the lower bound is beyond it. Neither: the limit cannot be decided with these counts; the
+bound that was reached is told, and the policy decides what that means, unless the estimate itself is beyond the limit:
+that no policy lets pass.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def tail(hits: int, images: int, scale: Tail, policy: Policy) -> GateTest:
         test="G2",
         title="tail of copies, excess rate (95 % upper)",
         value=round(upper, _DIGITS),
+        estimate=round(hits / images - expected, _DIGITS),
         limit=policy.tail.excess_most,
         passed=passed,
         conclusive=passed or bad,
@@ -131,6 +133,7 @@ def reidentification(evidence: Evidence, policy: Policy) -> GateTest:
         test="G3",
         title=title,
         value=round(upper, _DIGITS),
+        estimate=round(hits / images - expected, _DIGITS),
         limit=limit,
         passed=passed,
         conclusive=passed or bad,
@@ -149,18 +152,21 @@ def membership(evidence: Evidence, policy: Policy, *, seed: int, isolated: bool 
     test, of = ("G6", "isolated records: ") if isolated else ("G4", "")
     for name, title in (("nearest", "nearest synthetic image"), ("ratio", "density ratio")):
         members, others = _a_score_a_patient(evidence, name, isolated=isolated)
-        estimate, upper = statistics.auc(members, others), statistics.auc_upper(members, others, seed=seed)
-        p_value = statistics.auc_p_value(members, others)
-        passed = upper <= policy.membership.auc_most
+        estimate, p_value = statistics.auc(members, others), statistics.auc_p_value(members, others)
+        lower, upper = statistics.auc_bounds(members, others, seed=seed)
+        most = policy.membership.auc_most
+        passed, bad = upper <= most, lower > most or (p_value < P_DECIDES and estimate > most)
         tests.append(
             GateTest(
                 test=test,
                 title=f"{of}membership by {title}, AUC (95 % upper)",
                 value=round(upper, _DIGITS),
-                limit=policy.membership.auc_most,
+                estimate=round(estimate, _DIGITS),
+                limit=most,
                 passed=passed,
-                conclusive=passed or (p_value < P_DECIDES and estimate > policy.membership.auc_most),
-                detail=f"AUC {estimate:.3f}, {len(members)} members, {len(others)} others, rank p {p_value:.2g}",
+                conclusive=passed or bad,
+                detail=f"AUC {estimate:.3f} ({lower:.3f} to {upper:.3f}), "
+                f"{len(members)} members, {len(others)} others, rank p {p_value:.2g}",
             )
         )
         if not isolated:  # with a twentieth of the images no rate of 0.1 % can be told
@@ -194,6 +200,7 @@ def _against_members(
         test="G4",
         title=f"membership by {title}, AUC beyond a member-only control",
         value=round(gap, _DIGITS),
+        estimate=round(gap, _DIGITS),
         limit=policy.membership.control_gap_most,
         passed=passed,
         conclusive=passed or p_value < P_DECIDES,
@@ -214,6 +221,7 @@ def _true_positives(members: Scores, others: Scores, title: str, policy: Policy)
         test="G4",
         title=f"membership by {title}, true positives at {rate:.1%} false ones, excess (95 % upper)",
         value=round(upper, _DIGITS),
+        estimate=round(hits / len(members) - expected, _DIGITS),
         limit=policy.membership.true_positive_excess_most,
         passed=passed,
         conclusive=passed
@@ -239,6 +247,7 @@ def isolated_tail(evidence: Evidence, scale: Tail, policy: Policy) -> GateTest:
         test="G6",
         title="isolated records: tail of copies, excess rate (95 % upper)",
         value=round(upper, _DIGITS),
+        estimate=round(found / images - calibrated / scale.calibrated, _DIGITS),
         limit=policy.tail.excess_most,
         passed=passed,
         conclusive=passed or bad,
@@ -259,6 +268,7 @@ def authenticity(evidence: Evidence, policy: Policy) -> GateTest:
         test="G5",
         title="authenticity gap (95 % upper)",
         value=round(float(upper), _DIGITS),
+        estimate=round(float(gap), _DIGITS),
         limit=policy.authenticity.gap_most,
         passed=passed,
         conclusive=passed or bool(lower > policy.authenticity.gap_most),

@@ -118,7 +118,7 @@ def blocks(queries: Images, real: Images, embedding: Embedding) -> Iterator[dict
     As many blocks at once as there are cores, with one thread for the products of each: what lies between the products
     then runs on every core too, and the bytes do not depend on how many there are.
     """
-    originals = embedding.vectors(unit(real), Warp())
+    originals = embedding.unwarped(real)
     size, cores = max(1, min(_MOST_QUERIES, _TABLE // max(1, len(real)))), available_cores()
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores, thread_name_prefix="medgan-nearest") as threads:
         ahead: deque[Future[dict[str, Block]]] = deque()

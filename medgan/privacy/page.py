@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from medgan.privacy.evidence import Evidence, Scores
 from medgan.privacy.judge import Tail
+from medgan.records import GateTest
 
 _BINS = 48
 _LEAST_IN_A_BIN = 11
@@ -103,7 +104,9 @@ def _test_table(tests: list[dict[str, Any]]) -> str:
 
 
 def _word(test: dict[str, Any]) -> str:
-    return "passed" if test["passed"] else "failed" if test["conclusive"] else "not decidable"
+    if test["passed"] or test["conclusive"]:
+        return "passed" if test["passed"] else "failed"
+    return "not decidable, leans to a leak" if GateTest.model_validate(test).adverse else "not decidable"
 
 
 def _tone(test: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 Gauss-Newton over four numbers (zoom, turn, two shifts) from a start that the warps of `aligned_warps` gave, in both
 directions: a crop of a train image is an exact resampling of it, and of nothing else; the other way round it is not.
 What is returned was measured after an actual resampling, never on the linearised images.
-(Lucas and Kanade 1981; Baker and Matthews 2004 for the composition.)
+(Lucas and Kanade 1981; Baker and Matthews 2004 for the composition.) It is the correlation after the best tone curve (a
+parabola), because gamma is no difference.
 """
 
 from __future__ import annotations
@@ -21,12 +22,18 @@ _BLOCK = 256
 _RIDGE = 1e-4
 
 
-def agreement(queries: Images, originals: Images, warps: list[Warp]) -> npt.NDArray[np.float32]:
-    """(N,) largest pixel correlation of each query with its own original; `warps` (N) are where to start from."""
+def agreement(
+    queries: Images, originals: Images, warps: list[Warp], *, index: npt.NDArray[np.integer] | None = None
+) -> npt.NDArray[np.float32]:
+    """(N,) largest pixel correlation of each query with its own original; `warps` (N) are where to start from.
+
+    `index` (N,) tells which of the originals is whose; without it they go by their places.
+    """
+    index = np.arange(len(queries)) if index is None else index
     out = np.empty(len(queries), np.float32)
     for start in range(0, len(queries), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        first, second = (torch.from_numpy(images[rows]) for images in (queries, originals))
+        first, second = torch.from_numpy(queries[rows]), torch.from_numpy(originals[index[rows]])
         begin = _affine(warps[rows], queries.shape[1])
         sign = torch.tensor([-1.0 if warp.negative else 1.0 for warp in warps[rows]])
         ways = _register(first, second, begin, sign), _register(second, first, _inverse(begin), sign)
@@ -67,7 +74,7 @@ def _register(
         seen = _sampled(stack, affine_N23, y, x)
         image = _centred(seen[:, 0])
         scale = (image * target).sum(1) / (image * image).sum(1).clamp_min(1e-6)
-        best = torch.maximum(best, scale * image.norm(dim=1) / target.norm(dim=1).clamp_min(1e-6))
+        best = torch.maximum(best, _toned_correlation(target, image))
         if step < _STEPS - 1:
             affine_N23 = affine_N23 @ _step(seen[:, 1:], affine_N23, target - scale[:, None] * image, scale, y, x)
     return best
@@ -93,6 +100,17 @@ def _step(
     one, zero = torch.ones_like(zoom), torch.zeros_like(zoom)
     rows = [one + zoom, -turn, dy, turn, one + zoom, dx, zero, zero, one]
     return torch.stack(rows, dim=1).reshape(-1, 3, 3)
+
+
+def _toned_correlation(target: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """(N, P) twice, of zero mean, to (N,): the correlation of `target` with the best parabola of `seen`."""
+    line = seen / seen.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-6)
+    curve = _centred(line.square())
+    curve = curve - (curve * line).mean(-1, keepdim=True) * line
+    straight, bent = (target * line).mean(-1), (target * curve).mean(-1)
+    told = straight.square() + bent.square() / curve.square().mean(-1).clamp_min(1e-6)
+    share = told / target.square().mean(-1).clamp_min(1e-12)
+    return straight.sign() * share.clamp(0, 1).sqrt()
 
 
 def _centred(rows: torch.Tensor) -> torch.Tensor:

@@ -44,8 +44,10 @@ def auc(members: Scores, others: Scores) -> float:
     return float(wins / (len(members) * len(others)))
 
 
-def auc_upper(members: Scores, others: Scores, *, seed: int, confidence: float = 0.95, draws: int = 400) -> float:
-    """One-sided bootstrap bound of the AUC; a row is a patient, resampled within each side."""
+def auc_bounds(
+    members: Scores, others: Scores, *, seed: int, confidence: float = 0.95, draws: int = 400
+) -> tuple[float, float]:
+    """One-sided bootstrap bounds of the AUC, lower and upper; a row is a patient, resampled within each side."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x617563]))
     order = np.sort(others)
     below = np.searchsorted(order, members, side="left")
@@ -57,7 +59,8 @@ def auc_upper(members: Scores, others: Scores, *, seed: int, confidence: float =
         chosen = rng.integers(0, len(members), len(members))
         wins = 0.5 * (mass[below[chosen]] + mass[below_or_equal[chosen]])
         estimates[draw] = wins.mean() / len(order)
-    return float(np.quantile(estimates, confidence))
+    lower, upper = np.quantile(estimates, (1 - confidence, confidence)).tolist()
+    return lower, upper
 
 
 def auc_p_value(members: Scores, others: Scores) -> float:

@@ -13,6 +13,7 @@ Images = npt.NDArray[np.float32]
 """(N, H, W) float32 in [0, 1], H = W."""
 
 VIEW_PX = 64
+_OTHERS = 16
 
 
 def to_view(stored_NHW: npt.NDArray[Any], intensity_range: tuple[float, float], px: int = VIEW_PX) -> Images:
@@ -39,7 +40,13 @@ def unit(images_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 def _noise(images: Images, rng: np.random.Generator) -> npt.NDArray[Any]:
-    return images + rng.normal(0, 0.05, images.shape)
+    """Of 5 % of the scale, and of a quarter of the image's own deviation at most: more drowns what is so dim.
+
+    A CT slice of the chest in MedNIST correlates 0.70 with itself under plain 5 %, and 0.87 with strangers.
+    """
+    deviation = np.minimum(0.05, 0.25 * images.std((1, 2), keepdims=True))
+    out: npt.NDArray[Any] = images + deviation * rng.normal(size=images.shape)
+    return out
 
 
 def _gamma(images: Images, rng: np.random.Generator) -> npt.NDArray[Any]:
@@ -61,8 +68,17 @@ def _crop(images: Images, _rng: np.random.Generator) -> npt.NDArray[Any]:
 
 
 def _blend(images: Images, rng: np.random.Generator) -> npt.NDArray[Any]:
-    """Seven tenths of an image and three tenths of another."""
-    return 0.7 * images + 0.3 * images[rng.permutation(len(images))]
+    """Seven tenths of an image, and three of the most alike of some others, brought to its brightness and contrast.
+
+    What lies between two images of a kind: a hand over a chest is no image that a generator makes.
+    """
+    count, rows = len(images), unit(images)
+    others = (np.arange(count)[:, None] + rng.integers(1, max(2, count), (count, _OTHERS))) % count
+    alike = np.take_along_axis(rows @ rows.T, others, axis=1).argmax(axis=1)
+    other = rows[others[np.arange(count), alike]].reshape(images.shape)
+    mean, deviation = images.mean((1, 2), keepdims=True), images.std((1, 2), keepdims=True)
+    out: npt.NDArray[Any] = 0.7 * images + 0.3 * (mean + deviation * other)
+    return out
 
 
 CHANGES: Mapping[str, Callable[[Images, np.random.Generator], npt.NDArray[Any]]] = {

@@ -46,9 +46,15 @@ class GateTest(Record):
     title: str
     value: float
     limit: float
+    estimate: float | None = Field(default=None, description="The likeliest number, where `value` is its upper bound.")
     passed: bool
     conclusive: bool = True
     detail: str = ""
+
+    @property
+    def adverse(self) -> bool:
+        """Undecided, but the likeliest number itself is beyond the limit: nobody may call that safe."""
+        return not self.conclusive and self.estimate is not None and self.estimate > self.limit
 
 
 class PrivacyReport(Record):

@@ -3,7 +3,8 @@
     python -m tests.bench.privacy_cost [--synthetic 10000] [--train 10000] [--holdout 1000] [--px 64]
 
 The images are smooth random fields of their own (the cost is the same for any), each a patient of its own. The last
-column divides the CPU time by synthetic x train pairs: constant when the cost is linear in both.
+column divides the CPU time by the pairs that are searched through every warp: constant when the cost is linear. The
+plan multiplies it by the pairs of larger cohorts, with holdouts of a tenth of train each.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import time
 import numpy as np
 
 from medgan.privacy import attack, policy
-from medgan.privacy.evidence import RealImages
+from medgan.privacy.evidence import CALIBRATION_TRAIN, RealImages
 from medgan.privacy.nearest import Patients
-from medgan.privacy.views import Images
+from medgan.privacy.views import CHANGES, Images
 from tests.bench.__main__ import machine
 
 _WAVES = 40
+PLANNED = ((100_000, 20_000), (1_000_000, 100_000))
+"""Synthetic and train images."""
 
 
 def images(count: int, px: int, seed: int) -> Images:
@@ -34,6 +37,13 @@ def images(count: int, px: int, seed: int) -> Images:
     fields = (rng.normal(size=(count, 2 * _WAVES)) * strengths).astype(np.float32) @ waves
     out: Images = np.clip(0.5 + 0.15 * fields, 0, 1).reshape(count, px, px)
     return out
+
+
+def searched(synthetic: int, train: int, holdout: int) -> int:
+    """Pairs of images that a run compares through all warps: `evidence.collect` and the self-test."""
+    planted = len(CHANGES) * round(policy.load("strict").self_test.planted_share * synthetic)
+    queries = synthetic + 2 * holdout + min(train, CALIBRATION_TRAIN) + planted
+    return queries * train + 2 * holdout * (synthetic + holdout)
 
 
 def _real(views: list[Images], patients: list[Patients]) -> RealImages:
@@ -69,7 +79,12 @@ def main() -> None:
     print(f"machine: {machine()}")  # noqa: T201
     print(f"{options.synthetic:,} synthetic of {options.px} px, {parts} real: {wall:.0f} s, {cpu:.0f} CPU-s, ", end="")  # noqa: T201
     print(f"peak {peak / 2**20:.2f} GiB ({before / 2**20:.2f} before), ", end="")  # noqa: T201
-    print(f"{1e6 * cpu / (options.synthetic * options.train):.2f} CPU-us a pair")  # noqa: T201
+    rate = cpu / searched(options.synthetic, options.train, options.holdout)
+    print(f"{1e6 * rate:.2f} CPU-us a pair")  # noqa: T201
+    for synthetic, train in PLANNED:
+        hours = rate * searched(synthetic, train, train // 10) / 3600
+        gib = 4 * options.px**2 * (synthetic + 1.2 * train) / 2**30
+        print(f"plan: {synthetic:,} synthetic, {train:,} train: {hours:,.1f} CPU-hours, {gib:.1f} GiB of views")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from medgan.privacy import judge, policy, selftest
+from medgan.privacy import evidence, judge, policy, selftest
 from medgan.privacy.evidence import similarity_to_train
 from medgan.privacy.views import CHANGES, changed
 
@@ -100,3 +100,33 @@ def test_copies_of_isolated_people_alone_are_found(case, honest, scale):
     test = judge.isolated_tail(told, scale, STRICT)
     assert not test.passed
     assert test.conclusive
+
+
+def few_members(honest, scores):
+    """The evidence as if there were as few members as `scores`, whose images score like that; all are isolated."""
+    return dataclasses.replace(
+        honest,
+        members=dict.fromkeys(honest.members, np.asarray(scores)),
+        member_patients=np.arange(len(scores)).astype(object),
+        isolated_train=np.ones(len(scores), bool),
+    )
+
+
+def test_a_lower_bound_beyond_the_limit_fails_however_few_members_there_are(honest):
+    beyond = max(scores.max() for scores in honest.others.values())
+    (nearest, ratio) = judge.membership(few_members(honest, [beyond + 1] * 2), INTERNAL, seed=0, isolated=True)
+    assert all(not test.passed and test.conclusive for test in (nearest, ratio))
+
+
+def test_few_members_that_lean_to_a_leak_are_undecided_and_adverse(honest):
+    order = np.sort(honest.others["nearest"])
+    leaning = order[[int(0.55 * len(order)), int(0.6 * len(order)), int(0.99 * len(order))]]
+    told = few_members(honest, np.append(leaning, order[int(0.3 * len(order))]))
+    test = next(t for t in judge.membership(told, INTERNAL, seed=0) if t.title.endswith("image, AUC (95 % upper)"))
+    assert test.estimate > test.limit
+    assert (test.passed, test.conclusive, test.adverse) == (False, False, True)
+
+
+def test_isolated_are_enough_to_be_told_apart_where_there_are_few_images():
+    for images, expected in ((1000, 50), (200, 30), (40, 20), (1, 1)):
+        assert evidence._isolated(np.arange(images, dtype=float)).sum() == expected

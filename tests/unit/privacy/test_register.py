@@ -56,3 +56,8 @@ def test_strangers_stay_strangers_and_a_constant_image_agrees_with_nothing(case)
     assert np.isfinite(found).all()
     assert found[0] < 0.1
     assert found.max() < 0.98
+
+
+def test_gamma_is_no_difference(case):
+    originals = case.real.train[:60]
+    assert np.median(agreement(originals**1.5, originals, [Warp()] * 60)) > 0.998
