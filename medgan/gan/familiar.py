@@ -1,13 +1,15 @@
 """Does an image look like those a network has learned from? Descriptors and distances, for refusing what is foreign.
 
 A restorer that never saw a radiograph turns one into something like a brain, with confidence. So each model keeps, of
-three descriptions of its training inputs (statistics, the joint histogram of intensity and edge, a thumbnail), mean
-and covariance, and refuses what lies far outside of one of them. Distances are Mahalanobis' with a shrunk covariance
+four descriptions of its training inputs (statistics, the joint histogram of intensity and edge, a thumbnail, and what
+the network itself sees at its coarsest level), mean and covariance, and refuses what lies far outside of one of them.
+Distances are Mahalanobis' with a shrunk covariance
 (Lee et al. 2018 use it on features for the same end); limits come from images of patients that were held out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,14 +22,18 @@ Vector = NDArray[np.float64]
 _BANDS, _THUMB = 8, 12
 _QUANTILES = (5, 25, 50, 75, 95)
 _SHRINK = 0.1
-_LEAST_VARIANCE = {"statistics": 1e-2, "histogram": 4e-4, "thumbnail": 1e-2}
+_LEAST_VARIANCE = {"statistics": 1e-2, "histogram": 4e-4, "thumbnail": 1e-2, "features": 1e-3}
 """Variances below these say only that the sample was small."""
-QUANTILE, MARGIN = 0.99, 1.25
-"""The limit: this quantile of known distances, times this, since other scanners are farther than other patients."""
+QUANTILE, _MARGIN = 0.99, 1.25
+"""A limit is this quantile of known distances: one sound image of a hundred may be refused."""
+
+Encoder = Callable[[NDArray[np.float32]], Vector]
+"""An image (H, W) to what a network sees in it, (C,)."""
 
 
-def describe(image_HW: NDArray[np.float32]) -> dict[str, Vector]:
+def describe(image_HW: NDArray[np.float32], encoder: Encoder) -> dict[str, Vector]:
     """Descriptions of an image in [-1, 1] (sides of at least 32 px), none of which depends much on its size."""
+    features = encoder(image_HW)
     image = np.clip(np.asarray(image_HW, np.float64), -1.5, 1.5)
     height, width = image.shape
     gradient = np.hypot(*(np.diff(image, axis=axis)[: height - 1, : width - 1] for axis in (0, 1)))
@@ -35,6 +41,7 @@ def describe(image_HW: NDArray[np.float32]) -> dict[str, Vector]:
         "statistics": _statistics(image, gradient),
         "histogram": _histogram(image[: height - 1, : width - 1], gradient),
         "thumbnail": _means(image, _THUMB).ravel(),
+        "features": features,
     }
 
 
@@ -101,9 +108,9 @@ class Familiar:
     parts: dict[str, Part]
     limit: float = 1.0
 
-    def distance(self, image_HW: NDArray[np.float32]) -> float:
+    def distance(self, image_HW: NDArray[np.float32], encoder: Encoder) -> float:
         """The largest of the descriptions' distances, 1 being the limit."""
-        described = describe(image_HW)
+        described = describe(image_HW, encoder)
         return max(part.distance(described[name]) for name, part in self.parts.items())
 
     def as_json(self) -> dict[str, Any]:
@@ -133,9 +140,20 @@ def learn(seen: list[dict[str, Vector]], held_out: list[dict[str, Vector]]) -> F
         covariance = np.cov(table, rowvar=False) if len(table) > 1 else np.zeros((width, width))
         shrunk = (1 - _SHRINK) * covariance + _SHRINK * np.diag(np.diag(covariance)) + least * np.eye(width)
         inverse: Vector = np.linalg.inv(shrunk).astype(np.float64)
-        known = [_distance(one[name], mean, inverse) for one in (*seen, *held_out)]
-        parts[name] = Part(mean=mean, inverse=inverse, limit=MARGIN * max(float(np.quantile(known, QUANTILE)), 1.0))
+        ours, theirs = ([_distance(one[name], mean, inverse) for one in part] for part in (seen, held_out))
+        limit = _limit_of_features(ours, theirs) if name == "features" else _limit([*ours, *theirs])
+        parts[name] = Part(mean=mean, inverse=inverse, limit=limit)
     return Familiar(parts=parts)
+
+
+def _limit(known: list[float]) -> float:
+    """Other scanners are farther than other patients: a margin, and never below what few images leave unknown."""
+    return _MARGIN * max(float(np.quantile(known, QUANTILE)), 1.0)
+
+
+def _limit_of_features(ours: list[float], theirs: list[float]) -> float:
+    """Patients that were held out say how far sound images lie: the network was fitted to the others."""
+    return max(float(np.quantile(part, QUANTILE)) for part in (ours, theirs))
 
 
 def _distance(one: Vector, mean: Vector, inverse: Vector) -> float:

@@ -51,17 +51,9 @@ class Jpeg:
     def project(self, answer_NCHW: Tensor, measured: list[Measurement]) -> Tensor:
         """Every block's coefficients back into the interval that the file's step says they came from.
 
-        Files whose steps are not known are left alone. Half a grey level is allowed for the decoder's rounding.
+        Files whose steps are not known are left alone.
         """
-        if any(one.steps_88 is None for one in measured):
-            return answer_NCHW
-        seen = torch.from_numpy(np.stack([one.seen for one in measured]))[:, None].to(answer_NCHW)
-        steps = torch.from_numpy(
-            np.stack([(one.steps_88 / 2 + _ROUNDING) * one.grey for one in measured if one.steps_88 is not None])
-        )
-        half = steps.to(answer_NCHW)[:, None, None, None]
-        wanted, given = _blocks(answer_NCHW), _blocks(seen)
-        return answer_NCHW + _unblocks(torch.clamp(wanted - given, -half, half) + given - wanted, answer_NCHW.shape)
+        return _inside(answer_NCHW, measured) if all(one.steps_88 is not None for one in measured) else answer_NCHW
 
     def residual(self, answer_HW: Image, measured: Measurement) -> Image:
         """How far coefficients lie outside of their interval, back in the image; 0 where all are inside."""
@@ -73,6 +65,25 @@ class Jpeg:
 
 _ROUNDING = 1.0
 """Grey levels by which a decoder's rounding to whole levels may move a coefficient: 3.5 standard deviations."""
+
+
+def _inside(answer_NCHW: Tensor, measured: list[Measurement]) -> Tensor:
+    """Coefficients clamped to their intervals: half a step about a whole number of steps, and the decoder's rounding.
+
+    Where level 0 lies in `seen` nobody knows, so the first coefficient, the block's mean, counts as it is. A decoder
+    clips to 0..255, which takes a block's coefficients off their steps: twice the interval about what was decoded.
+    """
+    seen = torch.from_numpy(np.stack([one.seen for one in measured]))[:, None].to(answer_NCHW)
+    steps = torch.from_numpy(np.stack([one.steps_88 * one.grey for one in measured if one.steps_88 is not None]))
+    step = steps.to(answer_NCHW)[:, None, None, None]
+    rounding = torch.tensor([_ROUNDING * one.grey for one in measured]).to(answer_NCHW)[:, None, None, None, None, None]
+    wanted, decoded = _blocks(answer_NCHW), _blocks(seen)
+    whole = torch.round(decoded / step) * step
+    whole[..., 0, 0] = decoded[..., 0, 0]
+    clipped = ((decoded - whole).abs() > 2 * rounding).any(-1, keepdim=True).any(-2, keepdim=True)
+    middle = torch.where(clipped, decoded, whole)
+    half = torch.where(clipped, step, step / 2 + rounding)
+    return _unblocks(torch.clamp(wanted - middle, -half, half) + middle, answer_NCHW.shape)
 
 
 @lru_cache(maxsize=1)

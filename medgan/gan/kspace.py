@@ -13,7 +13,8 @@ from torch import Tensor
 
 from medgan.gan.measurement import Image, Measurement, not_below_floor
 
-_ROUNDS, _RELAXATION = 8, 1.9
+_ROUNDS, _ROUNDS_IN_TRAINING, _RELAXATION = 32, 8, 1.9
+"""Each round brings an answer nearer to the truth, by less and less; gradients through all of them would cost more."""
 
 
 @lru_cache(maxsize=8)
@@ -81,7 +82,7 @@ class KSpaceCrop:
         1982): half as many rounds.
         """
         answer = self._acquired(answer_NCHW, measured)
-        for _ in range(_ROUNDS):
+        for _ in range(_ROUNDS_IN_TRAINING if torch.is_grad_enabled() else _ROUNDS):
             lift = not_below_floor(answer, measured) - answer
             answer = self._acquired(answer + _RELAXATION * lift, measured)
         return answer

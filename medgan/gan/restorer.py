@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad, pixel_shuffle, pixel_unshuffle
 
 from medgan.gan.layers import activate, he_
+from medgan.gan.sharpness import Balance
 
 STRIDE = 8
 """Sides are padded to a multiple of this inside the network."""
@@ -67,16 +70,29 @@ class Unet(nn.Module):
     def forward(self, given_N3HW: Tensor) -> Tensor:
         """Correction and log scale."""
         height, width = given_N3HW.shape[-2:]
-        padded = pad(given_N3HW, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
-        x = self.enter(pixel_unshuffle(padded, 2))
-        kept = [self.encode[0](x)]
-        for down, encode in zip(self.down, list(self.encode)[1:], strict=True):
-            kept.append(encode(down(kept[-1])))
+        kept = self._encoded(given_N3HW)
         x = kept.pop()
         for join, decode in zip(self.join, self.decode, strict=True):
             x = decode(kept.pop() + interpolate(join(x), scale_factor=2.0, mode="bilinear", align_corners=False))
         out: Tensor = pixel_shuffle(self.leave(activate(x)), 2)[..., :height, :width]
         return out
+
+    def _encoded(self, given_N3HW: Tensor) -> list[Tensor]:
+        """What each level saw, finest first."""
+        height, width = given_N3HW.shape[-2:]
+        padded = pad(given_N3HW, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+        kept = [self.encode[0](self.enter(pixel_unshuffle(padded, 2)))]
+        for down, encode in zip(self.down, list(self.encode)[1:], strict=True):
+            kept.append(encode(down(kept[-1])))
+        return kept
+
+    @torch.inference_mode()
+    def features(self, image_HW: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(C,) means of the coarsest level over an image, as if nothing were known of its degradation."""
+        image = torch.from_numpy(np.ascontiguousarray(image_HW))
+        given = torch.stack([image, torch.zeros_like(image), torch.zeros_like(image)])[None]
+        means: NDArray[np.float64] = self._encoded(given)[-1].mean((0, 2, 3)).double().numpy()
+        return means
 
 
 def _stage(width: int, blocks: int) -> nn.Sequential:
@@ -92,6 +108,7 @@ class PatchCritic(nn.Module):
         widths = (8, *shape.critic_widths)
         self.ladder = nn.ModuleList([nn.Conv2d(i, o, 4, 2, 1) for i, o in pairwise(widths)])
         self.judge = nn.Conv2d(widths[-1], 1, 1)
+        self.balance = Balance()
         for layer in self.ladder:
             he_(layer)  # type: ignore[arg-type]
 

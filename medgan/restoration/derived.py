@@ -147,7 +147,7 @@ def _shell(source: Source, done: Process, what: str) -> Dataset:
         f"against {done.held_out['naive_psnr_db']:.1f} dB without it."
     )
     if what == "uncertainty":
-        told += " Values bound 95 % of held-out absolute errors, in the units of the image."
+        told += " Values bound 95 % of the absolute errors in tissue in 9 of 10 held-out images, in the image's units."
     out.DerivationDescription = told
     out.DerivationCodeSequence = Sequence([_code(_PROCESS[done.degradation])])
     out.SourceImageSequence = Sequence([_reference(old)])

@@ -218,9 +218,10 @@ def _report(out: Path, restorer: Restorer, tally: _Tally) -> RestorationReport:
         invented_share_mean=mean("invented_share"),
         uncertainty_mean=mean("uncertainty_mean"),
     )
-    whole = {**report.model_dump(mode="json"), "held_out": restorer.held_out, "images": tally.measured}
+    whole = {**report.model_dump(mode="json"), "held_out": restorer.held_out, "planted": restorer.planted}
+    whole["images"] = tally.measured
     durable.write_bytes(out / QUARANTINE, b"".join(_lines(tally)))
-    durable.write_bytes(out / PAGE, page.render(report, restorer.held_out, tally.pictures).encode())
+    durable.write_bytes(out / PAGE, page.render(report, restorer.held_out, restorer.planted, tally.pictures).encode())
     durable.write_bytes(out / REPORT, json.dumps(whole, sort_keys=True, indent=1, allow_nan=False).encode())
     return report
 

@@ -53,6 +53,15 @@ def test_the_truth_survives_its_own_projection():
         assert np.abs(kept - truth).max() < 0.02, degradation.name
 
 
+def test_a_decoder_that_clips_does_not_make_the_truth_contradict_its_file():
+    truth = np.full((64, 64), -1, np.float32)
+    truth[19:45, 21:44] = 1
+    measured = Jpeg().at(truth, 10)
+    kept = Jpeg().project(torch.from_numpy(truth)[None, None], [measured])[0, 0].numpy()
+    assert np.abs(measured.seen - truth).max() > 0.05
+    assert np.abs(kept - truth).max() < 1e-5
+
+
 def test_rician_noise_is_biased_where_there_is_no_signal():
     nothing = np.full((64, 64), -1, np.float32)
     measured = RicianNoise(sigma_from=0.05, sigma_to=0.05).measure(nothing, np.random.default_rng(0))

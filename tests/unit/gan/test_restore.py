@@ -93,6 +93,17 @@ def test_what_it_has_never_seen_is_refused(trained):
     assert trained.restore(rng.random((64, 64)), refuse=False).distance > 1
 
 
+def test_an_image_and_its_mirror_image_have_the_same_answer(trained):
+    _, seen = noisy()
+    image = trained.restore(seen, window=(-1, 1)).image
+    assert np.abs(trained.restore(seen[:, ::-1].copy(), window=(-1, 1)).image[:, ::-1] - image).max() < 1e-2
+
+
+def test_a_model_states_how_often_it_removed_and_added(trained):
+    assert trained.planted["cases"] > 0
+    assert 0 <= trained.planted["removed"] / trained.planted["cases"] <= trained.planted["removed_at_most"] <= 1
+
+
 def test_changed_weights_are_not_used(trained, tmp_path):
     for path in trained_folder(trained).iterdir():
         if path.is_file():

@@ -1,0 +1,82 @@
+"""Planted lesions tell what removes and what adds; sharpness is weighed and errors are bounded as promised."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from medgan.gan.measurement import Measurement
+from medgan.gan.noise import RicianNoise
+from medgan.gan.planted import at_most, plant
+from medgan.gan.restore import conformal
+from medgan.gan.rings import RINGS
+from medgan.gan.sharpness import Balance
+
+
+class Nothing(RicianNoise):
+    """No degradation: what is measured is the image."""
+
+    def measure(self, image_HW, rng):  # noqa: ARG002 - as every degradation has it
+        return Measurement(seen=image_HW, shape=image_HW.shape)
+
+
+def tissue(count=4, side=96):
+    rng = np.random.default_rng(0)
+    return [gaussian_filter(rng.standard_normal((side, side)), 6).astype(np.float32) for _ in range(count)]
+
+
+def with_a_disc(one):
+    made = one.seen.copy()
+    made[40:50, 40:50] += 0.5
+    return made
+
+
+@pytest.mark.parametrize(
+    ("answer", "removed", "added"),
+    [
+        (lambda one: one.seen, 0, 0),
+        (lambda one: np.full_like(one.seen, one.seen.mean()), 20, 20),
+        (with_a_disc, 0, 20),
+    ],
+)
+def test_what_removes_and_what_adds_is_counted(answer, removed, added):
+    found = plant(Nothing(), tissue(), answer, cases=20)
+    assert found.cases == 20
+    assert found.removed == removed
+    assert found.added >= added if added else found.added == 0
+
+
+def test_no_lesion_is_planted_where_there_is_only_air():
+    assert plant(Nothing(), [np.full((64, 64), -1, np.float32)], lambda one: one.seen, cases=5).cases == 0
+
+
+@pytest.mark.parametrize(("events", "cases", "bound"), [(0, 100, 0.02951), (3, 100, 0.07571), (5, 5, 1.0), (0, 0, 1.0)])
+def test_a_rate_is_stated_with_its_upper_bound(events, cases, bound):
+    assert at_most(events, cases) == pytest.approx(bound, abs=1e-5)  # Clopper and Pearson, R: binom.test(alternative)
+
+
+def test_the_next_score_of_the_same_kind_keeps_the_bound_as_often_as_promised():
+    rng = np.random.default_rng(0)
+    kept = [rng.standard_normal() <= conformal(rng.standard_normal(19), 0.9) for _ in range(2000)]
+    assert 0.88 < np.mean(kept) < 0.92
+    assert conformal([3.0, 1.0], 0.9) == 3.0
+
+
+def batch(gap):
+    truth = torch.zeros(8, RINGS)
+    return truth - gap, truth
+
+
+def test_sharpness_counts_for_more_while_the_spectrum_is_too_far_and_for_less_when_it_is_near():
+    balance = Balance()
+    looked = [balance.weigh(*batch(1.0), 0.5) for _ in range(20)]
+    assert looked == [0.0] * 20
+    rising = [balance.weigh(*batch(1.0), 0.5) for _ in range(30)]
+    assert rising == sorted(rising)
+    falling = [balance.weigh(*batch(0.1), 0.5) for _ in range(60)]
+    assert falling[-1] < max(falling)
+    again = Balance()
+    again.load_state_dict(balance.state_dict())
+    assert again.weigh(*batch(0.7), 0.5) == balance.weigh(*batch(0.7), 0.5)
