@@ -99,12 +99,11 @@ def _play(config: RestoreConfig, players: Players, scans: Scans, rows: list[int]
     if measured[0].hole is not None:
         holes = np.stack([one.hole for one in measured if one.hole is not None])
         weight += (config.hole_weight - 1) * torch.from_numpy(holes)[:, None]
-    sharpen = players.step >= config.steps
     pixel = (weight * error).mean()
     sure = (weight * (error.detach() * torch.exp(-scale) + scale)).mean()  # negative log likelihood of Laplace
     loss = config.pixel_weight * pixel + 0.1 * sure
     against = torch.zeros(())
-    if sharpen:
+    if players.step >= config.steps:
         _move_critic(config, players, truth, image.detach(), naive)
         critic = players.discriminator.requires_grad_(requires_grad=False)
         real_N = critic(torch.cat([truth, naive], 1)).detach()
