@@ -1,7 +1,7 @@
 """A conditional GAN that undoes a physical degradation: how it is trained, by degrading any images.
 
-First the generator learns from pixels alone (Charbonnier), then against a critic of [image, degraded] with pixels and
-the spectrum beside it, so that it is right before it is sharp; how much the critic counts follows from how
+First the generator learns from pixels alone (Charbonnier), then against a critic of [image, degraded] with root mean
+squares and the spectrum beside it, so that it is right before it is sharp; how much the critic counts follows from how
 sharp the answer has to be (`sharpness`). Where the forward operator is known the answer is projected onto what was
 measured, in training and in use. A second output learns the size of the error; scaled on held-out patients it bounds
 95 % of errors.
@@ -94,16 +94,19 @@ def _play(config: RestoreConfig, players: Players, scans: Scans, rows: list[int]
     measured = _measure(degradation, truth_list, rng)
     truth = torch.from_numpy(np.stack(truth_list))[:, None]
     image, scale, naive = answer(players.generator, degradation, measured)
-    error = torch.sqrt((image - truth).square() + 1e-6)  # Charbonnier
+    square = (image - truth).square()
+    error = torch.sqrt(square + 1e-6)  # Charbonnier
     weight = torch.ones_like(error)
     if measured[0].hole is not None:
         holes = np.stack([one.hole for one in measured if one.hole is not None])
         weight += (config.hole_weight - 1) * torch.from_numpy(holes)[:, None]
-    pixel = (weight * error).mean()
+    sharpen = players.step >= config.steps
+    # The mean of what may be true keeps more of the spectrum than the median, which absolute errors aim at.
+    pixel = torch.sqrt((weight * square).mean() + 1e-8) if sharpen else (weight * error).mean()
     sure = (weight * (error.detach() * torch.exp(-scale) + scale)).mean()  # negative log likelihood of Laplace
     loss = config.pixel_weight * pixel + 0.1 * sure
     against = torch.zeros(())
-    if players.step >= config.steps:
+    if sharpen:
         _move_critic(config, players, truth, image.detach(), naive)
         critic = players.discriminator.requires_grad_(requires_grad=False)
         real_N = critic(torch.cat([truth, naive], 1)).detach()
