@@ -2,13 +2,14 @@
 
 Three outcomes each. *Passed*: the upper bound is within the limit. *Failed*: the estimate is beyond the limit and
 chance does not explain it, or the lower bound is beyond it. Neither: the limit cannot be decided with these counts; the
-bound that was reached is told, and the policy decides what that means, unless the estimate itself is beyond the limit:
-that no policy lets pass.
+bound that was reached is told, and the policy decides what that means, unless the estimate itself is beyond the limit
+and chance seldom gives as much: that no policy lets pass.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +93,7 @@ def tail(hits: int, images: int, scale: Tail, policy: Policy) -> GateTest:
         title="tail of copies, excess rate (95 % upper)",
         value=round(upper, _DIGITS),
         estimate=round(hits / images - expected, _DIGITS),
+        p_value=round(p_value, _DIGITS),
         limit=policy.tail.excess_most,
         passed=passed,
         conclusive=passed or bad,
@@ -134,6 +136,7 @@ def reidentification(evidence: Evidence, policy: Policy) -> GateTest:
         title=title,
         value=round(upper, _DIGITS),
         estimate=round(hits / images - expected, _DIGITS),
+        p_value=round(p_value, _DIGITS),
         limit=limit,
         passed=passed,
         conclusive=passed or bad,
@@ -162,6 +165,7 @@ def membership(evidence: Evidence, policy: Policy, *, seed: int, isolated: bool 
                 title=f"{of}membership by {title}, AUC (95 % upper)",
                 value=round(upper, _DIGITS),
                 estimate=round(estimate, _DIGITS),
+                p_value=round(p_value, _DIGITS),
                 limit=most,
                 passed=passed,
                 conclusive=passed or bad,
@@ -201,6 +205,7 @@ def _against_members(
         title=f"membership by {title}, AUC beyond a member-only control",
         value=round(gap, _DIGITS),
         estimate=round(gap, _DIGITS),
+        p_value=round(p_value, _DIGITS),
         limit=policy.membership.control_gap_most,
         passed=passed,
         conclusive=passed or p_value < P_DECIDES,
@@ -222,6 +227,7 @@ def _true_positives(members: Scores, others: Scores, title: str, policy: Policy)
         title=f"membership by {title}, true positives at {rate:.1%} false ones, excess (95 % upper)",
         value=round(upper, _DIGITS),
         estimate=round(hits / len(members) - expected, _DIGITS),
+        p_value=round(p_value, _DIGITS),
         limit=policy.membership.true_positive_excess_most,
         passed=passed,
         conclusive=passed
@@ -248,6 +254,7 @@ def isolated_tail(evidence: Evidence, scale: Tail, policy: Policy) -> GateTest:
         title="isolated records: tail of copies, excess rate (95 % upper)",
         value=round(upper, _DIGITS),
         estimate=round(found / images - calibrated / scale.calibrated, _DIGITS),
+        p_value=round(p_value, _DIGITS),
         limit=policy.tail.excess_most,
         passed=passed,
         conclusive=passed or bad,
@@ -269,6 +276,7 @@ def authenticity(evidence: Evidence, policy: Policy) -> GateTest:
         title="authenticity gap (95 % upper)",
         value=round(float(upper), _DIGITS),
         estimate=round(float(gap), _DIGITS),
+        p_value=round(1 - NormalDist().cdf(float(gap / max(error, 1e-9))), _DIGITS),
         limit=policy.authenticity.gap_most,
         passed=passed,
         conclusive=passed or bool(lower > policy.authenticity.gap_most),

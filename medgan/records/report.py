@@ -39,6 +39,10 @@ class Verdict(StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
+P_LEANS = 0.05
+"""Chance that explains an estimate beyond its limit: without it one honest night in five of 500 patients would lean."""
+
+
 class GateTest(Record):
     """One test of the gate with its number, its limit and what it means."""
 
@@ -47,14 +51,17 @@ class GateTest(Record):
     value: float
     limit: float
     estimate: float | None = Field(default=None, description="The likeliest number, where `value` is its upper bound.")
+    p_value: float | None = Field(default=None, description="How likely as much is where nothing leaks, where asked.")
     passed: bool
     conclusive: bool = True
     detail: str = ""
 
     @property
     def adverse(self) -> bool:
-        """Undecided, but the likeliest number itself is beyond the limit: nobody may call that safe."""
-        return not self.conclusive and self.estimate is not None and self.estimate > self.limit
+        """Undecided, but the likeliest number is beyond its limit, and chance seldom is: nobody may call that safe."""
+        if self.conclusive or self.estimate is None or self.p_value is None:
+            return False
+        return self.estimate > self.limit and self.p_value < P_LEANS
 
 
 class PrivacyReport(Record):

@@ -67,8 +67,8 @@ def test_an_unknown_policy_is_refused(name):
         policy.load(name)
 
 
-def outcome(test, *, passed=True, conclusive=True, estimate=None):
-    return GateTest(test=test, title=test, value=0, limit=1, estimate=estimate, passed=passed, conclusive=conclusive)
+def outcome(test, *, passed=True, conclusive=True, **told):
+    return GateTest(test=test, title=test, value=0, limit=1, passed=passed, conclusive=conclusive, **told)
 
 
 def run(name, **changes):
@@ -96,10 +96,11 @@ def test_what_cannot_be_decided_passes_only_where_the_policy_says_so():
 
 def test_no_policy_lets_pass_what_is_open_and_beyond_the_limit_by_its_best_guess():
     for name in ("strict", "internal"):
-        limits, tests = run(name, G4={"passed": False, "conclusive": False, "estimate": 1.01})
+        limits, tests = run(name, G4={"passed": False, "conclusive": False, "estimate": 1.01, "p_value": 0.04})
         assert decide(tests, limits, holdout_patients=600) is Verdict.INCONCLUSIVE
-    limits, tests = run("internal", G4={"passed": False, "conclusive": False, "estimate": 0.99})
-    assert decide(tests, limits, holdout_patients=600) is Verdict.CLEARED
+    for told in ({"estimate": 0.99, "p_value": 0.04}, {"estimate": 1.01, "p_value": 0.2}):
+        limits, tests = run("internal", G4={"passed": False, "conclusive": False, **told})
+        assert decide(tests, limits, holdout_patients=600) is Verdict.CLEARED
 
 
 def test_too_few_patients_or_a_missing_test_are_inconclusive():
