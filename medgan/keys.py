@@ -8,6 +8,7 @@ knowing every patient pseudonym tells nothing about date shifts, UIDs or study h
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import os
@@ -22,6 +23,7 @@ from medgan.errors import StoreUnavailable, UnusableKey
 SECRET_BYTES = 32
 _NONCE_BYTES = 12
 _MOST_BYTES = 4096
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,8 @@ def create(path: Path) -> None:
             file.write(secrets.token_hex(SECRET_BYTES) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        os.link(temporary, path)  # unlike a rename, it does not replace
+        _adopt(temporary, path)
+        _make_durable(path.parent)
     except OSError:
         if os.path.lexists(path):
             message = "a key stands there already; a lost key loses every pseudonym, so it is never overwritten"
@@ -99,6 +102,26 @@ def create(path: Path) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _adopt(temporary: Path, path: Path) -> None:
+    """Give the whole file its name; unlike a rename, a link never replaces another."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        # exFAT and many shares know no second name: the name is taken first, so nobody else's key is replaced
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        temporary.replace(path)
+
+
+def _make_durable(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read_private(path: Path) -> str:

@@ -89,6 +89,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
         server.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
         server.kill()
+        server.wait()
 
 
 def main() -> None:

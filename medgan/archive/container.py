@@ -327,7 +327,7 @@ def _tar(path: Path, file: IO[bytes], spool: Path | None, level: int) -> Iterato
         headers = _Headers(file)
         with tarfile.open(fileobj=headers, mode="r:") as archive:  # type: ignore[call-overload]
             members = list(_tar_members(archive, headers))
-    except (tarfile.TarError, ValueError, OverflowError, UnicodeError):
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError):  # all seen of hostile headers
         message = "the tar archive is broken. Was it copied completely?"
         raise UnusableArchive(message) from None
     size = os.fstat(file.fileno()).st_size

@@ -43,6 +43,8 @@ def judge(leaf: Leaf, keyring: Keyring) -> Outcome:
         return replace(plain, **_judged(leaf, data, keyring))
     except BadInstance as refused:
         return replace(plain, reason=refused.reason)
+    except MemoryError:  # of this machine, not of the file: it is looked at again
+        return replace(plain, reason=QuarantineReason.CHANGED_WHILE_READ)
     except Exception:  # noqa: BLE001 - one file must not stop a scan, and its text may quote the file
         return replace(plain, reason=QuarantineReason.CORRUPT_HEADER)
 

@@ -73,12 +73,13 @@ def fsync_tree(root: Path) -> None:
 def drop_links(root: Path) -> None:
     """Delete links, pipes and devices at and below `root`: nothing written there later goes through them."""
     if root.is_symlink():
-        root.unlink()
+        root.unlink(missing_ok=True)
     for folder, folders, names in os.walk(root):  # follows no link
         for path in (Path(folder) / name for name in (*folders, *names)):
-            mode = path.lstat().st_mode
-            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                path.unlink()
+            with suppress(FileNotFoundError):  # another process renames what it wrote
+                mode = path.lstat().st_mode
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    path.unlink()
 
 
 def sweep(folder: Path) -> None:

@@ -74,7 +74,7 @@ def pull(
             if not _stands(folder):
                 fetch(link.source, entry.name, version, keys=keys, folder=folder, on_progress=on_progress)
                 return folder
-    _sign_again(link.source, entry.name, version, keys=keys, folder=folder)
+    sign_again(link.source, entry.name, version, keys=keys, folder=folder)
     manifest = verify.verify_folder(
         folder, keys=keys, name=entry.name, version=version.version, on_progress=on_progress
     )
@@ -109,7 +109,7 @@ def _refuse_used(folder: Path) -> None:
         raise InvalidRequest("something else lies where the version should go: name a new folder, or an empty one")
 
 
-def _sign_again(source: Source, name: str, version: IndexVersion, *, keys: tuple[str, ...], folder: Path) -> None:
+def sign_again(source: Source, name: str, version: IndexVersion, *, keys: tuple[str, ...], folder: Path) -> None:
     """Bring the signatures of the version in `folder` again where one is due that had not been given at its pull."""
     held, signed = (verify.small_file(folder / file) for file in (verify.MANIFEST, verify.ENVELOPE))
     try:
@@ -222,8 +222,9 @@ def _refuse_full(staging: Path, total: int) -> None:
 
 def fetch_file(source: Source, path: str, file: ManifestFile, target: Path, *, partial: Path | None = None) -> None:
     """One file to `target`, verified; a whole one is kept, a broken-off one (`partial`) is continued."""
-    if target.exists() and verify.digest_file(target) == (file.size, file.sha256):
-        return
+    with suppress(StoreUnavailable):  # a bad block: the file is fetched again
+        if target.exists() and verify.digest_file(target) == (file.size, file.sha256):
+            return
     partial = partial or target.with_name(target.name + ".part")
     with disk.explained():
         target.unlink(missing_ok=True)

@@ -44,6 +44,7 @@ def verify_pulled(
     if not place.is_dir():
         raise InvalidRequest(f"{entry.name}@{version.version} is not here: medgan pull {entry.name}@{version.version}")
     keys = pulls.keys_due(link.trust.keys, version)
+    pulls.sign_again(link.source, entry.name, version, keys=keys, folder=place)
     manifest = verify.verify_folder(place, keys=keys, name=entry.name, version=version.version, on_progress=on_progress)
     pulls.refuse_other(place, manifest, version)
     return manifest

@@ -152,22 +152,22 @@ def _convert_volumes(
     pixels = collection.frames(snapshot, in_pack_order, zones=zones)
     for rows, slices in volumes.gathered(in_pack_order, pixels):
         i = place[rows.iloc[0]["series_key"]]
-        values = [_physical(row, frame) for row, frame in zip(rows.itertuples(index=False), slices, strict=True)]
+        values = [_modality(row, frame) for row, frame in zip(rows.itertuples(index=False), slices, strict=True)]
         images_NSSS[i], windows_N2[i], voxel_mm_N[i] = volumes.converted(rows, values, recipe)
     return _Converted(images=images_NSSS, windows=windows_N2, spacing_mm=voxel_mm_N)
 
 
-def _physical(row: Any, frame: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _modality(row: Any, frame: npt.NDArray[Any], *, inverted: bool = False) -> npt.NDArray[np.float64]:
     """A frame (rows, columns) as stored to modality values."""
     slope, intercept = _sane_rescale(row.rescale_slope, row.rescale_intercept)
-    return resample.to_physical(frame, slope=slope, intercept=intercept, inverted=row.photometric == "MONOCHROME1")
+    return resample.to_physical(frame, slope=slope, intercept=intercept, inverted=inverted)
 
 
 def _convert_one(
     row: Any, frame: npt.NDArray[Any], recipe: CohortRecipe
 ) -> tuple[npt.NDArray[np.uint16], tuple[float, float], float]:
     """One frame (rows, columns) to (S, S) uint16, its window and its new spacing in mm (NaN where unknown)."""
-    values_HW = _physical(row, frame)
+    values_HW = _modality(row, frame, inverted=row.photometric == "MONOCHROME1")
     spacing_mm = (row.spacing_row_mm, row.spacing_column_mm)
     known = all(np.isfinite(value) and value > 0 for value in spacing_mm)
     square_SS = resample.to_square(values_HW, recipe.size_px, spacing_mm=spacing_mm if known else (1.0, 1.0))

@@ -76,6 +76,8 @@ def converted(
     first = rows.iloc[0]
     spacing_mm = (float(first[SLICE_MM]), float(first["spacing_row_mm"]), float(first["spacing_column_mm"]))
     values_DHW = np.stack(slices_DHW)
+    if first["photometric"] == "MONOCHROME1":  # mirrored as a whole: one slice's range differs from the next's
+        values_DHW = values_DHW.max() + values_DHW.min() - values_DHW
     window = recipe.intensity_window or resample.window_of(values_DHW, recipe.intensity_percentiles)
     cube_SSS, voxel_mm = resample.to_cube(values_DHW, recipe.size_px, spacing_mm=spacing_mm)
     return resample.to_stored(cube_SSS, window), window, voxel_mm

@@ -23,7 +23,7 @@ class TrainingSet:
     """pixels: integers (N, S, S) or (N, S, S, S), array or memory map. class_index: int64.
 
     lo, hi: stored values that become -1 and 1. fields: conditions beside the class; features: what networks read of
-    them, (N, F) float32 by `conditions.encode`.
+    them, (N, F) float32 by `conditions.encode`. patients: whose each image is (N,); None: each is another person's.
     """
 
     pixels: NDArray[Any]
@@ -33,6 +33,7 @@ class TrainingSet:
     hi: float
     fields: tuple[conditions.Field, ...] = ()
     features: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    patients: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a set whose parts do not fit together."""
@@ -49,6 +50,10 @@ class TrainingSet:
             object.__setattr__(self, "features", np.empty((shape[0], 0), np.float32))
         if self.features.shape != (shape[0], conditions.width(self.fields)):
             raise InvalidRequest(f"features of shape {self.features.shape} do not fit {shape[0]} images")
+
+    def people(self, rows: NDArray[np.int64]) -> int:
+        """How many patients the images of these rows are of."""
+        return len(rows) if self.patients is None else len(set(self.patients[rows].tolist()))
 
     @property
     def dims(self) -> int:

@@ -22,7 +22,7 @@ from medgan.gan.layers import same
 SIDE = 16
 _MOST = 4096
 _EACH = 16
-"""Images behind a component at least: components of a few images would be those images."""
+"""Patients behind a component at least: components of a few people would be those people."""
 EDGE = 0.97
 """Pictures are kept within this before they are taken back through the last tanh."""
 
@@ -64,12 +64,16 @@ class Sketch(nn.Module):
     def learn(self, images: TrainingSet) -> None:
         """Take the statistics of each class, of up to 4,096 evenly spaced images, and of as many of all.
 
-        A class of fewer than eleven images would show people: it gets the statistics of all.
+        A class of fewer than eleven patients would show people: it gets the statistics of all, and where there are
+        fewer than eleven in all nothing is taken.
         """
+        everybody = np.arange(len(images.class_index))
+        if images.people(everybody) < LEAST_PATIENTS:
+            return
         groups = [np.flatnonzero(images.class_index == k) for k in range(len(self.mean) - 1)]
-        for k, rows in enumerate([*groups, np.arange(len(images.class_index))]):
-            told = rows if len(rows) >= LEAST_PATIENTS else np.arange(len(images.class_index))
-            mean, basis = _components(_coarse(images, told), min(self.basis.shape[1], len(told) // _EACH))
+        for k, rows in enumerate([*groups, everybody]):
+            told = rows if images.people(rows) >= LEAST_PATIENTS else everybody
+            mean, basis = _components(_coarse(images, told), min(self.basis.shape[1], images.people(told) // _EACH))
             self.mean[k] = mean
             self.basis[k, : len(basis)] = basis
 

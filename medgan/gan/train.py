@@ -78,6 +78,7 @@ def train(
         hi=float(hi),
         fields=fields,
         features=features,
+        patients=patients,
     )
     folder.mkdir(parents=True, exist_ok=True)
     account = _Account(cohort, request, config, patients, zones)

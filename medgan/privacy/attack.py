@@ -56,9 +56,9 @@ def attack(
     finished = _finished(home, synthetic, limits)
     if finished is not None:
         return finished
-    real, patients = _real(cohort, zones=zones)
-    before = _learned_before(synthetic.model, zones=zones)
-    tests, report = _assess_planes(_views(images, attrs), real, limits, before=before)
+    real, patients, slices = _real(cohort, zones=zones)
+    before = _learned_before(synthetic.model, slices, zones=zones)
+    tests, report = _assess_planes(_views(images, attrs, slices), real, limits, before=before)
     patients |= {"images of base models": sum(len(next(iter(one.values()))) for one in before)} if before else {}
     found = report.pop("copies")
     tests += _attribute_tests(labels, cohort, limits, like=synthetic.spec.like, zones=zones)
@@ -105,10 +105,10 @@ def assess(
     return tests, report
 
 
-def _views(images: npt.NDArray[np.uint16], attrs: dict[str, Any]) -> dict[str, Images]:
+def _views(images: npt.NDArray[np.uint16], attrs: dict[str, Any], slices: tuple[int, ...]) -> dict[str, Images]:
     """Plane -> its views, in the order of `planes.several`: one of flat images, several of volumes."""
     low, high = (float(value) for value in attrs["intensity_range"])
-    return {name: to_view(plane, (low, high)) for name, plane in planes.several(images).items()}
+    return {name: to_view(plane, (low, high)) for name, plane in planes.several(images, slices).items()}
 
 
 def _assess_planes(
@@ -137,9 +137,10 @@ def _several(real: RealImages) -> bool:
     return len(set(real.train_patients)) < len(real.train_patients)
 
 
-def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[dict[str, RealImages], dict[str, int]]:
-    """Views and patients of the three splits by plane, and how many there are."""
+def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[dict[str, RealImages], dict[str, int], tuple[int, ...]]:
+    """Views and patients of the three splits by plane, how many there are, and the slices looked at."""
     loaded = read.load(cohort.cohort, zones=zones)
+    slices = planes.filled(loaded.split("train")[0])
     parts: dict[str, Any] = {}
     views: dict[str, dict[str, Images]] = {}
     counts = {}
@@ -147,15 +148,16 @@ def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[dict[str, RealImage
         images, _, table = loaded.split(split)
         if not len(images):
             raise InvalidRequest(f"the cohort has no image in {split}: the gate needs all three splits")
-        views[field] = _views(images, loaded.attrs)
+        views[field] = _views(images, loaded.attrs, slices)
         parts[f"{field}_patients"] = table["patient_key"].to_numpy(dtype=object)
         counts[f"{split} patients"] = int(table["patient_key"].nunique())
         counts[f"{split} images"] = len(images)
     names = views["train"]
-    return {name: RealImages(**parts | {field: of[name] for field, of in views.items()}) for name in names}, counts
+    real = {name: RealImages(**parts | {field: of[name] for field, of in views.items()}) for name in names}
+    return real, counts, slices
 
 
-def _learned_before(model: str, *, zones: Zones) -> list[dict[str, Images]]:
+def _learned_before(model: str, slices: tuple[int, ...] = (), *, zones: Zones) -> list[dict[str, Images]]:
     """Views by plane of what models behind an adapted one learned from: it may still make images of their patients."""
     found: list[dict[str, Images]] = []
     handle, steps = level.base_of(model, zones=zones), 0
@@ -164,7 +166,7 @@ def _learned_before(model: str, *, zones: Zones) -> list[dict[str, Images]]:
         if steps > _MOST_BASES:
             raise IntegrityError(f"a model is adapted from more than {_MOST_BASES} others: train one afresh")
         loaded = read.load(_trained_on(handle, zones=zones), zones=zones)
-        found.append(_views(loaded.split("train")[0], loaded.attrs))
+        found.append(_views(loaded.split("train")[0], loaded.attrs, slices))
         handle = level.base_of(handle, zones=zones)
     return found
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medgan.cohort import synthetic as made
+from medgan.cohort.planes import FLAT
 from medgan.collection import durable
 from medgan.errors import InvalidRequest
 from medgan.privacy import attack, page
@@ -95,6 +96,8 @@ def load_views(path: Path, px: int) -> Images:
         array = made.open_images(path / made.IMAGES)
         attributes: dict[str, Any] = dict(array.attrs.asdict())
         low, high = (float(value) for value in attributes.get("intensity_range", (0, 65535)))
+        if array.ndim != FLAT:
+            raise InvalidRequest("this compares flat images: volumes are judged where they are made, by the gate")
         if array.shape[1] != array.shape[2]:
             raise InvalidRequest(f"a cohort's images are square, not {array.shape[1]} x {array.shape[2]}")
         return to_view(np.asarray(array[:], dtype=np.uint16), (low, high), px)

@@ -18,6 +18,7 @@ from medgan.privacy import statistics
 from medgan.privacy.evidence import Evidence, Scores, Similarity
 from medgan.privacy.policy import Policy
 from medgan.records import GateTest
+from medgan.records.report import P_LEANS
 
 P_DECIDES = 0.01
 """A test fails for good below this p; the policy's own `p_least` is for G2."""
@@ -158,7 +159,8 @@ def membership(evidence: Evidence, policy: Policy, *, seed: int, isolated: bool 
         estimate, p_value = statistics.auc(members, others), statistics.auc_p_value(members, others)
         lower, upper = statistics.auc_bounds(members, others, seed=seed)
         most = policy.membership.auc_most
-        passed, bad = upper <= most, lower > most or (p_value < P_DECIDES and estimate > most)
+        passed = upper <= most
+        bad = estimate > most and (p_value < P_DECIDES or (lower > most and p_value < P_LEANS))
         tests.append(
             GateTest(
                 test=test,

@@ -16,7 +16,7 @@ import pandas as pd
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from medgan.client import diff, shards, verify
+from medgan.client import diff, shards, trust, verify
 from medgan.client.index import ENVELOPE
 from medgan.client.load import LABELS
 from medgan.errors import IntegrityError
@@ -49,20 +49,24 @@ def publish(cleared: ClearedCohort, request: ReleaseRequest, *, zones: Zones) ->
     store = open_store(zones)
     with store.turn():
         table, held = index.read(store, key)
-        made = _finished(store, table, request, evidence)
+        made = _finished(store, table, request, evidence, key)
         if made is None or not store.whole(made):
             made = _build(store, table, evidence, request, key, begun=made)
         return _list(store, table, held, made, key, approval=request.approval or evidence.approval)
 
 
-def _finished(store: Store, table: Index | None, request: ReleaseRequest, evidence: Evidence) -> Manifest | None:
-    """The version that this night already made, or began to make, of this cohort."""
+def _finished(
+    store: Store, table: Index | None, request: ReleaseRequest, evidence: Evidence, key: Ed25519PrivateKey
+) -> Manifest | None:
+    """The version that this night already made, or began to make, of this cohort; not what an older key signed."""
     entry = index.dataset(table, request.name)
     others = {held.version for held in entry.versions if held.night != request.night} if entry else set()
     for made in manifests(store, request.name, leave=others):
         same_night = (made.night, made.created) == (request.night, request.created)
         if same_night and made.evidence is not None and made.evidence.synthetic == evidence.synthetic.synthetic:
-            return made
+            signed = store.read(f"{made.name}/{made.version}/{verify.ENVELOPE}")
+            if signed is None or sign.signed_by(signed.body, sign.public_pem(key).decode(), kind=trust.STATEMENT_TYPE):
+                return made
     return None
 
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from medgan.client import trust, verify
 from medgan.client.index import ENVELOPE
 from medgan.errors import IntegrityError, InvalidRequest
-from medgan.records import Envelope, Index
+from medgan.records import Envelope, Index, IndexVersion, sha256_hex
 from medgan.release import index, publish, sign
 from medgan.release.stores import Store, open_store
 from medgan.settings import Zones
@@ -26,7 +26,7 @@ def resign(old: Path, *, zones: Zones, now: datetime | None = None) -> Index:
     the next call goes on; a registry that is signed anew already stays as it is. Gives the index in force.
 
     Raises:
-        IntegrityError: the index or a version is signed by neither key.
+        IntegrityError: the index is signed by neither key; or a version is, or is damaged: then the others are signed.
         InvalidRequest: nothing is published.
     """
     sign.ensure_key(zones)
@@ -39,22 +39,40 @@ def resign(old: Path, *, zones: Zones, now: datetime | None = None) -> Index:
             raise InvalidRequest("nothing is published here yet: there is nothing to sign anew")
         done = sign.signed_by(held.body, today, kind=trust.INDEX_TYPE)
         table = index.believed(held, today if done else before)
-        for entry in table.datasets:
-            for number in {known.version for known in entry.versions} & set(store.versions(entry.name)):
-                _sign_version(store, f"{entry.name}/{number}/{verify.ENVELOPE}", key, today=today, before=before)
+        broken = [
+            f"{entry.name}@{known.version}"
+            for entry in table.datasets
+            for known in entry.versions
+            if known.version in store.versions(entry.name)
+            and not _sign_version(store, entry.name, known, key, (today, before))
+        ]
         if not done:
             table = index.renewed(table, created=index.stamp(now or datetime.now(UTC)))
             publish.write_index(store, table, held, key)
+    if broken:
+        raise IntegrityError(
+            f"damaged, or signed by neither key, and so left as it is: {', '.join(broken)}. Restore it from a copy and "
+            "sign again, or withdraw and erase it; everything else is signed anew"
+        )
     return table
 
 
-def _sign_version(store: Store, path: str, key: Ed25519PrivateKey, *, today: str, before: str) -> None:
-    """Replace one signature over a version's unchanged statement."""
-    held = store.read(path)
-    if held is None or not any(sign.signed_by(held.body, pem, kind=trust.STATEMENT_TYPE) for pem in (today, before)):
-        raise IntegrityError("a version is signed by neither key: restore it from a copy, or withdraw and erase it")
+def _sign_version(store: Store, name: str, known: IndexVersion, key: Ed25519PrivateKey, keys: tuple[str, str]) -> bool:
+    """Replace the old signature over the statement that the index means; False where no key signed just that."""
+    path = f"{name}/{known.version}/{verify.ENVELOPE}"
+    held, listed = store.read(path), store.read(f"{name}/{known.version}/{verify.MANIFEST}")
+    if held is None or listed is None or sha256_hex(listed.body) != known.manifest_sha256:
+        return False
+    signer = next((pem for pem in keys if sign.signed_by(held.body, pem, kind=trust.STATEMENT_TYPE)), None)
+    if signer is None:
+        return False
+    try:
+        verify.read_manifest(listed.body, held.body, keys=(signer,), name=name, version=known.version)
+    except IntegrityError:
+        return False
     envelope = Envelope.model_validate_json(held.body)
-    kept = tuple(given for given in envelope.signatures if given.keyid != trust.key_id(before))
+    kept = tuple(given for given in envelope.signatures if given.keyid != trust.key_id(keys[1]))
     anew = sign.dump(sign.add_signature(envelope.model_copy(update={"signatures": kept}), key))
     if anew != held.body:
         store.replace(path, anew, held)
+    return True

@@ -21,7 +21,7 @@ from typing import Protocol
 from medgan.client import disk, verify
 from medgan.client import registry as registries
 from medgan.client.index import ENVELOPE, is_number
-from medgan.errors import Conflict
+from medgan.errors import Conflict, StoreUnavailable
 from medgan.records import Manifest
 from medgan.settings import Zones
 
@@ -147,9 +147,10 @@ class FolderStore:
         before = self.root / previous.name / previous.version
         for path, digest in shared(made, previous).items():
             standing = before / path
-            if verify.digest_file(standing)[1] == digest:
-                linked = staging / f".{secrets.token_hex(8)}"
-                with suppress(OSError):  # a file may have no more names, or lie on another disk: the copy stays
+            # a file may be unreadable, have no more names, or lie on another disk: the copy stays
+            with suppress(OSError, StoreUnavailable):
+                if verify.digest_file(standing)[1] == digest:
+                    linked = staging / f".{secrets.token_hex(8)}"
                     os.link(standing, linked)
                     linked.replace(staging / path)
 

@@ -55,7 +55,7 @@ def radiographs(folder: Path, images: int) -> tuple[TrainingSet, RealImages]:
     loaded = read.load(snapshot, zones=zones)
     pixels, classes, _ = loaded.split("train")
     few = slice(0, images or len(pixels))
-    real, _ = attack._real(cohort, zones=zones)
+    real, *_ = attack._real(cohort, zones=zones)
     seen = replace(real, train=real.train[few], train_patients=real.train_patients[few])
     return training(pixels[few], classes[few], loaded.classes), seen
 

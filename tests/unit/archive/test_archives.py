@@ -157,6 +157,14 @@ def _member_of_size(size: int, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo
     return member
 
 
+def _sparse_cut_short() -> bytes:
+    """What is left of a half-copied `tar -S`: its map goes on in a block that is not there."""
+    header = bytearray(_member_of_size(512, tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+    header[482] = 1
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
+    return bytes(header)
+
+
 def _far_away() -> bytes:
     """A zip whose one member is said to lie 2^63 bytes further on."""
     whole = bytearray(_zip({"a.dcm": sound()}))
@@ -186,6 +194,8 @@ HOSTILE = {
     "a zip whose member lies behind its end": _far_away,
     "a tar with a member of less than nothing": lambda: _tar(GOOD, _member_of_size(-512)),
     "a tar whose name takes megabytes": lambda: _tar(GOOD, _member_of_size(3 << 20, tarfile.XHDTYPE)) + bytes(4 << 20),
+    "a tar of names of names": lambda: _member_of_size(0, tarfile.GNUTYPE_LONGNAME).tobuf(tarfile.GNU_FORMAT) * 600,
+    "half a sparse tar": _sparse_cut_short,
     "zips nested three deep": lambda: _zip({"1.zip": _zip({"2.zip": _zip(GOOD)})}),
     "a bomb inside a zip": lambda: _zip({**GOOD, "b.zip": _zip({"x": bytes(80 << 20)})}),
     "a tar with a link": lambda: _tar(GOOD, _link("/etc")),

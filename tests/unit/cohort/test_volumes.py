@@ -61,6 +61,15 @@ def test_a_collection_without_volumes_is_refused(tmp_path):
         xray_recipe(volumes=True, slices_per_series=3)
 
 
+def test_an_inverted_volume_is_mirrored_as_a_whole():
+    rows = frames(1).assign(photometric="MONOCHROME1", slice_mm=10.0)
+    slices = [np.linspace(0, 10 + at, 28 * 28).reshape(28, 28) for at in range(SLICES)]
+    recipe = xray_recipe(28, volumes=True, intensity_window=(0.0, 23.0))
+    cube, _, _ = volumes.converted(rows, slices, recipe)
+    plain, _, _ = volumes.converted(rows.assign(photometric="MONOCHROME2"), slices, recipe)
+    assert np.abs(cube.astype(int) + plain - 65535).max() <= 1
+
+
 def test_a_cube_keeps_proportions_and_pads_what_is_short():
     cube, voxel_mm = resample.to_cube(np.full((4, 8, 16), 7.0), 16, spacing_mm=(2.0, 1.0, 1.0))
     assert (cube.shape, voxel_mm) == ((16, 16, 16), 1.0)

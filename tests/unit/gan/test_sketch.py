@@ -1,5 +1,7 @@
 """A generator that starts from a class's mean and covariance is varied before it is trained, and tells of nobody."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,19 @@ def test_a_component_stands_for_sixteen_images_and_a_class_of_few_for_all():
     ranks = [int((basis.abs().sum(1) > 0).sum()) for basis in sketch.basis]
     assert ranks == [86 // 16, 96 // 16, 96 // 16]
     assert torch.equal(sketch.mean[1], sketch.mean[2])
+
+
+def test_it_is_patients_that_are_counted_and_of_ten_nothing_is_taken():
+    images = small_set(96)
+    images.class_index[:] = np.arange(96) >= 40
+    people = np.arange(96)
+    people[:40] = people[:40] % 4  # the first class is forty images of four people
+    sketch = learned(dataclasses.replace(images, patients=people))
+    assert torch.equal(sketch.mean[0], sketch.mean[2])
+    assert not torch.equal(sketch.mean[1], sketch.mean[2])
+    few = learned(dataclasses.replace(images, patients=np.arange(96) % 10))
+    assert not few.mean.any()
+    assert not few.basis.any()
 
 
 def test_an_untrained_generator_makes_pictures_as_varied_as_real_ones():

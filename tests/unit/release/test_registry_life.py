@@ -61,6 +61,24 @@ def test_signing_anew_that_was_killed_goes_on_and_then_changes_nothing(published
     assert pull(published, published.key).is_dir()
 
 
+@pytest.mark.parametrize("what", ["torn", "another statement"])
+def test_a_damaged_or_exchanged_version_is_named_and_never_signed_and_can_be_withdrawn(published, replaced, what):
+    envelope = published.folder / verify.ENVELOPE
+    body = envelope.read_bytes()
+    if what == "torn":
+        (published.folder / verify.MANIFEST).chmod(0o644)
+        (published.folder / verify.MANIFEST).write_bytes(b"{}")
+    else:
+        envelope.chmod(0o644)
+        envelope.write_bytes(body.replace(b'"payload":"', b'"payload":"QUFB', 1))
+    before = envelope.read_bytes()
+    with pytest.raises(IntegrityError, match=r"chest-demo@1\.0\.0"):
+        rotate.resign(replaced, zones=published.zones, now=NOW)
+    assert envelope.read_bytes() == before
+    retract.withdraw("chest-demo@1.0.0", reason="damaged", erase=True, zones=published.zones)
+    assert publish_next(published).version
+
+
 def test_a_registry_of_a_stranger_is_not_signed_anew(published, replaced, tmp_path):
     with pytest.raises(IntegrityError, match="medgan resign"):
         rotate.resign(sign.create_key(tmp_path / "stranger.key"), zones=published.zones)
