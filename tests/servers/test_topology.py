@@ -260,8 +260,12 @@ def test_an_arrival_starts_an_ingest_and_a_failing_one_says_no_path(running, str
     now = site.call("/admin/version") and subprocess.check_output(["date", "-u", "+%Y-%m-%dT%H:%M:%SZ"], text=True)
     event = {"id": "7f000000-0000-4000-8000-000000000001", "occurred": now.strip(), "event": "medgan.archive.arrived"}
     site.call("/events", [{**event, "resource": resource, "related": [], "payload": {}}])
-    run = wait_until("an ingest by event", lambda: next(iter(site.runs("ingest/ingest")), None))
-    assert run["parameters"]["archive"] == {"source": "gone"}
+
+    def by_event():
+        started = site.runs("ingest/ingest")
+        return next((run for run in started if run["parameters"]["archive"] == {"source": "gone"}), None)
+
+    run = wait_until("an ingest by event", by_event)
     state = site.finished(run["id"])
     assert state["type"] == "FAILED"
     assert NAMED not in state["message"]
