@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medgan.errors import StoreUnavailable, UnusableKey
+from medgan.sync import fsync_folder
 
 SECRET_BYTES = 32
 _NONCE_BYTES = 12
@@ -92,7 +93,7 @@ def create(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         _adopt(temporary, path)
-        _make_durable(path.parent)
+        fsync_folder(path.parent)
     except OSError:
         if os.path.lexists(path):
             message = "a key stands there already; a lost key loses every pseudonym, so it is never overwritten"
@@ -114,14 +115,6 @@ def _adopt(temporary: Path, path: Path) -> None:
         # exFAT and many shares know no second name: the name is taken first, so nobody else's key is replaced
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         temporary.replace(path)
-
-
-def _make_durable(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_private(path: Path) -> str:

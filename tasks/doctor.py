@@ -212,7 +212,8 @@ def _events(_zones: Zones) -> str:
     with _plainly():
         if not server.knows_the_pulse():
             raise RuntimeError("nobody would notice a deaf server: python -m flows deploy --workspace DIR")
-    if server.is_deaf(patience_seconds=_PULSE_SECONDS):
+        heard = server.acts_on_a_pulse(within_seconds=_PULSE_SECONDS)
+    if not heard:
         raise RuntimeError("the server takes events and acts on none: restart it, by python -m flows server")
     return "are acted on"
 

@@ -84,15 +84,17 @@ class Server:
         known = self.ask("/automations/filter", {"automations": {"name": {"any_": [PULSE]}}})
         return any(automation["enabled"] for automation in known)
 
+    def acts_on_a_pulse(self, *, within_seconds: float) -> bool:
+        """Whether it does something about a pulse in that time. Raises `httpx.HTTPError` as `ask`."""
+        pulse = self.tell(_PULSE_EVENT, resource=_PULSE_EVENT, name="pulse")
+        return self.acts_on(pulse, within_seconds=within_seconds)
+
     def is_deaf(self, *, patience_seconds: float) -> bool:
         """Whether it takes a pulse and does nothing about it for that long.
 
         One that does not answer, or does not know the pulse, is not called deaf.
         """
         try:
-            if not self.knows_the_pulse():
-                return False
-            pulse = self.tell(_PULSE_EVENT, resource=_PULSE_EVENT, name="pulse")
-            return not self.acts_on(pulse, within_seconds=patience_seconds)
+            return self.knows_the_pulse() and not self.acts_on_a_pulse(within_seconds=patience_seconds)
         except (httpx.HTTPError, ValueError, LookupError):
             return False

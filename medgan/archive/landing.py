@@ -22,6 +22,7 @@ from medgan.archive.storage import write_atomically
 from medgan.errors import StoreUnavailable
 from medgan.keys import Keyring
 from medgan.settings import Zones
+from medgan.sync import fsync_folder
 
 _NAMES: Final = "landing-names"
 _LANDED: Final = re.compile(r"([a-z]{2}-[0-9a-f]{32})\.[0-9a-f]{64}")
@@ -90,7 +91,7 @@ class Landing:
             target.parent.mkdir(exist_ok=True, mode=0o700)
             temporary.replace(target)
             for path in (target.parent, self.files):
-                _sync_folder(path)
+                fsync_folder(path)
         self._here.add(handle)
         return new
 
@@ -121,7 +122,7 @@ class Landing:
                 self._path(name).unlink(missing_ok=True)
             for shelf in {self._path(name).parent for name in names}:
                 if shelf.exists():  # somebody may have cleared the landing by hand
-                    _sync_folder(shelf)
+                    fsync_folder(shelf)
             self._forget_names(handles)
         except OSError:
             raise _refused() from None
@@ -217,14 +218,6 @@ def _clear(partial: Path) -> None:
                 path.unlink()
         except (BlockingIOError, FileNotFoundError):
             continue
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _refused() -> StoreUnavailable:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medgan.errors import Conflict, StoreUnavailable
+from medgan.sync import fsync_folder
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -42,32 +43,6 @@ def make_folder(path: Path) -> None:
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
         fsync_folder(folder.parent)
-
-
-def fsync_file(path: Path) -> None:
-    """Make the bytes of one file durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def fsync_folder(path: Path) -> None:
-    """Make the names in `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def fsync_tree(root: Path) -> None:
-    """Make every file and folder below `root` durable, innermost first."""
-    for folder, _, names in os.walk(root, topdown=False):
-        for name in sorted(names):
-            fsync_file(Path(folder) / name)
-        fsync_folder(Path(folder))
 
 
 def drop_links(root: Path) -> None:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from medgan.client import disk
 from medgan.errors import InvalidRequest
+from medgan.sync import fsync_folder, fsync_tree
 
 if TYPE_CHECKING:
     from medgan.client.load import Dataset
@@ -210,9 +211,9 @@ def begun(dataset: Dataset, folder: Path, form: str) -> Iterator[None]:
                 raise InvalidRequest(_NOT_EMPTY)
             mark.write_bytes(said)
         yield
-        disk.fsync_tree(folder)  # what is no longer marked as unfinished is durable
+        fsync_tree(folder)  # what is no longer marked as unfinished is durable
         mark.unlink()
-        disk.fsync_folder(folder)
+        fsync_folder(folder)
 
 
 def one_by_one(

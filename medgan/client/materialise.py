@@ -20,6 +20,7 @@ from medgan.client import disk, shards
 from medgan.client.verify import MANIFEST, Progress
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import Manifest, canonical_json, sha256_hex
+from medgan.sync import fsync_folder, fsync_tree
 
 CHECKS = "checks.json"
 _ARRAY = "images.zarr/images"
@@ -54,10 +55,10 @@ def materialise(folder: Path, *, on_progress: Progress | None = None) -> Path:
             shutil.rmtree(staging, ignore_errors=True)
             checks = _write(staging, reader, Manifest.model_validate_json(body), on_progress)
             (staging / CHECKS).write_bytes(canonical_json({"manifest_sha256": sha256_hex(body), "crc32c": checks}))
-            disk.fsync_tree(staging)
+            fsync_tree(staging)
             shutil.rmtree(target, ignore_errors=True)
             staging.rename(target)
-            disk.fsync_folder(target.parent)
+            fsync_folder(target.parent)
     return target
 
 

@@ -20,6 +20,7 @@ from medgan.client.trust import Trust
 from medgan.client.verify import Progress
 from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable
 from medgan.records import Index, IndexVersion, Manifest, ManifestFile, sha256_hex
+from medgan.sync import fsync_folder, fsync_tree
 
 FETCHES_AT_ONCE = 4
 
@@ -177,9 +178,9 @@ def fetch(
         (staging / verify.MANIFEST).write_bytes(body)
         (staging / verify.ENVELOPE).write_bytes(envelope)
         _drop_strangers(staging, manifest)
-        disk.fsync_tree(staging)
+        fsync_tree(staging)
         staging.rename(folder)
-        disk.fsync_folder(folder.parent)
+        fsync_folder(folder.parent)
 
 
 def signed_manifest(

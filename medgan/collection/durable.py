@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medgan.errors import Conflict, StoreUnavailable
+from medgan.sync import fsync_folder, fsync_tree
 
 PARTIAL = ".partial"
 """Suffix of everything unfinished; whoever holds the folder's lock may delete it."""
@@ -44,7 +45,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         try:
             yield partial
-            _fsync_tree(partial)
+            fsync_tree(partial)
             if not path.exists():
                 partial.rename(path)
                 fsync_folder(path.parent)
@@ -61,26 +62,6 @@ def explained_disk() -> Iterator[None]:
         reason = os.strerror(error.errno) if error.errno else "input/output error"
         message = f"the pseudonymised store could not be written or read ({reason}): free or repair it, then run again"
         raise StoreUnavailable(message) from None
-
-
-def fsync_folder(path: Path) -> None:
-    """Make the names in `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _fsync_tree(root: Path) -> None:
-    for folder, _, names in os.walk(root, topdown=False):
-        for name in names:
-            descriptor = os.open(Path(folder) / name, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        fsync_folder(Path(folder))
 
 
 @contextmanager

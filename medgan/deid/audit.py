@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from medgan.errors import IntegrityError, StoreUnavailable
 from medgan.records import canonical_json, sha256_hex
+from medgan.sync import fsync_folder
 
 START = "0" * 64
 _DIGITS = 4
@@ -66,7 +67,7 @@ class Log:
                 self.file.flush()
                 os.fsync(self.file.fileno())
                 self.temporary.replace(self.path)
-                _make_durable(self.path.parent)
+                fsync_folder(self.path.parent)
         finally:
             with suppress(OSError):  # a full disk refuses what is left in the buffer
                 self.file.close()
@@ -81,14 +82,6 @@ class Log:
         line = chain(self.previous, content)
         self.previous = str(line["digest"])
         self.file.write(canonical_json(line) + b"\n")
-
-
-def _make_durable(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def verify(folder: Path, on_line: Callable[[bytes], object] | None = None) -> tuple[str, int, int]:

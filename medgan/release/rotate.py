@@ -39,13 +39,14 @@ def resign(old: Path, *, zones: Zones, now: datetime | None = None) -> Index:
             raise InvalidRequest("nothing is published here yet: there is nothing to sign anew")
         done = sign.signed_by(held.body, today, kind=trust.INDEX_TYPE)
         table = index.believed(held, today if done else before)
-        broken = [
-            f"{entry.name}@{known.version}"
-            for entry in table.datasets
-            for known in entry.versions
-            if known.version in store.versions(entry.name)
-            and not _sign_version(store, entry.name, known, key, (today, before))
-        ]
+        broken = []
+        for entry in table.datasets:
+            standing = set(store.versions(entry.name))
+            broken += [
+                f"{entry.name}@{known.version}"
+                for known in entry.versions
+                if known.version in standing and not _sign_version(store, entry.name, known, key, (today, before))
+            ]
         if not done:
             table = index.renewed(table, created=index.stamp(now or datetime.now(UTC)))
             publish.write_index(store, table, held, key)

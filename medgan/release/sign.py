@@ -24,6 +24,7 @@ from medgan.client import disk, trust, verify
 from medgan.errors import IntegrityError, UnusableKey
 from medgan.records import Envelope, EnvelopeSignature, Manifest, canonical_json, sha256_hex
 from medgan.settings import Zones
+from medgan.sync import fsync_folder
 
 PUBLIC_SUFFIX = ".pub"
 MEANING = "Proves who published these bytes and that they are unchanged. It does not prove privacy."
@@ -137,4 +138,4 @@ def _place_new(path: Path, pem: bytes) -> None:
         pass
     finally:
         partial.unlink()
-    disk.fsync_folder(path.parent)
+    fsync_folder(path.parent)

@@ -24,6 +24,7 @@ from medgan.client.index import ENVELOPE, is_number
 from medgan.errors import Conflict, StoreUnavailable
 from medgan.records import Manifest
 from medgan.settings import Zones
+from medgan.sync import fsync_folder, fsync_tree
 
 STAGING = ".staging"
 LOCK = ".lock"
@@ -134,14 +135,14 @@ class FolderStore:
         for path in staging.rglob("*"):
             if path.is_file():
                 path.chmod(0o444)
-        disk.fsync_tree(staging)
+        fsync_tree(staging)
         target = self.root / made.name / made.version
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             raise Conflict("that version stands already: run again")
         staging.rename(target)
-        disk.fsync_folder(target.parent)
-        disk.fsync_folder(self.root)
+        fsync_folder(target.parent)
+        fsync_folder(self.root)
 
     def _share(self, staging: Path, made: Manifest, previous: Manifest) -> None:
         before = self.root / previous.name / previous.version

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from medgan.cohort.synthetic import IMAGES, LABELS, RECORD
 from medgan.collection import durable
 from medgan.collection import table as tables
 from medgan.records import CohortSpec, SyntheticCohort, TrainedModel
+from medgan.sync import fsync_folder, fsync_tree
 from medgan.synthesis import blocks, patients
 
 _KEPT = {IMAGES, LABELS, RECORD}
@@ -70,10 +70,6 @@ def _publish(staging: Path, home: Path) -> None:
             entry.unlink()
     for leftover in staging.rglob(f"*{durable.PARTIAL}"):
         leftover.unlink()
-    for path, _, names in os.walk(staging, topdown=False):
-        for name in names:
-            with (Path(path) / name).open("rb") as file:
-                os.fsync(file.fileno())
-        durable.fsync_folder(Path(path))
+    fsync_tree(staging)
     staging.rename(home)
-    durable.fsync_folder(home.parent)
+    fsync_folder(home.parent)

@@ -196,7 +196,7 @@ def test_what_a_person_cancels_stays_cancelled(running, struck):
         site.call(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
         assert site.finished(run)["type"] == "CANCELLED"
     told = Server(address=site.api, password=f"medgan:{site.password}")
-    assert not told.is_deaf(patience_seconds=60), "whatever is done about a cancelled run has been done by now"
+    assert told.acts_on_a_pulse(within_seconds=60), "whatever is done about a cancelled run has been done by now"
     after = site.patiently(f"/flow_runs/{run}")
     assert (after["state_type"], after["run_count"]) == ("CANCELLED", 1)
 

@@ -32,6 +32,20 @@ def test_a_key_is_never_overwritten(tmp_path):
     assert (tmp_path / "k").read_bytes() == before
 
 
+def test_where_there_are_no_hard_links_a_key_is_made_and_never_overwritten(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    keys.create(tmp_path / "k")
+    before = (tmp_path / "k").read_bytes()
+    assert len(keys.load(f"file:{tmp_path / 'k'}").secret) == keys.SECRET_BYTES
+    with pytest.raises(UnusableKey, match="never overwritten"):
+        keys.create(tmp_path / "k")
+    assert (tmp_path / "k").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["k"]
+
+
 @pytest.mark.parametrize(
     ("text", "mode"),
     [("", 0o600), ("00" * 31, 0o600), ("zz" * 32, 0o600), ("00" * 32, 0o644), ("00" * 32, 0o640)],

@@ -128,6 +128,20 @@ def test_what_no_reader_foresaw_costs_one_file(tmp_path: Path, zones: Zones, mon
     assert report.rejected == {"CORRUPT_HEADER": 1}
 
 
+def test_a_file_that_this_machine_had_no_memory_for_is_read_by_the_next_scan(
+    tmp_path: Path, zones: Zones, monkeypatch
+) -> None:
+    def full(_: bytes) -> None:
+        raise MemoryError
+
+    source = write_files(tmp_path / "in", {"a.dcm": sound()})
+    with monkeypatch.context() as patched:
+        patched.setattr(structure, "walk", full)
+        assert scan_path(source, zones)[0].rejected == {"CHANGED_WHILE_READ": 1}
+    report, _ = scan_path(source, zones)
+    assert (report.instances, report.rejected) == (1, {})
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_bad_file_is_quarantined_with_its_reason_and_the_scan_goes_on(
     what: str, tmp_path: Path, zones: Zones

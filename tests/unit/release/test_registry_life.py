@@ -51,6 +51,32 @@ def test_a_replaced_signing_key_signs_the_registry_anew_and_clients_pin_it(publi
     assert publish_next(published).version == "2.0.0"
 
 
+def test_a_copy_pulled_before_is_verified_with_the_new_key(published, replaced, tmp_path):
+    pull(published, replaced)
+    rotate.resign(replaced, zones=published.zones)
+    next((tmp_path / "home/trust").glob("*.json")).unlink()
+    made = medgan.client.report.verify_pulled("chest-demo", registry=str(published.zones.registry), trust=published.key)
+    assert made.version == "1.0.0"
+
+
+def test_a_night_that_was_killed_before_its_key_was_replaced_lists_nothing_of_the_old_key(
+    published, replaced, monkeypatch
+):
+    shutil.copy(replaced.with_name("old.key"), published.zones.signing_key)
+    shutil.copy(replaced, published.key)
+    with monkeypatch.context() as patched:
+        patched.setattr(publish, "write_index", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            publish_next(published)
+    published.zones.signing_key.unlink()
+    published.key.unlink()
+    rotate.resign(replaced, zones=published.zones, now=NOW)
+    made = publish_next(published)
+    assert pulls.pull(
+        f"chest-demo@{made.version}", registry=str(published.zones.registry), trust=published.key, now=NOW
+    )
+
+
 def test_signing_anew_that_was_killed_goes_on_and_then_changes_nothing(published, replaced, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(publish, "write_index", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
