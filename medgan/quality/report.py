@@ -93,7 +93,7 @@ def _row(measure: Measure) -> str:
 
 def _plot(curve: dict[str, list[float]], title: str, x_label: str, y_label: str) -> str:
     """Curves over `x` as an SVG of 420 x 260."""
-    left, top, width, height = 52, 30, 350, 180
+    left, top, width, height = 64, 30, 340, 180
     names = [name for name in curve if name != "x"]
     low = min(min(curve[name]) for name in names)
     high = max(max(curve[name]) for name in names)
