@@ -37,7 +37,7 @@ from medgan.records import (
     TrainRequest,
 )
 from medgan.settings import Zones
-from tasks import temporary
+from tasks import lasting, temporary
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -215,6 +215,7 @@ def deploy(
     sites = {path.stem: _parameters(path) for path in site or ()}
     nights = [_night(parameters) for parameters in sites.values()]
     address = None if webhook is None else _secret(webhook)
+    lasting.required()
     temporary.configure(workspace)
     from flows.nightly import nightly as flow
     from tasks.deploy import deploy as make
@@ -244,8 +245,8 @@ def watch(
     every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 10,
 ) -> None:
     """Watch a registered drop folder: whatever has settled in it starts the ingest deployment."""
+    lasting.required()
     temporary.configure(workspace)
-    temporary.lasting_only()
     from tasks.watch import announce, arrivals
 
     for files in arrivals(source, Zones.under(workspace), every_seconds=every):
@@ -293,6 +294,7 @@ def personalize(
 @app.command()
 def doctor(workspace: Workspace) -> None:
     """Check everything that a night needs, and say what to fix; exit status 1 if anything."""
+    lasting.adopt()
     from tasks.doctor import examine
 
     healthy = True

@@ -23,7 +23,6 @@ from prefect.types import SecretDict
 from prefect.workers.process import ProcessWorker
 
 from medgan.errors import InvalidRequest, StoreUnavailable
-from tasks import temporary
 
 ROOT = Path(__file__).parents[1]
 POOLS = ("medgan", "medgan-gpu")
@@ -43,10 +42,9 @@ def deploy(sites: Mapping[str, dict[str, Any]], *, webhook: str | None = None) -
         webhook: Address that notices are posted to; None keeps the one there is, or tells nobody.
 
     Raises:
-        InvalidRequest: PREFECT_API_URL is not set, or Prefect refuses a deployment.
+        InvalidRequest: Prefect refuses a deployment.
         StoreUnavailable: the server does not answer.
     """
-    temporary.lasting_only()
     with get_client(sync_client=True) as client:
         try:
             made = [f"pool: {pool}" for pool in POOLS if _make_pool(client, pool)]

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
-from medgan.errors import InvalidRequest, StoreUnavailable
+from medgan.errors import StoreUnavailable
 
 _START_SECONDS = 180
 """Longest start: a loaded machine takes 40 s, the first one also makes the database."""
@@ -34,12 +34,6 @@ def configure(workspace: Path) -> None:
     os.environ.setdefault("PREFECT_HOME", str(root / "prefect"))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-
-
-def lasting_only() -> None:
-    """Raise `InvalidRequest` unless PREFECT_API_URL names a server: for what only one that goes on running can do."""
-    if not os.environ.get("PREFECT_API_URL"):
-        raise InvalidRequest("PREFECT_API_URL is not set: this takes a Prefect server that goes on running")
 
 
 def start() -> None:
