@@ -7,7 +7,7 @@ WORKSPACE := $(DEMO)/workspace
 RADIOGRAPHS := tests/samples/pneumoniamnist/pneumoniamnist.npz
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-servers test-extras check bench clean
+.PHONY: help install demo test test-servers test-extras check audit bench clean
 
 help:          ## list the doors
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -48,6 +48,12 @@ check: $(VENV)/.installed   ## ruff, mypy, import contracts, infra by schema
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec --quiet infra/compose.yaml
 	$(BIN)/kubernetes-validate --strict --quiet $(filter-out %/kustomization.yaml,$(wildcard infra/kubernetes/*.yaml))
 	$(BIN)/hadolint infra/docker/Dockerfile
+
+audit:         ## unsafe settings in infra/, and known vulnerabilities of the pinned set (asks a database on the internet)
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30 pip-audit==2.10.1
+	.venv-audit/bin/checkov --quiet --compact --directory infra --framework kubernetes dockerfile secrets
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 bench: $(VENV)/.installed   ## speed and quality, as ratios on this machine
 	$(BIN)/python -m tests.bench

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import itertools
 import json
 import re
@@ -31,6 +32,8 @@ PODS = {
     "dask-scheduler": DASK["scheduler"]["spec"],
 }
 PINNED = re.compile(r"[^:@]+:(?!latest)[\w.-]*\d[\w.-]*(@sha256:[0-9a-f]{64})?")
+DEPLOYED = yaml.safe_load((INFRA.parent / "deployments/prefect.yaml").read_text())["deployments"]
+UNITS = {path.name: path for path in sorted((INFRA / "systemd").glob("*.service"))}
 ZONES = {"archive", "identified", "keys", "pseudonymised", "synthetic", "published"}
 
 
@@ -169,6 +172,43 @@ def test_the_one_host_keeps_zones_apart_too():
     assert seen["prefect"] == seen["postgres"] == seen["dask-scheduler"] == set()
     written = [v for v in COMPOSE["catalogue"]["volumes"] + COMPOSE["metrics"]["volumes"] if not v.endswith(":ro")]
     assert not written
+
+
+def _unit(path: Path) -> configparser.ConfigParser:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.read(path)
+    return unit
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_starts_what_there_is_and_comes_back(name):
+    from flows.__main__ import app
+
+    unit = _unit(UNITS[name])
+    program, *words = unit["Service"]["ExecStart"].split()
+    assert unit["Install"]["WantedBy"] == "multi-user.target"
+    if program.endswith("/prefect"):
+        known = {entry["work_pool"]["name"] for entry in DEPLOYED}
+        assert words[:2] == ["worker", "start"]
+        assert words[words.index("--pool") + 1] in known
+    else:
+        assert (program, *words[:2]) == ("/opt/medgan/.venv/bin/python", "-m", "flows")
+        assert words[2] in {command.callback.__name__ for command in app.registered_commands}
+
+
+def test_no_unit_is_root_or_writes_outside_of_the_workspace():
+    service = _unit(INFRA / "systemd/medgan-.service.d/common.conf")["Service"]
+    assert service["User"] == "medgan"
+    assert (service["ProtectSystem"], service["ReadWritePaths"]) == ("strict", "/srv/medgan")
+    assert (service["NoNewPrivileges"], service["Restart"]) == ("true", "always")
+
+
+def test_the_environment_of_the_units_holds_no_password_and_asks_for_two():
+    told = dict(
+        line.split("=", 1) for line in (INFRA / "systemd/environment").read_text().splitlines() if line[0] != "#"
+    )
+    assert told["PREFECT_SERVER_API_AUTH_STRING"] == told["PREFECT_API_AUTH_STRING"] == "medgan:CHANGE-2"
+    assert urlsplit(told["PREFECT_API_DATABASE_CONNECTION_URL"]).password == "CHANGE-1"  # noqa: S105 - to be replaced
 
 
 def test_dask_speaks_tls_everywhere():
