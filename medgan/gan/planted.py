@@ -43,8 +43,11 @@ class Planted:
 def plant(degradation: Degradation, truths: Sequence[Image], answer: Answer, *, cases: int, seed: int = 3) -> Planted:
     """Plant `cases` lesions, one each in a window of at most 128 px of `truths` (H, W) in [-1, 1], and restore.
 
+    A lesion stays within the values that its window, or no signal and the full window, have; where it would not, it is
+    planted with the other sign: what a scanner or file cannot hold nobody can restore.
+
     Removed: the restored image with the lesion differs from that without it, averaged over what was seen of the disc,
-    by less than half of its contrast. Added: averaged over 5 x 5 px (about the smallest disc) the restored healthy
+    by less than half of what was planted. Added: averaged over 5 x 5 px (about the smallest disc) the restored healthy
     image is wrong by half of the least contrast somewhere. Windows without tissue, and lesions of which a hole hides
     most, do not count.
     """
@@ -55,15 +58,15 @@ def plant(degradation: Degradation, truths: Sequence[Image], answer: Answer, *, 
         if drawn is None:
             continue
         healthy, disc = drawn
-        contrast = float(rng.choice([-1, 1])) * 2 * rng.uniform(*_CONTRAST)
-        sick = (healthy + contrast * disc).astype(np.float32)
+        sick = _with_lesion(healthy, disc, float(rng.choice([-1, 1])) * 2 * rng.uniform(*_CONTRAST))
         before, after = (degradation.measure(one, np.random.default_rng(case)) for one in (healthy, sick))
         seen = disc if before.hole is None else disc * ~before.hole
         if 2 * seen.sum() < disc.sum():
             continue
         clear = answer(before)
         counted += 1
-        removed += bool(((answer(after) - clear) * seen).sum() / seen.sum() / contrast < 0.5)  # noqa: PLR2004 - half
+        planted = ((sick - healthy) * seen).sum()
+        removed += bool(((answer(after) - clear) * seen).sum() / planted < 0.5)  # noqa: PLR2004 - half
         added += _adds(clear, healthy)
     return Planted(
         cases=counted,
@@ -91,6 +94,14 @@ def _window(truth: Image, factor: int, rng: np.random.Generator) -> tuple[Image,
     rows, columns = np.ogrid[: sides[0], : sides[1]]
     distance = np.hypot(rows - (place[0] - corner[0]), columns - (place[1] - corner[1]))
     return window, np.clip(rng.uniform(*_RADIUS_PX) + 0.5 - distance, 0, 1)
+
+
+def _with_lesion(healthy: Image, disc: NDArray[np.float64], contrast: float) -> Image:
+    """The window with a disc of a contrast or, where there is more room, of the opposite one."""
+    low, high = min(-1.0, float(healthy.min())), max(1.0, float(healthy.max()))
+    both = [np.clip(healthy + sign * contrast * disc, low, high) for sign in (1, -1)]
+    kept = [float((np.abs(one - healthy) * disc).sum()) for one in both]
+    return both[int(kept[1] > 1.01 * kept[0])].astype(np.float32)
 
 
 def _adds(made: Image, truth: Image) -> bool:

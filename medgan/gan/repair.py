@@ -26,7 +26,7 @@ from medgan.gan.familiar import Familiar
 from medgan.gan.measurement import Degradation, Image, Measurement
 from medgan.gan.noise import noise_level
 from medgan.gan.recipes import fast_precision
-from medgan.gan.restore_config import LEAST_PX, RestoreConfig
+from medgan.gan.restore_config import CODE_VERSION, LEAST_PX, RestoreConfig
 from medgan.gan.restorer import Unet, log_scale
 from medgan.gan.scans import by_percentiles, window_of
 
@@ -98,6 +98,7 @@ class Restorer:
         """Open `folder`: InvalidRequest when there is no finished model, IntegrityError when weights were changed."""
         try:
             described = json.loads((folder / DESCRIPTION).read_bytes())
+            made_by = described.get("code_version")
             self.config = RestoreConfig.from_json(described["config"])
             self.attrs: dict[str, Any] = described["attrs"]
             self.factor = float(described["uncertainty_factor"])
@@ -106,8 +107,10 @@ class Restorer:
             self.planted: dict[str, float] = described["planted"]
             self.sha256: str = described["weights_sha256"]
             weights = (folder / WEIGHTS).read_bytes()
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise InvalidRequest("there is no finished restorer in this folder: train one first") from None
+        if made_by != CODE_VERSION:
+            raise InvalidRequest("this restorer learned from other inputs than this version gives: train it again")
         if hashlib.sha256(weights).hexdigest() != self.sha256:
             raise IntegrityError("the restorer's weights are not those its description names: train it again")
         self.folder = folder

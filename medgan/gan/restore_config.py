@@ -11,7 +11,7 @@ from medgan.errors import InvalidRequest
 from medgan.gan.degrade import task
 from medgan.gan.restorer import Shape
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 LEAST_PX = 32
 """Sides of images and windows are this long at least."""
 
@@ -30,7 +30,7 @@ class RestoreConfig:
     learning_rate_critic: float = 4e-4
     pixel_weight: float = 10.0
     hole_weight: float = 2.0  # errors inside a hole count so many times as much
-    spectrum_share: float = 0.5  # of the spectrum's distance that pixels alone leave: what the critic's phase aims at
+    spectrum_share: float = 0.3  # of the spectrum's distance that pixels alone leave: what the critic's phase aims at
     adversarial_weight: float = 0.05  # beside the spectrum's, which is found while training
     gamma: float = 0.1
     penalty_every: int = 8

@@ -161,7 +161,10 @@ def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], tu
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         raise InvalidRequest("local cases are an .npz with arrays `images` (N, H, W) and `target` (N,)") from None
     if images.ndim != 3 or target.shape != (len(images),) or len(images) == 0 or images.dtype.kind not in "uif":  # noqa: PLR2004
-        raise InvalidRequest("local cases need `images` (N, H, W) of numbers and one `target` an image")
+        raise InvalidRequest(
+            "local cases need `images` (N, H, W) of numbers and one `target` an image, a class or a number; masks "
+            "(segmentation) are not offered: releases hold none"
+        )
     if not np.isfinite(images).all():
         raise InvalidRequest("an image of the local cases has values that are not finite")
     whose = arrays.get("patient", np.arange(len(images)))

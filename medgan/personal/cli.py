@@ -28,7 +28,8 @@ def personalize(
 ) -> None:
     """Compare training with and without a release's synthetic cases, on half of your patients; write a report.
 
-    The report says so when nothing is gained.
+    Targets are classes or numbers; segmentation is not offered, because releases hold no masks. The report says so
+    when nothing is gained.
     """
     from medgan.client import load
     from medgan.errors import InvalidRequest

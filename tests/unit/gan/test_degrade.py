@@ -10,7 +10,7 @@ import torch
 
 from medgan.errors import InvalidRequest
 from medgan.gan.degrade import TASKS, task
-from medgan.gan.holes import Holes, dropped, patches, strokes
+from medgan.gan.holes import Holes, dropped, patches, strokes, thin_plate
 from medgan.gan.jpeg import Jpeg
 from medgan.gan.kspace import KSpaceCrop, crop_matrix, fill_matrix
 from medgan.gan.noise import LowDose, RicianNoise
@@ -51,6 +51,19 @@ def test_the_truth_survives_its_own_projection():
         measured = degradation.measure(truth, np.random.default_rng(1))
         kept = degradation.project(torch.from_numpy(truth)[None, None], [measured])[0, 0].numpy()
         assert np.abs(kept - truth).max() < 0.02, degradation.name
+
+
+def test_a_slope_goes_on_through_a_hole_and_values_stay_within_what_is_known():
+    rows, columns = np.mgrid[:40, :50]
+    slope = (0.02 * rows - 0.01 * columns).astype(np.float32)
+    hole = np.zeros(slope.shape, bool)
+    hole[10:30, 15:50] = True  # up to the frame, where nothing is known beyond
+    filled = thin_plate(np.where(hole, np.float32(-1), slope), hole)
+    assert np.abs(filled - slope)[:, :32].max() < 0.02
+    assert slope[~hole].min() <= filled.min() <= filled.max() <= slope[~hole].max()
+    hole[:] = True
+    hole[0, 0] = False
+    assert np.abs(thin_plate(slope, hole) - slope[0, 0]).max() < 1e-6
 
 
 def test_a_decoder_that_clips_does_not_make_the_truth_contradict_its_file():

@@ -48,6 +48,11 @@ def test_what_removes_and_what_adds_is_counted(answer, removed, added):
     assert found.added >= added if added else found.added == 0
 
 
+def test_a_lesion_brighter_than_a_file_can_hold_is_not_planted():
+    bright = [np.clip(0.1 * one + 0.9, -1, 1) for one in tissue()]  # an eight-bit file keeps nothing beyond white
+    assert plant(Nothing(), bright, lambda one: np.clip(one.seen, -1, 1), cases=20).removed == 0
+
+
 def test_no_lesion_is_planted_where_there_is_only_air():
     assert plant(Nothing(), [np.full((64, 64), -1, np.float32)], lambda one: one.seen, cases=5).cases == 0
 

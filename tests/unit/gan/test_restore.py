@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.gan import restore
 from medgan.gan.degrade import TASKS
-from medgan.gan.repair import WEIGHTS, Restorer, Unfamiliar
-from medgan.gan.restore_config import RestoreConfig
+from medgan.gan.repair import DESCRIPTION, WEIGHTS, Restorer, Unfamiliar
+from medgan.gan.restore_config import CODE_VERSION, RestoreConfig
 from medgan.gan.restorer import Shape
 from medgan.gan.scans import Scans, windows
 from tests.builders.cohort import radiographs
@@ -113,6 +114,16 @@ def test_changed_weights_are_not_used(trained, tmp_path):
     data[-1] ^= 1
     weights.write_bytes(data)
     with pytest.raises(IntegrityError):
+        Restorer(tmp_path)
+
+
+def test_a_restorer_that_learned_from_another_versions_inputs_is_not_used(trained, tmp_path):
+    for name in (WEIGHTS, DESCRIPTION):
+        (tmp_path / name).write_bytes((trained_folder(trained) / name).read_bytes())
+    assert Restorer(tmp_path).sha256 == trained.sha256
+    described = json.loads((tmp_path / DESCRIPTION).read_bytes())
+    (tmp_path / DESCRIPTION).write_text(json.dumps({**described, "code_version": CODE_VERSION - 1}))
+    with pytest.raises(InvalidRequest, match="train it again"):
         Restorer(tmp_path)
 
 
