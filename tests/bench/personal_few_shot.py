@@ -68,7 +68,7 @@ def small_images(path: Path) -> tuple[np.ndarray, np.ndarray, Cases, Cases, tupl
 
 def generator(stored: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], kimg: float, folder: Path) -> Sampler:
     images = TrainingSet(pixels=stored, class_index=labels, classes=classes, lo=0.0, hi=65535.0)
-    config = replace(recipes.build("xray_32_cpu", total_kimg=kimg), augment_flip=False)
+    config = replace(recipes.build("r3_dcgan_32", total_kimg=kimg), augment_flip=False)
     begun = time.process_time()
     fit(images, config, folder, attrs=ATTRS)
     sys.stdout.write(f"generator: {len(stored)} images, {kimg:g} kimg, {time.process_time() - begun:.0f} CPU-s\n")
