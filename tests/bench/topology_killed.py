@@ -4,7 +4,8 @@
     MEDGAN_BENCH_KILLS=worker:train,prefect:train python -m tests.bench.topology_killed
 
 A dead worker is found by the automation `zombie` itself (its window cut to 90 s), and the run is started again by the
-other one. Every night must end published, once, with one line in the ledger and every instance in its collection.
+other one. Every night must end published, once, with one line in the ledger, every instance in its collection and a
+version that a reader pulls and verifies whole.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medgan import night
+from medgan.client.pull import pull
 from medgan.collection import store
+from medgan.errors import MedganError
 from medgan.settings import Zones
 from tests.bench.__main__ import machine
 from tests.builders.servers import wait_until
@@ -39,6 +42,7 @@ def main() -> int:
     pairs = [tuple(kill.split(":")) for kill in given.split(",")] if given else [*itertools.product(PARTS, MOMENTS)]
     failed = 0
     with tempfile.TemporaryDirectory(prefix="medgan-killed-") as folder, topology(Path(folder)) as site:
+        os.environ["MEDGAN_HOME"] = str(site.folder / "reader")
         sys.stdout.write(f"machine: {machine()}, load {os.getloadavg()[0]:.1f}\n")
         _prepare(site)
         for number, (part, moment) in enumerate(pairs):
@@ -84,10 +88,20 @@ def _night(site: Topology, part: str, moment: str, *, kimg: float) -> str:
         "state": ended["type"] == "COMPLETED",
         "versions": site.versions(name) == ["1.0.0"],
         "ledger": [(entry.night.number, entry.outcome) for entry in ledger] == [(1, "published")],
+        "verified": _is_whole(name, zones),
         "instances": held.instances == _HELD.setdefault("instances", held.instances),
     }
     wrong = [fact for fact, well in facts.items() if not well]
     return "whole" if not wrong else f"not {', '.join(wrong)}: {(ended['message'] or '')[:80]}"
+
+
+def _is_whole(name: str, zones: Zones) -> bool:
+    """Whether a reader gets the version: signed, every file, nothing extra."""
+    try:
+        pull(name, registry=str(zones.registry), trust=zones.keys / "pipeline.pub")
+    except MedganError:
+        return False
+    return True
 
 
 def _moment(site: Topology, name: str, moment: str) -> Callable[[], bool]:
