@@ -3,7 +3,7 @@
     python -m tests.bench.topology_pictures FOLDER
 
 Writes prefect-form.png (a night's form), prefect-run.png (a finished night with what it made), prefect-night.png (its
-summary), prefect-asks.png (what the gate says) and prefect-pause.png (what it asks). Three minutes on two cores.
+summary), prefect-asks.png (what the gate says under a stricter policy) and prefect-pause.png (what it asks of us).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from tests.builders.browser import Browser
 from tests.builders.servers import wait_until
-from tests.builders.topology import ROOT, Topology, fill, small_site, topology
+from tests.builders.topology import Topology, fill, small_site, topology
 
 NIGHT = "nightly/small"
 _SETTLE_SECONDS = 12
 """A page's panels arrive one by one."""
-_WIDTH = 1300
-_RESUME = "[...document.querySelectorAll('button')].find(b => b.innerText.trim() === 'Resume').click()"
+_WIDTH = 1400
+_CLICK = "[...document.querySelectorAll('button, a, [role=tab]')].find(e => e.innerText.trim() === '{}').click()"
 
 
 def main(out: Path) -> None:
@@ -45,23 +45,23 @@ def take(site: Topology, out: Path) -> None:
         ended = site.finished(run)
         if ended["type"] != "COMPLETED":
             raise RuntimeError(ended["message"])
-        _picture(site, tab, out / "prefect-run.png", f"/runs/flow-run/{run}?tab=Artifacts", height=1300)
-        _picture(site, tab, out / "prefect-night.png", _artifact(site, run, "night"), height=1500)
+        _picture(site, tab, out / "prefect-run.png", f"/runs/flow-run/{run}", height=1300, opened="Artifacts")
+        _picture(site, tab, out / "prefect-night.png", _artifact(site, run, "night"), width=1700, height=980)
         asked = _asked(site)
-        _picture(site, tab, out / "prefect-asks.png", _artifact(site, asked, "gate-asks"), height=1100)
-        _show(site, tab, f"/runs/flow-run/{asked}")
-        tab.run(_RESUME)
-        time.sleep(_SETTLE_SECONDS)
-        tab.picture(out / "prefect-pause.png")
+        _picture(site, tab, out / "prefect-asks.png", _artifact(site, asked, "gate-asks"), height=1000)
+        _picture(site, tab, out / "prefect-pause.png", f"/runs/flow-run/{asked}", height=900, opened="Resume")
 
 
-def _picture(site: Topology, tab: Browser, file: Path, page: str, *, height: int) -> None:
-    """A page in a window so high: Prefect's pages scroll inside themselves."""
-    size = {"width": _WIDTH, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    tab.call("Emulation.setDeviceMetricsOverride", **size)
+def _picture(
+    site: Topology, tab: Browser, file: Path, page: str, *, height: int, width: int = _WIDTH, opened: str = ""
+) -> None:
+    """A page, or what its button or tab `opened` shows, in a window so high: Prefect's pages scroll inside."""
+    tab.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
     _show(site, tab, page)
+    if opened:
+        tab.run(_CLICK.format(opened))
+        time.sleep(_SETTLE_SECONDS)
     tab.picture(file)
-    tab.call("Emulation.clearDeviceMetricsOverride")
 
 
 def _show(site: Topology, tab: Browser, page: str) -> None:
@@ -76,11 +76,8 @@ def _artifact(site: Topology, run: str, key: str) -> str:
 
 
 def _asked(site: Topology) -> str:
-    """A run that asks a person about the night's privacy report; its id, once it waits."""
-    record = min((site.workspace / "synthetic/cohorts").glob("*/privacy-record.json"))
-    command = [sys.executable, "-m", "tests.builders.asking", record, "1"]
-    site.servers.start("asking", command, env=site.environment, cwd=ROOT)
-    run = str(wait_until("the run", lambda: site.flow_runs("asking"))[0]["id"])
+    """A night that a stricter policy does not clear; its id, once it waits for a person."""
+    run = site.trigger(NIGHT, dataset="stricter", policy="strict")
     wait_until("the question", lambda: site.state(run)["type"] == "PAUSED")
     return run
 
