@@ -16,12 +16,12 @@ class CohortRecipe(Record):
     to [-1, 1].
     """
 
-    name: Name
+    name: Name = Field(description="What the cohort is called, for example chest-xray-32.")
     modalities: tuple[str, ...] = Field(description="DICOM modalities to keep, for example DX.")
     class_attribute: str = Field(description="Column that conditions the generator, for example finding.")
     covariates: tuple[str, ...] = Field(default=("sex", "age_years"), description="Further columns kept.")
-    size_px: int = Field(default=32, ge=8, le=1024)
-    train_fraction: float = Field(default=0.76, gt=0, lt=1)
+    size_px: int = Field(default=32, ge=8, le=1024, description="Pixels a side that images are brought to.")
+    train_fraction: float = Field(default=0.76, gt=0, lt=1, description="Share of the patients to train on.")
     holdout_fraction: float = Field(default=0.12, gt=0, lt=0.5, description="Each of the two holdouts.")
     intensity_percentiles: tuple[float, float] = Field(
         default=(0.1, 99.9), description="Percentiles of each image that become -1 and 1; both are kept."

@@ -40,7 +40,7 @@ class TrainRequest(Record):
             ]
         },
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="What chance starts from; a night adds its own number.")
     total_kimg: float | None = Field(
         default=None, gt=0, description="Thousands of real images shown; the recipe's own if empty."
     )

@@ -56,7 +56,7 @@ class CohortSpec(Record):
     Impossible and unsupported requests are refused before any work, with what is supported.
     """
 
-    images: int = Field(default=2048, ge=1, le=10_000_000, strict=True)
+    images: int = Field(default=2048, ge=1, le=10_000_000, strict=True, description="Synthetic images to make.")
     class_shares: dict[str, float] | None = Field(default=None, description="Class -> share, summing to 1.")
     targets: tuple[Target, ...] = Field(
         default=(), max_length=16, description="Shares or exact counts of class, sex, age band, site, view."
@@ -86,7 +86,7 @@ class CohortSpec(Record):
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="Arithmetic of the generator. It decides bytes, so it is asked for, not probed."
     )
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63, description="What chance starts from; a night adds its own.")
 
     @model_validator(mode="after")
     def _gives_patients_images(self) -> CohortSpec:
