@@ -62,7 +62,7 @@ def deploy(sites: Mapping[str, dict[str, Any]], *, webhook: str | None = None) -
             message = f"the server answers {refused.response.status_code}: check PREFECT_API_AUTH_STRING and its log"
             raise StoreUnavailable(message) from None
         except httpx.HTTPError as error:
-            message = f"the server does not answer ({type(error).__name__}): check PREFECT_API_URL"
+            message = f"the server does not answer ({type(error).__name__}): is it still starting? See PREFECT_API_URL"
             raise StoreUnavailable(message) from None
     return made
 
