@@ -54,6 +54,12 @@ def xray(size_px: int) -> tuple[Sample, Sample, tuple[str, ...]]:
 
 def mednist(path: Path, size_px: int) -> tuple[Sample, Sample, tuple[str, ...]]:
     """Blocks of 50 files in order stay on one side: neighbours are often one patient."""
+    stored, labels, classes = mednist_files(path, size_px)
+    return *_split(stored, labels, np.arange(len(labels)) // 50 % 5 == 4), classes
+
+
+def mednist_files(path: Path, size_px: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Stored images and class numbers in the order of the files, and the classes."""
     import csv
     import io
     import zipfile
@@ -66,9 +72,7 @@ def mednist(path: Path, size_px: int) -> tuple[Sample, Sample, tuple[str, ...]]:
         folder = name.removesuffix("labels.csv")
         pixels = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(folder + r["file"])))) for r in rows])
     classes = tuple(sorted({row["finding"] for row in rows}))
-    labels = np.array([classes.index(row["finding"]) for row in rows])
-    held = np.arange(len(rows)) // 50 % 5 == 4
-    return *_split(squares(pixels, size_px), labels, held), classes
+    return squares(pixels, size_px), np.array([classes.index(row["finding"]) for row in rows]), classes
 
 
 def fashion(size_px: int) -> tuple[Sample, Sample, tuple[str, ...]]:
