@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +19,8 @@ from medgan.records import Record
 
 MAX_DEPTH = 1024
 """Images of a volume: more is no volume that anything here makes."""
+_IN_MEMORY_BYTES, _AT_ONCE_BYTES = 1 << 30, 64 << 20
+"""Images up to this size are held in memory anyway; how much of larger ones is read at once."""
 
 _AnyRecord = TypeVar("_AnyRecord", bound=Record)
 
@@ -32,20 +36,41 @@ def record(path: Path, kind: type[_AnyRecord]) -> _AnyRecord | None:
             raise IntegrityError(f"{path.name} in the store is damaged: restore it from a copy") from None
 
 
-def images(path: Path, *, count: int, side_px: int) -> tuple[npt.NDArray[np.uint16], dict[str, Any]]:
+def images(
+    path: Path, *, count: int, side_px: int, beside: Path | None = None
+) -> tuple[npt.NDArray[np.uint16], dict[str, Any]]:
     """The array `images` of the Zarr v3 group `path`, and its attributes: (count, side_px, side_px) uint16, or volumes.
 
-    The size is compared before anything is read. `IntegrityError` when it is another one or the bytes are damaged,
-    `StoreUnavailable` when the disk does not give them.
+    The size is compared before anything is read. More than a GiB goes into a nameless file in the folder `beside`,
+    where one is given: memory then holds what is looked at, and nobody can change the rest meanwhile.
+
+    Raises:
+        IntegrityError: the size is another one or the bytes are damaged.
+        StoreUnavailable: the disk does not give them.
     """
     with durable.explained_disk():
         try:
             array = zarr.open_array(path / "images", mode="r", zarr_format=3)
             flat, depth = (count, side_px, side_px), math.prod(array.shape[1:-2])
             fits = (array.shape[0], *array.shape[-2:]) == flat and depth <= MAX_DEPTH and array.dtype == np.uint16
-            found = np.asarray(array[:]) if fits else None
+            found = _whole(array, beside) if fits else None
         except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError, RuntimeError):
             found = None
     if found is None:
         raise IntegrityError("stored images are damaged, or not those of their record: restore or make them again")
     return found, dict(array.attrs.asdict())
+
+
+def _whole(array: zarr.Array[Any], beside: Path | None) -> npt.NDArray[np.uint16]:
+    if beside is None or array.nbytes <= _IN_MEMORY_BYTES:
+        return np.asarray(array[:])
+    with tempfile.TemporaryFile(dir=beside) as file:
+        os.posix_fallocate(
+            file.fileno(), 0, array.nbytes
+        )  # a full disk is told here, and not as a crash when written to
+        found = np.memmap(file, np.uint16, "r+", shape=array.shape)
+    rows = (array.shards or array.chunks)[0]
+    rows *= max(1, _AT_ONCE_BYTES // (rows * found[0].nbytes))
+    for start in range(0, len(found), rows):
+        found[start : start + rows] = array[start : start + rows]
+    return found

@@ -52,8 +52,8 @@ def record(synthetic: str, *, zones: Zones) -> SyntheticCohort | None:
     return stored_bytes.record(folder(synthetic, zones=zones) / RECORD, SyntheticCohort)
 
 
-def load(synthetic: SyntheticCohort | str, *, zones: Zones) -> Synthetic:
-    """Load a synthetic cohort by record or handle.
+def load(synthetic: SyntheticCohort | str, *, zones: Zones, spool: bool = False) -> Synthetic:
+    """Load a synthetic cohort by record or handle; with `spool`, more than a GiB of images goes to a file beside it.
 
     Raises:
         InvalidRequest: there is no such synthetic cohort.
@@ -67,7 +67,9 @@ def load(synthetic: SyntheticCohort | str, *, zones: Zones) -> Synthetic:
         raise IntegrityError(f"the record given for synthetic cohort {handle} is not the one in the store")
     home = folder(handle, zones=zones)
     labels = (home / LABELS).read_bytes()
-    images, attrs = stored_bytes.images(home / IMAGES, count=stored.images, side_px=stored.size_px)
+    images, attrs = stored_bytes.images(
+        home / IMAGES, count=stored.images, side_px=stored.size_px, beside=home if spool else None
+    )
     if pixel_digest(images) != stored.pixel_sha256 or hashlib.sha256(labels).hexdigest() != stored.labels_sha256:
         raise IntegrityError(
             f"synthetic cohort {handle} is not what its digests say: it was changed, or made by another version of "

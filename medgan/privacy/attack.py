@@ -26,11 +26,11 @@ from medgan.privacy.evidence import Evidence, RealImages, collect, correlation_w
 from medgan.privacy.guarantee import guarantee
 from medgan.privacy.policy import Policy
 from medgan.privacy.policy import load as load_policy
-from medgan.privacy.views import VIEW_PX, Images, to_view
+from medgan.privacy.views import VIEW_PX, StoredViews, Views
 from medgan.records import GateTest, PrivacyReport, SyntheticCohort, TrainedModel, ValidatedCohort, Verdict, sha256_hex
 from medgan.settings import Zones
 
-GATE = 4
+GATE = 5
 """Generation of the tests: raise it when a cohort that was cleared before could be refused now."""
 REPORT, PAGE, RECORD = "privacy.json", "privacy.html", "privacy-record.json"
 _MOST_ROUNDS, _MOST_BASES = 4, 8
@@ -52,7 +52,7 @@ def attack(
     if synthetic.cohort != cohort.cohort.cohort:
         raise InvalidRequest("this synthetic cohort was made from another training cohort")
     home = made.folder(synthetic.synthetic, zones=zones)
-    images, labels, attrs = made.load(synthetic, zones=zones)
+    images, labels, attrs = made.load(synthetic, zones=zones, spool=True)
     finished = _finished(home, synthetic, limits)
     if finished is not None:
         return finished
@@ -71,7 +71,7 @@ def attack(
 
 
 def assess(
-    synthetic: Images, real: RealImages, limits: Policy, *, before: Sequence[Images] = ()
+    synthetic: Views, real: RealImages, limits: Policy, *, before: Sequence[Views] = ()
 ) -> tuple[tuple[GateTest, ...], dict[str, Any]]:
     """Every test of images against images: the tests, and what a report says beside them.
 
@@ -105,14 +105,14 @@ def assess(
     return tests, report
 
 
-def _views(images: npt.NDArray[np.uint16], attrs: dict[str, Any], slices: tuple[int, ...]) -> dict[str, Images]:
+def _views(images: npt.NDArray[np.uint16], attrs: dict[str, Any], slices: tuple[int, ...]) -> dict[str, Views]:
     """Plane -> its views, in the order of `planes.several`: one of flat images, several of volumes."""
     low, high = (float(value) for value in attrs["intensity_range"])
-    return {name: to_view(plane, (low, high)) for name, plane in planes.several(images, slices).items()}
+    return {name: StoredViews(plane, (low, high)) for name, plane in planes.several(images, slices).items()}
 
 
 def _assess_planes(
-    synthetic: dict[str, Images], real: dict[str, RealImages], limits: Policy, *, before: Sequence[dict[str, Images]]
+    synthetic: dict[str, Views], real: dict[str, RealImages], limits: Policy, *, before: Sequence[dict[str, Views]]
 ) -> tuple[tuple[GateTest, ...], dict[str, Any]]:
     """`assess` every plane by itself: one that fails refuses the volumes. The report's curves are the first plane's."""
     tests: tuple[GateTest, ...] = ()
@@ -142,7 +142,7 @@ def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[dict[str, RealImage
     loaded = read.load(cohort.cohort, zones=zones)
     slices = planes.filled(loaded.split("train")[0])
     parts: dict[str, Any] = {}
-    views: dict[str, dict[str, Images]] = {}
+    views: dict[str, dict[str, Views]] = {}
     counts = {}
     for split, field in (("train", "train"), ("holdout-1", "holdout_1"), ("holdout-2", "holdout_2")):
         images, _, table = loaded.split(split)
@@ -157,9 +157,9 @@ def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[dict[str, RealImage
     return real, counts, slices
 
 
-def _learned_before(model: str, slices: tuple[int, ...] = (), *, zones: Zones) -> list[dict[str, Images]]:
+def _learned_before(model: str, slices: tuple[int, ...] = (), *, zones: Zones) -> list[dict[str, Views]]:
     """Views by plane of what models behind an adapted one learned from: it may still make images of their patients."""
-    found: list[dict[str, Images]] = []
+    found: list[dict[str, Views]] = []
     handle, steps = level.base_of(model, zones=zones), 0
     while handle is not None:
         steps += 1

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg, ndimage
 
-from medgan.privacy.views import Images, changed, unit
+from medgan.privacy.views import Images, Views, changed, unit
 from medgan.privacy.warps import Warp, matrix
 
 Vectors = npt.NDArray[np.float32]
@@ -60,7 +60,7 @@ class Embedding:
         raw_NK = units_NP @ warped - self.offset
         return {name: _unit_rows(raw_NK[:, start:stop]) for name, start, stop in self.bands}
 
-    def unwarped(self, images_NHW: Images) -> dict[str, Vectors]:
+    def unwarped(self, images_NHW: Views) -> dict[str, Vectors]:
         """(N, k) float32 unit rows a band of images (N, S, S) as they are; in blocks, since `unit` copies its own."""
         starts = range(0, max(1, len(images_NHW)), _BLOCK)
         parts = [self.vectors(unit(images_NHW[start : start + _BLOCK]), Warp()) for start in starts]

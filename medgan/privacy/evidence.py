@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from medgan.privacy.embedding import MOST_IMAGES, Embedding, fit
 from medgan.privacy.nearest import Nearest, correlation, margin, nearest, nearest_in_each
 from medgan.privacy.register import agreement
-from medgan.privacy.views import Images
+from medgan.privacy.views import Images, Views
 from medgan.privacy.warps import aligned_warps
 
 Scores = npt.NDArray[np.floating]
@@ -32,9 +31,9 @@ CALIBRATION_TRAIN = 1500
 class RealImages:
     """Views (n, S, S) in [0, 1] of the three splits and the patient (n,) of each image."""
 
-    train: Images
-    holdout_1: Images
-    holdout_2: Images
+    train: Views
+    holdout_1: Views
+    holdout_2: Views
     train_patients: npt.NDArray[np.object_]
     holdout_1_patients: npt.NDArray[np.object_]
     holdout_2_patients: npt.NDArray[np.object_]
@@ -81,13 +80,13 @@ class Evidence:
     synthetic_images: int
 
 
-def similarity_to_train(queries: Images, real: RealImages, embedding: Embedding) -> Similarity:
+def similarity_to_train(queries: Views, real: RealImages, embedding: Embedding) -> Similarity:
     """How near `queries` (Q, S, S) come to the train split."""
     near = nearest(queries, real.train, embedding, patients=real.train_patients)
     return _similarity(queries, real.train, near)
 
 
-def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
+def collect(synthetic: Views, real: RealImages, *, seed: int) -> Evidence:
     """Measure everything once. Linear in synthetic x train images."""
     *views, made = _drawn_together([real.train, real.holdout_1, real.holdout_2, synthetic], seed=seed)
     seen = np.concatenate([*views, made])
@@ -97,7 +96,7 @@ def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
         (real.holdout_1, real.holdout_1_patients),
         (real.holdout_2, real.holdout_2_patients),
     )
-    holdouts = np.concatenate([real.holdout_1, real.holdout_2])
+    holdouts = np.concatenate([real.holdout_1[:], real.holdout_2[:]])
     to_train, to_holdout = nearest_in_each(synthetic, [train, (holdouts, None)], embedding)
     from_1, of_2 = nearest_in_each(real.holdout_1, [train, second_set], embedding)
     from_2, of_1 = nearest_in_each(real.holdout_2, [train, first_set], embedding)
@@ -110,6 +109,7 @@ def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
     members, others = _membership(to_train, to_holdout, (from_1, from_2), between, np.concatenate([keep_1, keep_2]))
     fresh = np.concatenate([real.holdout_1[keep_1], real.holdout_2[keep_2]])
     authentic, reach, reach_others = _authentic(synthetic, fresh, real.train, embedding)
+    isolated_train, isolated_others = _isolated(reach, reach_others)
     return Evidence(
         embedding=embedding,
         synthetic=_similarity(synthetic, real.train, to_train),
@@ -121,14 +121,14 @@ def collect(synthetic: Images, real: RealImages, *, seed: int) -> Evidence:
         other_patients=np.concatenate([real.holdout_1_patients[keep_1], real.holdout_2_patients[keep_2]]),
         same_patient=_same_patient(real, embedding),
         authentic=authentic,
-        isolated_train=_isolated(reach),
-        isolated_others=_isolated(reach_others),
+        isolated_train=isolated_train,
+        isolated_others=isolated_others,
         twins=int((~keep_1).sum() + (~keep_2).sum()),
         synthetic_images=len(synthetic),
     )
 
 
-def _drawn_together(parts: Sequence[Images], *, seed: int) -> list[Images]:
+def _drawn_together(parts: Sequence[Views], *, seed: int) -> list[Images]:
     """All images of each part, or as many as an embedding needs, drawn from all alike."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x647261]))
     ends = np.cumsum([0, *map(len, parts)])
@@ -139,9 +139,12 @@ def _drawn_together(parts: Sequence[Images], *, seed: int) -> list[Images]:
 
 def _pairs_to_learn_from(real: RealImages) -> tuple[Images, Images] | None:
     """Two images of each patient of train and holdout-1 who has them; None where too few do. Holdout-2 tests it."""
-    images = np.concatenate([real.train, real.holdout_1])
     first, second = _two_of_each(np.concatenate([real.train_patients, real.holdout_1_patients]))
-    return (images[first], images[second]) if len(first) >= LEAST_PAIRS else None
+    if len(first) < LEAST_PAIRS:
+        return None
+    inside, start = first < len(real.train), len(real.train)  # a patient's images are all in one split
+    parts = [(real.train[rows[inside]], real.holdout_1[rows[~inside] - start]) for rows in (first, second)]
+    return np.concatenate(parts[0]), np.concatenate(parts[1])
 
 
 def _two_of_each(patients: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -162,19 +165,19 @@ def _same_patient(real: RealImages, embedding: Embedding) -> Scores:
     return np.where(near.index == np.arange(len(first)), near.similarity, -1)
 
 
-def correlation_with(queries: Images, originals: Images, embedding: Embedding) -> Scores:
+def correlation_with(queries: Views, originals: Views, embedding: Embedding) -> Scores:
     """(Q,) pixel correlation of each query with the best match among `originals`, after registration."""
     return _correlation(queries, originals, nearest(queries, originals, embedding))
 
 
-def _correlation(queries: Images, train: Images, near: dict[str, Nearest]) -> Scores:
+def _correlation(queries: Views, train: Views, near: dict[str, Nearest]) -> Scores:
     plain: Scores = np.max(
         [correlation(queries, train, near[name].index, near[name].warp) for name in ("E1", "E2")], axis=0
     )
     return plain
 
 
-def _similarity(queries: Images, train: Images, near: dict[str, Nearest]) -> Similarity:
+def _similarity(queries: Views, train: Views, near: dict[str, Nearest]) -> Similarity:
     plain = _correlation(queries, train, near)
     warps = aligned_warps()
     pixels = [
@@ -229,15 +232,17 @@ def _membership(
 
 
 def _authentic(
-    synthetic: Images, fresh: Images, train: Images, embedding: Embedding
+    synthetic: Views, fresh: Views, train: Views, embedding: Embedding
 ) -> tuple[tuple[int, int, int, int], Scores, Scores]:
     """Inauthentic and all images, synthetic then fresh; and the similarity of train and fresh to the nearest train.
 
     Inauthentic: nearer to a train image than any other train image is (Alaa et al. 2022), in E2 without warps.
     """
-    originals, *queries = (embedding.unwarped(images)["E2"] for images in (train, synthetic, fresh))
-    reach, _ = _plain_nearest(originals, originals, skip_self=True)
-    (made, made_index), (other, other_index) = (_plain_nearest(vectors, originals) for vectors in queries)
+    originals = embedding.unwarped(train)["E2"]
+    reach, _ = _plain_nearest(train, originals, embedding, skip_self=True)
+    (made, made_index), (other, other_index) = (
+        _plain_nearest(images, originals, embedding) for images in (synthetic, fresh)
+    )
     counts = (
         int((made > reach[made_index]).sum()),
         len(made),
@@ -248,13 +253,13 @@ def _authentic(
 
 
 def _plain_nearest(
-    queries_QK: npt.NDArray[np.float32], originals_RK: npt.NDArray[np.float32], *, skip_self: bool = False
+    queries: Views, originals_RK: npt.NDArray[np.float32], embedding: Embedding, *, skip_self: bool = False
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
-    """(Q,) similarity and index of the nearest original, without warps, in blocks."""
-    similarity = np.empty(len(queries_QK), np.float32)
-    index = np.empty(len(queries_QK), np.intp)
-    for start in range(0, len(queries_QK), _PLAIN_BLOCK):
-        block = queries_QK[start : start + _PLAIN_BLOCK] @ originals_RK.T
+    """(Q,) similarity in E2 and index of the nearest original, without warps, in blocks."""
+    similarity = np.empty(len(queries), np.float32)
+    index = np.empty(len(queries), np.intp)
+    for start in range(0, len(queries), _PLAIN_BLOCK):
+        block = embedding.unwarped(queries[start : start + _PLAIN_BLOCK])["E2"] @ originals_RK.T
         rows = np.arange(len(block))
         if skip_self:
             block[rows, start + rows] = -1
@@ -263,11 +268,18 @@ def _plain_nearest(
     return similarity, index
 
 
-def _isolated(reach: Scores) -> npt.NDArray[np.bool_]:
-    """The 5 % of images whose nearest neighbour is farthest (privacy.md, G6), or 30 of them, or half."""
+def _isolated(reach: Scores, reach_others: Scores) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """The images whose nearest neighbour is farthest: of both sides the same share, so that they are alike in it.
+
+    That share is 5 % (privacy.md, G6), or what makes 30 of the smaller side, or half.
+    """
+    share = min(0.5, max(_ISOLATED_SHARE, _ISOLATED_LEAST / min(len(reach), len(reach_others))))
+    return _farthest(reach, share), _farthest(reach_others, share)
+
+
+def _farthest(reach: Scores, share: float) -> npt.NDArray[np.bool_]:
     chosen = np.zeros(len(reach), bool)
-    count = min(max(_ISOLATED_LEAST, round(_ISOLATED_SHARE * len(reach))), ceil(len(reach) / 2))
-    chosen[np.argsort(reach, kind="stable")[:count]] = True
+    chosen[np.argsort(reach, kind="stable")[: max(1, round(share * len(reach)))]] = True
     return chosen
 
 

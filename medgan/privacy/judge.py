@@ -172,7 +172,8 @@ def membership(evidence: Evidence, policy: Policy, *, seed: int, isolated: bool 
                 passed=passed,
                 conclusive=passed or bad,
                 detail=f"AUC {estimate:.3f} ({lower:.3f} to {upper:.3f}), "
-                f"{len(members)} members, {len(others)} others, rank p {p_value:.2g}",
+                f"{len(members)} members, {len(others)} others, rank p {p_value:.2g}; "
+                f"{statistics.auc_seen(len(members), len(others)):.3f} would be seen nine times in ten",
             )
         )
         if not isolated:  # with a twentieth of the images no rate of 0.1 % can be told

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 
 from medgan.cluster import available_cores
 from medgan.privacy.embedding import Embedding, Vectors
-from medgan.privacy.views import Images, unit
+from medgan.privacy.views import Images, Views, unit
 from medgan.privacy.warps import Warp, aligned_warps, matrix
 
 Patients = npt.NDArray[np.object_]
@@ -30,6 +30,7 @@ _LEAST_GAP = 1e-4
 """1 - similarity below this is rounding: an exact copy's margin ends there."""
 _MOST_QUERIES, _TABLE = 1024, 1 << 23
 """Queries a block, and similarities a block and band (32 MiB), whichever is less."""
+_PAIRS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +75,8 @@ class Block:
 
 
 def nearest(
-    queries: Images,
-    real: Images,
+    queries: Views,
+    real: Views,
     embedding: Embedding,
     *,
     patients: Patients | None = None,
@@ -90,8 +91,8 @@ def nearest(
 
 
 def nearest_in_each(
-    queries: Images,
-    sets: Sequence[tuple[Images, Patients | None]],
+    queries: Views,
+    sets: Sequence[tuple[Views, Patients | None]],
     embedding: Embedding,
     *,
     apart: Patients | None = None,
@@ -102,7 +103,8 @@ def nearest_in_each(
     numbers = [_numbered(len(real), patients, apart) for real, patients in sets]
     names = [name for name, _, _ in embedding.bands]
     found = [{name: _nothing(len(queries), len(real) if name == DETAIL else 0) for name in names} for real, _ in sets]
-    for tables in blocks(queries, np.concatenate([real for real, _ in sets]), embedding):
+    originals = [embedding.unwarped(real) for real, _ in sets]
+    for tables in blocks(queries, {name: np.concatenate([of[name] for of in originals]) for name in names}, embedding):
         for nearby, columns, (owners, own) in zip(found, parts, numbers, strict=True):
             for name in names:
                 block = tables[name].of(columns)
@@ -112,14 +114,16 @@ def nearest_in_each(
     return found
 
 
-def blocks(queries: Images, real: Images, embedding: Embedding) -> Iterator[dict[str, Block]]:
+def blocks(queries: Views, originals: dict[str, Vectors], embedding: Embedding) -> Iterator[dict[str, Block]]:
     """One block of queries after the other against all real images, a `Block` a band, in the order of the queries.
+
+    `originals` are the real images' vectors, `embedding.unwarped`.
 
     As many blocks at once as there are cores, with one thread for the products of each: what lies between the products
     then runs on every core too, and the bytes do not depend on how many there are.
     """
-    originals = embedding.unwarped(real)
-    size, cores = max(1, min(_MOST_QUERIES, _TABLE // max(1, len(real)))), available_cores()
+    real = max(map(len, originals.values()))
+    size, cores = max(1, min(_MOST_QUERIES, _TABLE // max(1, real))), available_cores()
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores, thread_name_prefix="medgan-nearest") as threads:
         ahead: deque[Future[dict[str, Block]]] = deque()
         for start in range(0, len(queries), size):
@@ -131,7 +135,7 @@ def blocks(queries: Images, real: Images, embedding: Embedding) -> Iterator[dict
             yield ahead.popleft().result()
 
 
-def _look(rows: slice, queries: Images, originals: dict[str, Vectors], embedding: Embedding) -> dict[str, Block]:
+def _look(rows: slice, queries: Views, originals: dict[str, Vectors], embedding: Embedding) -> dict[str, Block]:
     """Some queries, through every warp, against all real images."""
     query_NP, count, warps = unit(queries[rows]), rows.stop - rows.start, aligned_warps()
     tables = {name: np.full((count, len(rest)), -1, np.float32) for name, rest in originals.items()}
@@ -158,9 +162,17 @@ def margin(
 
 
 def correlation(
-    queries: Images, real: Images, index: npt.NDArray[np.int32], warp: npt.NDArray[np.int32]
+    queries: Views, real: Views, index: npt.NDArray[np.int32], warp: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
     """(Q,) plain pixel correlation of each query, seen through warp number `warp`, with real image `index`."""
+    out = np.empty(len(queries), np.float32)
+    for start in range(0, len(queries), _PAIRS):
+        rows = slice(start, start + _PAIRS)
+        out[rows] = _correlation(queries[rows], real[index[rows]], warp[rows])
+    return out
+
+
+def _correlation(queries: Images, originals: Images, warp: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
     size = queries.shape[1]
     out = np.zeros(len(queries), np.float32)
     window = matrix(Warp(), size)
@@ -168,7 +180,7 @@ def correlation(
     for number in np.unique(warp):
         rows = np.flatnonzero(warp == number)
         seen = unit((matrix(warps[number], size) @ queries[rows].reshape(len(rows), -1).T).T)
-        original = unit((window @ real[index[rows]].reshape(len(rows), -1).T).T)
+        original = unit((window @ originals[rows].reshape(len(rows), -1).T).T)
         out[rows] = np.einsum("np,np->n", seen, original) / max(seen.shape[1], 1)
     return out
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from medgan.privacy.views import Images
+from medgan.privacy.views import Views
 from medgan.privacy.warps import Warp, margin, unit_px
 
 _STEPS = 5
@@ -23,7 +23,7 @@ _RIDGE = 1e-4
 
 
 def agreement(
-    queries: Images, originals: Images, warps: list[Warp], *, index: npt.NDArray[np.integer] | None = None
+    queries: Views, originals: Views, warps: list[Warp], *, index: npt.NDArray[np.integer] | None = None
 ) -> npt.NDArray[np.float32]:
     """(N,) largest pixel correlation of each query with its own original; `warps` (N) are where to start from.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,21 @@ from scipy import ndimage
 
 Images = npt.NDArray[np.float32]
 """(N, H, W) float32 in [0, 1], H = W."""
+
+
+class Views(Protocol):
+    """`Images`, or what gives some of them when it is asked for a slice, rows or a mask."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, S, S)."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """The views of some rows, `Images`."""
+
 
 VIEW_PX = 64
 _OTHERS = 16
@@ -28,6 +44,28 @@ def to_view(stored_NHW: npt.NDArray[Any], intensity_range: tuple[float, float], 
     widths = np.diff(edges)
     means: Images = (sums / np.outer(widths, widths)).astype(np.float32)
     return means
+
+
+@dataclass(frozen=True, slots=True)
+class StoredViews:
+    """`to_view` of stored images (N, H, W), made when they are asked for: those of a million are never all there."""
+
+    stored: npt.NDArray[np.uint16]
+    intensity_range: tuple[float, float]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, S, S)."""
+        size = min(self.stored.shape[1], VIEW_PX)
+        return len(self), size, size
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.stored)
+
+    def __getitem__(self, rows: Any) -> Images:
+        """(n, S, S) the views of some rows."""
+        return to_view(self.stored[rows], self.intensity_range)
 
 
 def unit(images_NHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

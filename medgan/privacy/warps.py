@@ -62,6 +62,7 @@ def aligned_warps() -> tuple[Warp, ...]:
     return tuple(moved + bent + turned + mirrored + far + hidden)
 
 
+@lru_cache(maxsize=256)
 def matrix(warp: Warp, size: int) -> sparse.csr_array:
     """(P, size^2) float32 bilinear sampling of the inner window, P = (size - 2 margin)^2; rows sum to 1.
 

@@ -102,7 +102,7 @@ def neighbours(
     """All pairs, maximum over the warps of the query; `own` are the queries' own places in the pool, left out."""
     plain = unit(pool) / pool.shape[1]
     parts: list[Neighbours] = []
-    for tables in blocks(queries, pool, fitted):
+    for tables in blocks(queries, fitted.unwarped(pool), fitted):
         rows = tables["E1"].rows
         similarities = {name: block.similarity for name, block in tables.items()}
         similarities["plain"] = (unit(queries[rows]) / pool.shape[1]) @ plain.T

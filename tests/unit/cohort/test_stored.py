@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
+import numpy as np
 import pytest
 
-from medgan.cohort import synthetic
-from medgan.errors import IntegrityError
+from medgan.cohort import stored, synthetic
+from medgan.errors import IntegrityError, StoreUnavailable
 from tests.builders import release as build
 from tests.builders.published import zones
 
@@ -52,3 +55,28 @@ def test_damage_of_any_kind_is_an_integrity_error_and_no_crash(zones, path, harm
         victim.write_bytes(harm(victim.read_bytes()))
     with pytest.raises(IntegrityError):
         synthetic.load(built.cleared.synthetic.synthetic, zones=zones)
+
+
+@pytest.mark.parametrize("at_once", [1, 1 << 20], ids=["shard by shard", "at once"])
+def test_large_cohorts_are_read_into_a_file_that_nobody_sees_and_hold_the_same_images(zones, monkeypatch, at_once):
+    built = build.synthetic_cohort(zones, count=40)
+    handle, before = built.cleared.synthetic.synthetic, sorted(built.folder.iterdir())
+    held = synthetic.load(handle, zones=zones)
+    monkeypatch.setattr(stored, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(stored, "_AT_ONCE_BYTES", at_once)
+    spooled = synthetic.load(handle, zones=zones, spool=True)
+    assert isinstance(spooled.images, np.memmap)
+    assert np.array_equal(spooled.images, held.images)
+    assert sorted(built.folder.iterdir()) == before
+
+
+def test_a_full_disk_is_told_in_a_sentence_before_anything_is_written(zones, monkeypatch):
+    built = build.synthetic_cohort(zones, count=40)
+    monkeypatch.setattr(stored, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StoreUnavailable, match="No space left"):
+        synthetic.load(built.cleared.synthetic.synthetic, zones=zones, spool=True)
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -91,6 +91,20 @@ def test_no_patient_is_compared_with_itself(case, fitted):
     assert not np.any(found["E2"].index == rows)
 
 
+def test_views_made_when_they_are_asked_for_are_those_that_are_all_there(case, fitted):
+    stored = np.round(case.real.train[:90] * 65535).astype(np.uint16)
+    whole, asked = views.to_view(stored, (0, 65535)), views.StoredViews(stored, (0, 65535))
+    assert (len(asked), asked.shape) == (len(whole), whole.shape)
+    some = np.array([3, 80, 1])
+    assert np.array_equal(asked[some], whole[some])
+    found, expected = (nearest(queries, queries, fitted)["E2"] for queries in (asked, whole))
+    assert np.array_equal(found.index, expected.index)
+    assert np.array_equal(
+        correlation(asked, asked, some[[0, 1, 2] * 30], found.warp),
+        correlation(whole, whole, some[[0, 1, 2] * 30], found.warp),
+    )
+
+
 def test_larger_images_are_averaged_over_whole_pixels():
     stored = np.random.default_rng(0).integers(0, 65536, (2, 128, 128)).astype(np.uint16)
     view = views.to_view(stored, (0, 65535))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 from medgan.privacy import statistics
 
@@ -53,6 +53,14 @@ def test_the_auc_bounds_cover_the_truth_as_often_as_it_says():
         )
     ]
     assert np.all((np.mean(covered, axis=0) >= 0.9) & (np.mean(covered, axis=0) <= 0.99))
+
+
+@pytest.mark.parametrize(("members", "others"), [(30, 63), (200, 1256)])
+def test_the_auc_that_is_said_to_be_seen_is_seen_nine_times_in_ten(members, others):
+    apart = np.sqrt(2) * norm.ppf(statistics.auc_seen(members, others))  # of two normals with that AUC
+    rng = np.random.default_rng(2)
+    seen = [statistics.auc_p_value(rng.normal(apart, size=members), rng.normal(size=others)) < 0.05 for _ in range(400)]
+    assert 0.86 <= np.mean(seen) <= 0.94
 
 
 def test_a_patient_counts_once():
