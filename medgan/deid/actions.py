@@ -10,8 +10,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
-from medgan.deid import dates, screen
+from medgan.deid import dates, measures, screen, table
 from medgan.deid.elements import Element
+from medgan.errors import BadInstance
 
 if TYPE_CHECKING:
     from medgan.deid.apply import Work
@@ -41,19 +42,24 @@ DUMMY = {
 # YYYYMMDD, HHMMSS, HHMM, and whole values: what a written date or time may share with an original text.
 _DATE_PREFIXES = (4, 6, 8, None)
 _BLANK = b" \0"
+_COILS = frozenset(("ReceiveCoilName", "TransmitCoilName", "MultiCoilElementName"))  # may be a serial number
 # Of type 1 in content items and annotations (PS3.3 C.17.3, C.10.10): measurement units, concept name, concept.
 CONCEPTS = frozenset((0x004008EA, 0x0040A043, 0x0040A168))
 _TEXT_VRS = frozenset((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"CS", b"PN", b"AE"))
 
 
 class Rule(NamedTuple):
-    """What a profile does to one attribute: `vrs` it may have, the first being preferred; 0 values is any number."""
+    """What a profile does to one attribute.
+
+    `vrs` are those it may have, the first being preferred; 0 values is any number; no number is larger than `most`.
+    """
 
     tag: int
     keyword: str
     vrs: tuple[bytes, ...]
     max_values: int
     action: Action
+    most: float = table.MOST_NUMBER
 
 
 class Action(ABC):
@@ -169,13 +175,17 @@ class KeepTerm(Action):
     """K of a code string."""
 
     code = "K"
-    sentence = "is kept where it has the form of a code string; another value becomes OTHER"
+    sentence = "is kept where it is a code string of technical words, or a device's; another value becomes OTHER"
 
     def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
-        """Values of PS3.5 6.2, CS, and single small letters, which real archives have."""
-        del rule
+        """Values of PS3.5 6.2, CS, and single small letters, which real archives have; a family's name is none."""
         parts = work.buffer[element.start : element.stop].strip(_BLANK).split(b"\\")
-        return b"\\".join(part if screen.TERM.fullmatch(part) else b"OTHER" for part in parts)
+        return b"\\".join(part if self._passes(part, rule) else b"OTHER" for part in parts)
+
+    def _passes(self, part: bytes, rule: Rule) -> bool:
+        if screen.TERM.fullmatch(part) is None:
+            return False
+        return len(part) == 1 or "Device" in rule.keyword or screen.code_passes(part)
 
 
 class KeepAge(Action):
@@ -264,7 +274,10 @@ class KeepNumber(Action):
     """An attribute outside the table, of a numeric VR."""
 
     code = "K"
-    sentence = "is kept when it is a number of its type and multiplicity"
+    sentence = (
+        "is kept when it is a number of its type and multiplicity, and no larger than the attribute's can be; "
+        "of large amounts five digits stay"
+    )
 
     def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
         """Binary numbers of the right size and count, that are no letters."""
@@ -273,23 +286,32 @@ class KeepNumber(Action):
         size = NUMBER_BYTES.get(vr)
         if size is None or length % size or (rule.max_values and length > size * rule.max_values):
             return None
-        if length >= LETTERS_OF_NUMBERS.get(vr, _FEWEST_LETTERS):
-            raw = work.buffer[element.start : element.stop]
-            if screen.spells(raw, size if vr in LETTERS_OF_NUMBERS else 1):
-                return None
-        return COPY
+        raw = work.buffer[element.start : element.stop]
+        long = length >= LETTERS_OF_NUMBERS.get(vr, _FEWEST_LETTERS)
+        if element.vr in _TEXT_VRS or (long and screen.spells(raw, size if vr in LETTERS_OF_NUMBERS else 1)):
+            return None
+        kept = measures.binary(raw, vr, rule.most)
+        return COPY if kept is raw else kept
 
 
 class KeepNumberText(Action):
     """An attribute outside the table, DS or IS."""
 
     code = "K"
-    sentence = "is kept when it reads as numbers"
+    sentence = (
+        "is kept when it reads as numbers, none of them larger than the attribute's can be; "
+        "of large amounts five digits stay"
+    )
 
     def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
-        """Decimal and integer strings by their grammar."""
-        del rule
-        return COPY if screen.NUMBERS.fullmatch(work.buffer, element.start, element.stop) else None
+        """Decimal and integer strings by their grammar and size; without a rescaling that is none, no pixel is true."""
+        raw = work.buffer[element.start : element.stop].strip(_BLANK)
+        kept = measures.decimal(raw, rule.most) if screen.NUMBERS.fullmatch(raw) else None
+        if kept is not None:
+            return COPY if kept is raw else kept
+        if table.needed(rule.keyword):
+            raise BadInstance("CORRUPT_HEADER", "what pixel values mean is said by no number")
+        return None
 
 
 class KeepCode(Action):
@@ -323,9 +345,24 @@ class KeepWords(Action):
             text = raw.decode("ascii")
         except UnicodeDecodeError:
             return DUMMY[b"LO"]
-        if not screen.text_passes(text, work.names, numbers="Coil" in rule.keyword):
+        if not screen.text_passes(text, work.names, numbers=rule.keyword in _COILS):
             return DUMMY[b"LO"]
         work.kept.add(text.lower())
+        return COPY
+
+
+class KeepPeople(KeepWords):
+    """K of an ethnic group."""
+
+    sentence = "is kept when all its words are technical or of groups of people, else replaced"
+
+    def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
+        """The value as it stands, or a dummy."""
+        del rule
+        text = work.text(element)
+        if not screen.text_passes(screen.PEOPLES.sub(" ", text), work.names):
+            return DUMMY[b"LO"]
+        work.written.add(screen.fold(text).encode())
         return COPY
 
 
@@ -393,7 +430,7 @@ class KeepPixels(KeepBulk):
 
 REMOVE, EMPTY, DUMMY_VALUE, PSEUDONYM, NEW_UID = Remove(), Empty(), Dummy(), Pseudonym(), NewUid()
 CLEAN_ITEMS, KEEP, CLEAN_TEXT, CLEAN_NEEDED_TEXT = CleanItems(), Keep(), CleanText(), CleanNeededText()
-KEEP_DATE, SHIFT_DATE, KEEP_AGE, KEEP_TERM = KeepDate(), ShiftDate(), KeepAge(), KeepTerm()
+KEEP_DATE, SHIFT_DATE, KEEP_AGE, KEEP_TERM, KEEP_PEOPLE = KeepDate(), ShiftDate(), KeepAge(), KeepTerm(), KeepPeople()
 KEEP_BY_RULE: Final[dict[str, Action]] = {
     "number": KeepNumber(),
     "number-text": KeepNumberText(),

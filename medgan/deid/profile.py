@@ -58,7 +58,7 @@ KEPT_BY_VR: dict[str, Action] = {
     "CS": actions.KEEP_TERM,
     **{vr: actions.KEEP_BY_VR[vr.encode()] for vr in ("DS", "IS", "US")},
 }
-PATIENT_NAME, PATIENT_ID = 0x00100010, 0x00100020
+PATIENT_NAME, PATIENT_ID, ETHNIC_GROUP = 0x00100010, 0x00100020, 0x00102160
 # Of a choice such as X/Z/D the one that keeps an object conformant whatever the attribute's type is in its IOD.
 BASIC_ACTIONS: dict[str, Action] = {
     "X": actions.REMOVE,
@@ -136,8 +136,12 @@ def _overrides(site: str) -> dict[int, Rule]:
         action = SITE_ACTIONS[code]
         if code == "C" and vr == "SQ":
             action = actions.CLEAN_ITEMS
-        rules[tag] = Rule(tag, datadict.keyword_for_tag(tag), _vrs(vr), _max_values(vm), action)
+        rules[tag] = _rule(tag, datadict.keyword_for_tag(tag), vr, vm, action)
     return rules
+
+
+def _rule(tag: int, keyword: str, vr: str, vm: str, action: Action) -> Rule:
+    return Rule(tag, keyword, _vrs(vr), _max_values(vm), action, table.most(keyword))
 
 
 def _compile(options: frozenset[str]) -> dict[int, Rule]:
@@ -147,12 +151,12 @@ def _compile(options: frozenset[str]) -> dict[int, Rule]:
         if row.rule == "date":
             action = _date_action(options)
         if action is not None:
-            rules[row.tag] = Rule(row.tag, row.keyword, _vrs(row.vr), _max_values(row.vm), action)
+            rules[row.tag] = _rule(row.tag, row.keyword, row.vr, row.vm, action)
     for line in table.rows():
         if "x" in line.pattern or line.pattern == table.PRIVATE_PATTERN:
             continue  # repeating groups and private attributes have no rule of their own, so they go
         tag = int(line.pattern, 16)
-        rules[tag] = Rule(tag, line.keyword, _vrs(line.vr), 0, action_of(line, options))
+        rules[tag] = _rule(tag, line.keyword, line.vr, "", action_of(line, options))
     for option, tags in CLEANED_TEXTS.items():
         if option in options:
             rules |= {tag: rules[tag]._replace(action=actions.CLEAN_NEEDED_TEXT) for tag in tags}
@@ -168,7 +172,7 @@ def action_of(row: table.Row, options: frozenset[str]) -> Action:
         return _date_action(options) or BASIC_ACTIONS[row.basic]
     chosen = {code for option, code in row.options.items() if option in options}
     if "K" in chosen:
-        return KEPT_BY_VR.get(row.vr, actions.KEEP)
+        return actions.KEEP_PEOPLE if tag == ETHNIC_GROUP else KEPT_BY_VR.get(row.vr, actions.KEEP)
     if "C" in chosen:
         if row.vr == "SQ":
             return actions.CLEAN_ITEMS

@@ -28,6 +28,11 @@ NUMBERS = re.compile(_NUMBER + rb"(?:\\" + _NUMBER + rb")*+\0?")
 _CODE = re.compile(rb"[A-Z0-9_ \\/+.,:()-]*\0?")
 TERM = re.compile(rb"[A-Z0-9_ ]{0,16}|[a-z]")
 _AGE = re.compile(rb"\d{3}[DWMY]")
+PEOPLES = re.compile(
+    r"\b(?:asian|african|american|black|native|alaskan?|hawaiian|pacific|islander|indian|latin[oa]|hispanic|european|arab|"
+    r"caribbean|chinese|japanese|korean|unk)\b",
+    re.IGNORECASE,
+)
 _WORD = re.compile(r"[A-Za-z]+")
 _LETTERS = re.compile(r"([A-Za-z\x80-\U0010ffff]+)")  # an accent does not end a word
 # Seven digits in a row can be a record number, a phone number or a date; six can be a date, five a ZIP code.
@@ -53,6 +58,11 @@ _TELLING = (
     re.compile(r"\b(?:Dr|Prof|Mr|Mrs|Ms|Miss|Herr|Frau|Mme|Dott)\b\.?(?:[\s,]+[A-Z][\w'-]*){1,4}"),
     re.compile(r"\bDR\.(?:[\s,]*[A-Z][\w'-]*){1,4}"),
     re.compile(r"(?<![\w.])(?:[A-Z]\.[ ]?){2,}"),
+    # The commonest names of two letters, as they are written in no term: HU, MA, LI and NG are some, Wu and WU none.
+    re.compile(
+        r"(?<![A-Za-z\d*_])(?:(?:Bo|Cy|D[ou]|Ed|Fu|Gu|H[aeou]|Jo|K[ou]|L[eiouy]|M[ai]|Ng|Oh|Qi|Su|T[uy]|Vo|Wu|"
+        r"X[iu]|Y[eu])|WU|XU|XI|YU|QI)(?![A-Za-z\d_])"
+    ),
     re.compile(r"\b0?(?:9\d|1[0-4]\d)(?=\s*(?:-\s*)?(?:y(?:ears?|rs?|o|/o)?\b|jahre))", re.IGNORECASE),
     re.compile(r"\bage[d:]?\s*(?:9\d|1[0-4]\d)\b", re.IGNORECASE),
     # What is spelled so that no word of it is seen: d-o-e, ja ne do, j1a2n3e4, %4A%61, &#74,
@@ -74,10 +84,12 @@ _FORBIDDEN = re.compile(r"[\^@=<>|;\"'`{}$~\x00-\x1f\x7f-\U0010ffff]")
 _SEPARATORS = re.compile(r"[\^_=,\\]")
 MIN_WORD_LETTERS = 3
 MOST_CHARACTERS = 1024  # of a technical text, as of ST (PS3.5 6.2), and of what is remembered
+MOST_SERIAL_DIGITS = 8  # of a coil; telephone and national numbers have more
 _FEWEST_SPELLED = 5
 _END_LETTERS = 12
 _PLAIN_TEXT, _PLAIN_RUN = re.compile(rb"[A-Za-z0-9 ^=,.'-]{12}"), re.compile(rb"[A-Za-z0-9 ^=,.'-]{12,}")
 _FEWEST_TURNS = 2
+_NO_LETTERS = bytes(byte for byte in range(256) if not chr(byte).isalpha() or byte > 127)  # noqa: PLR2004 - ASCII
 # SOP classes of vendors that hold ordinary images (DICOM conformance statements): no room for a date or a number.
 _VENDOR_UIDS = re.compile(
     r"1\.3\.12\.2\.1107\.5\.9\.1|(?:1\.3\.46\.670589\.(?:11\.0\.0\.12|5\.0)|1\.2\.840\.113619\.4)\.\d{1,2}(?:\.\d{1,2})?"
@@ -117,7 +129,7 @@ def _text_passes(text: str, names: frozenset[str], *, numbers: bool) -> bool:
     if not numbers and _SERIAL.search(text):
         return False
     for run in _DIGITS.findall(text):
-        if not numbers or run[:2] in ("19", "20"):
+        if not numbers or run[:2] in ("19", "20") or len(run) > MOST_SERIAL_DIGITS:
             return False
     return all(_word_passes(word.lower(), names) for word in _WORD.findall(text))
 
@@ -153,9 +165,22 @@ def _word_passes(word: str, names: frozenset[str]) -> bool:
 def spells(raw: bytes, size: int) -> bool:
     """Whether the bytes of binary numbers are a text, and the highest of each `size` bytes a letter, digit or space."""
     text = raw.rstrip(b" \0")
-    if len(text) < _FEWEST_SPELLED or not text.isascii() or not text.decode("ascii").isprintable():
+    if len(text) < _FEWEST_SPELLED:
+        return False
+    if not text.isascii():
+        return size == 1 and _reads_as_words(text)
+    if not text.decode("ascii").isprintable():
         return False
     return size == 1 or text[size - 1 :: size].translate(None, b" ").isalnum()
+
+
+def _reads_as_words(raw: bytes) -> bool:
+    """Whether bytes beyond ASCII are letters of UTF-8, or mostly letters of a Western alphabet."""
+    try:
+        return raw.decode().isprintable()
+    except UnicodeDecodeError:
+        letters = raw.translate(None, _NO_LETTERS)
+        return min(raw) >= ord(" ") and len(letters) * 2 > len(raw)
 
 
 def text_at_an_end(raw: bytes) -> bool:

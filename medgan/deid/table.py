@@ -23,6 +23,12 @@ OPTIONS = (
     "clean-graphics",
 )
 PRIVATE_PATTERN = "ggggeeee"
+MOST_NUMBER = 99_999.0
+"""Of a number without a row in bounds.csv: what images are made with is smaller, what people are filed under larger."""
+LEAST_PADDING = 1e30
+"""Of a value that stands for no measurement: the largest of its type, or none (inf in bounds.csv)."""
+MOST_EXACT = 1e7
+"""Where more is possible something is measured or counted (Bq, us): five digits of it say enough, and name nobody."""
 
 
 class Row(NamedTuple):
@@ -77,6 +83,21 @@ def vocabulary() -> frozenset[str]:
     return frozenset(_read("vocabulary.txt").split()) - frozenset(_read("names.txt").split())
 
 
+@functools.cache
+def _bounds() -> dict[str, tuple[float, bool]]:
+    return {line["keyword"]: (float(line["most"]), line["needed"] == "yes") for line in lines("bounds.csv")}
+
+
+def most(keyword: str) -> float:
+    """The largest magnitude that the attribute's number can have in its unit (PS3.3): with more it is none."""
+    return _bounds().get(keyword, (MOST_NUMBER, False))[0]
+
+
+def needed(keyword: str) -> bool:
+    """Whether pixel values mean something else without this number."""
+    return _bounds().get(keyword, (MOST_NUMBER, False))[1]
+
+
 def _read(name: str) -> str:
     return resources.files("medgan.deid").joinpath(name).read_text(encoding="utf-8")
 
@@ -90,7 +111,7 @@ def content_sha256() -> str:
     """Hex SHA-256 over the tables, for the audit."""
     import hashlib
 
-    names = ("table_e1_1.csv", "allowed.csv", "safe_private.csv", "vocabulary.txt", "names.txt")
+    names = ("table_e1_1.csv", "allowed.csv", "safe_private.csv", "bounds.csv", "vocabulary.txt", "names.txt")
     return hashlib.sha256("\0".join(_read(name) for name in names).encode()).hexdigest()
 
 

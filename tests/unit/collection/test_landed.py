@@ -190,8 +190,7 @@ def test_what_is_refused_of_an_erased_patient_who_comes_again_does_not_stay_eith
     pushed.night()
     erase.erase("main", patient_of(STUDY, pushed), zones=pushed.zones)
     telling = dcmread(io.BytesIO(phantom.phantom_study(patient=1, study=2)[0]))
-    telling.AccessionNumber = telling.WindowCenter = "84736251"
-    telling.WindowWidth = 100
+    telling.AccessionNumber = telling.InstanceNumber = "847362"
     out = io.BytesIO()
     telling.save_as(out)
     pushed.push([out.getvalue()])
