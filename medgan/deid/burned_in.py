@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
     from medgan.archive.pixels import Decoded
 
-# Modalities whose screens are stored as images, and those whose consoles draw text into them.
-RISK_MODALITIES = frozenset(("SC", "US", "XA", "RF", "CR", "OT", "ES", "GM", "XC", "IVUS", "OP", "HC", "MG"))
-RISK_IMAGE_TYPES = frozenset(("DERIVED", "SECONDARY"))
+# Modalities whose images are measured and not drawn, and come by the thousand: looked at where something is drawn on
+# them. Those of every other modality, known or not, are looked at: screens are stored as images, consoles draw text.
+MEASURED_MODALITIES = frozenset(("CT", "MR", "PT", "NM", "SM", "SEG", "RTDOSE"))
+RISK_IMAGE_TYPES = frozenset(("DERIVED", "SECONDARY", "OVERVIEW", "THUMBNAIL"))
+SLIDE_LABEL = "LABEL"  # PS3.3 C.8.12.4.1.1: the picture of a label, written by hand or as a bar code, is nothing else
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MIN_SIDE_PIXELS = 48  # smaller images cannot hold a legible line
 TEXT_SCORE = 0.35  # low on purpose: a box too many costs some background, a box too few a name
@@ -36,6 +38,7 @@ DILATION = 0.5  # of a box's height; the detector's boxes cut ascenders and desc
 MIN_DILATION_PIXELS = 5
 HUGE_LINE_SHARE, HUGE_LINE_ASPECT = 0.25, 1.5  # taller lines than that may be a headline or an organ: doubt
 MIN_INK_PIXELS, MAX_INK_SHARE = 40, 0.1
+GREYS_BESIDE, FEWEST_GREYS, MOST_GREYS = 4, 64, 1 << 20
 LOOKS = 5
 DETECTOR_SIDE_PIXELS = 960  # smaller images are enlarged, so that lines of 14 pixels are found
 
@@ -45,13 +48,40 @@ Box = tuple[int, int, int, int]
 
 def at_risk(dataset: Dataset) -> bool:
     """Whether an instance is looked at: by modality, kind of image, class or its own words."""
-    kinds = dataset.get("ImageType") or ()
     return (
-        str(dataset.get("Modality") or "") in RISK_MODALITIES
-        or bool(RISK_IMAGE_TYPES & set(map(str, [kinds] if isinstance(kinds, str) else kinds)))
+        str(dataset.get("Modality") or "") not in MEASURED_MODALITIES
+        or bool(RISK_IMAGE_TYPES & _kinds(dataset))
         or str(dataset.get("SOPClassUID") or "").startswith(SECONDARY_CAPTURE)
         or dataset.get("BurnedInAnnotation") == "YES"
+        or dataset.get("SpecimenLabelInImage") == "YES"
     )
+
+
+def _kinds(dataset: Dataset) -> set[str]:
+    kinds = dataset.get("ImageType") or ()
+    return set(map(str, [kinds] if isinstance(kinds, str) else kinds))
+
+
+def drawn_on(decoded: Decoded) -> bool:
+    """Whether on some frame about as many pixels as lines of text have one value, and hardly any a value beside it.
+
+    What is measured has neighbours; what is drawn has the end of the scale, or a grey of its own.
+    """
+    return any(_drawn_on(frame, inverse=decoded.photometric == "MONOCHROME1") for frame in decoded.frames)
+
+
+def _drawn_on(frame: NDArray[Any], *, inverse: bool) -> bool:
+    low, high = int(frame.min()), int(frame.max())
+    if high - low >= MOST_GREYS:  # of 32 bits: at the end of the scale only
+        return bool(
+            MIN_INK_PIXELS <= np.count_nonzero(frame == (low if inverse else high)) <= MAX_INK_SHARE * frame.size
+        )
+    counts = np.bincount((frame.ravel().astype(np.int64) - low), minlength=FEWEST_GREYS)
+    summed = np.concatenate(([0], np.cumsum(np.pad(counts, GREYS_BESIDE))))
+    around = summed[2 * GREYS_BESIDE + 1 :] - summed[: -2 * GREYS_BESIDE - 1]
+    drawn = (counts >= MIN_INK_PIXELS) & (counts <= MAX_INK_SHARE * frame.size) & (2 * counts > around)
+    drawn[high - low if inverse else 0] = False  # the background
+    return bool(drawn.any())
 
 
 def clean(data: bytes, dataset: Dataset, *, reviewed: bool = False) -> bytes:
@@ -60,10 +90,12 @@ def clean(data: bytes, dataset: Dataset, *, reviewed: bool = False) -> bytes:
     With `reviewed` somebody looked at the picture and found nothing: it passes as it is. Raises `BadInstance`
     with BURNED_IN where text cannot be told from image, and the decoder's reasons where it cannot be decoded.
     """
-    if "PixelData" not in dataset or reviewed or not at_risk(dataset):
+    if "PixelData" not in dataset or reviewed:
         return data
+    if SLIDE_LABEL in _kinds(dataset):
+        raise BadInstance("BURNED_IN", "the picture of a label: somebody has to look at it")
     decoded = pixels.decode(dataset)
-    if min(decoded.frames.shape[1:3]) < MIN_SIDE_PIXELS:
+    if min(decoded.frames.shape[1:3]) < MIN_SIDE_PIXELS or not (at_risk(dataset) or drawn_on(decoded)):
         return data
     boxes = text_boxes(decoded, known=known_regions(dataset, decoded.frames.shape[1:3]))
     return blank(dataset, decoded, boxes) if boxes else data

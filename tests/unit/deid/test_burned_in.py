@@ -12,8 +12,8 @@ from tests.unit.deid.builders import phantom_with, read, write
 
 
 def burnt(**values) -> tuple[bytes, np.ndarray, np.ndarray]:
-    """A secondary capture with a line of text: file, pixels and ink."""
-    dataset = read(phantom_with(ImageType=["DERIVED", "SECONDARY"], **values))
+    """A secondary capture, unless `values` say otherwise, with a line of text: file, pixels and ink."""
+    dataset = read(phantom_with(**{"ImageType": ["DERIVED", "SECONDARY"], **values}))
     rows, columns = 160, 240
     y, x = np.mgrid[:rows, :columns]
     plain = (300 + x + 2 * y).astype(np.int16)
@@ -56,6 +56,38 @@ def test_original_images_of_safe_modalities_are_not_looked_at(cleaning, keyring,
     apply.deidentify(data, profile=cleaning, keyring=keyring)
 
 
+@pytest.mark.parametrize(("modality", "grey"), [("CT", 2000), ("MR", 700)])
+def test_what_is_drawn_on_an_original_is_blanked(modality, grey, cleaning, keyring):
+    """At the end of the scale, or in a grey of its own."""
+    data, drawn, ink = burnt(ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], Modality=modality)
+    if grey < drawn.max():
+        dataset = read(data)
+        drawn = np.where(ink, np.int16(grey), drawn)
+        drawn[-1, -5:] = 2000
+        dataset.PixelData = drawn.tobytes()
+        data = write(dataset)
+    clean = apply.deidentify(data, profile=cleaning, keyring=keyring)
+    assert (pixels.decode(clean.dataset).frames[0][ink] == drawn.min()).mean() > 0.99
+
+
+def test_an_original_on_which_nothing_is_drawn_is_not_looked_at(cleaning, keyring, monkeypatch):
+    monkeypatch.setattr(burned_in, "detect", lambda _: pytest.fail("looked at"))
+    data, _, ink = burnt(ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
+    dataset = read(data)
+    plain = dataset.pixel_array.copy()
+    plain[ink] = 0
+    dataset.PixelData = plain.tobytes()
+    apply.deidentify(write(dataset), profile=cleaning, keyring=keyring)
+
+
+def test_the_picture_of_a_slides_label_waits_for_somebody(cleaning, keyring):
+    data = phantom_with(Modality="SM", ImageType=["ORIGINAL", "PRIMARY", "LABEL", "NONE"])
+    with pytest.raises(BadInstance) as refused:
+        apply.deidentify(data, profile=cleaning, keyring=keyring)
+    assert refused.value.reason == "BURNED_IN"
+    assert apply.deidentify(data, profile=cleaning, keyring=keyring, reviewed=["BURNED_IN"])
+
+
 def test_doubt_is_a_refusal_until_somebody_looked(cleaning, keyring, monkeypatch):
     data, drawn, _ = burnt()
     monkeypatch.setattr(burned_in, "detect", lambda _: [(0, 10, 0, 10)])  # never satisfied
@@ -80,7 +112,9 @@ def test_the_screen_around_an_ultrasound_image_is_blanked_unseen():
 
 
 def test_burned_in_screens_are_at_risk_whatever_they_say():
-    for values in ({"Modality": "US"}, {"Modality": "CT", "ImageType": ["DERIVED", "SECONDARY"]}):
+    screens = ({"Modality": modality} for modality in ("US", "DX", "OPV", "BMD", "ANYTHING", ""))
+    kinds = ({"Modality": "CT", "ImageType": [*kind]} for kind in (("DERIVED", "SECONDARY"), ("ORIGINAL", "OVERVIEW")))
+    for values in (*screens, *kinds, {"Modality": "SM", "SpecimenLabelInImage": "YES"}):
         dataset = Dataset()
         dataset.BurnedInAnnotation = "NO"
         for keyword, value in values.items():
