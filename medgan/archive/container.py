@@ -79,7 +79,8 @@ def leaves(root: Path, *, spool: Path | None) -> Iterator[Leaf]:
 def files(root: Path, *, most: int = limits.MAX_MEMBERS) -> Iterator[Path]:
     """`root` itself, or every entry of its tree that is no folder, depth first in name order; nothing is followed.
 
-    Raises `UnusableArchive` for a tree of more than `most` entries.
+    A folder that cannot be listed (`lost+found`) is given like a file, see `is_folder`. Raises `UnusableArchive` for
+    a tree of more than `most` entries, and where `root` cannot be listed.
     """
     if root.is_dir():
         yield from _folder(root, most)
@@ -97,11 +98,22 @@ def leaves_of(path: Path, *, spool: Path | None, alone: bool) -> Iterator[Leaf]:
     if alone:
         yield from _file(path, spool, level=0)
         return
+    if is_folder(path):
+        yield Leaf(name=str(path), extent=None, refusal=Reason.UNREADABLE_FOLDER)
+        return
     try:
         found = list(_file(path, spool, level=0))
     except UnusableArchive:
         found = [Leaf(name=str(path), extent=None, refusal=Reason.BAD_ARCHIVE)]
     yield from found
+
+
+def is_folder(path: Path) -> bool:
+    """Whether what `files` gave is a folder that it could not list."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def stamp_of(path: Path) -> tuple[int, int, int, int] | None:
@@ -192,7 +204,10 @@ def _folder(root: Path, most: int) -> Iterator[Path]:
         except FileNotFoundError:
             continue  # let go of since its parent was listed
         except OSError:
-            message = "a folder of the source cannot be listed: check its permissions"
+            if depth:
+                yield Path(folder)
+                continue
+            message = "the folder of the source cannot be listed: check its permissions"
             raise UnusableArchive(message) from None
         folders: list[tuple[Path, int]] = []
         for entry in entries:

@@ -90,6 +90,11 @@ class _Findings:
         else:
             self.refused[outcome.digest] = QuarantineReason(outcome.reason)
 
+    @property
+    def unlisted(self) -> bool:
+        """Whether a folder could not be listed."""
+        return QuarantineReason.UNREADABLE_FOLDER in self.refused.values()
+
     def name_pictures(self, keyring: Keyring) -> None:
         """Give each picture the patient that a table names; one without is refused.
 
@@ -163,6 +168,9 @@ def scan(
     if not found.files and not (place.is_remote and landing.was_emptied(ref.source, zones)):
         message = "nothing has arrived yet: try again later" if found.waiting else "the archive is empty"
         raise UnusableArchive(message)
+    if found.unlisted and not found.kept and not found.pictures:
+        message = "folders of the source cannot be listed, and nothing else is in it: check its permissions"
+        raise UnusableArchive(message)
     found.name_pictures(keyring)
     found.settle_conflicts()
     report = _write(desk, found)
@@ -190,7 +198,7 @@ def _outcomes(
             found.waiting += 1
             continue
         name, stamp = desk.relative(str(path)), container.stamp_of(path)
-        if stamp is None and desk.place.is_remote:
+        if stamp is None and desk.place.is_remote and not container.is_folder(path):
             continue  # let go of since the folder was listed
         remembered = known.get(name)
         if remembered is not None and remembered[0] == stamp and _still_spooled(remembered[1], desk.spool):

@@ -33,6 +33,7 @@ class QuarantineReason(StrEnum):
     CHANGED_WHILE_READ = "CHANGED_WHILE_READ"
     TIMEOUT = "TIMEOUT"
     BAD_ARCHIVE = "BAD_ARCHIVE"
+    UNREADABLE_FOLDER = "UNREADABLE_FOLDER"  # a whole folder: nobody knows how many files
     UNFAMILIAR = "UNFAMILIAR"  # restoration: too far from what the model has learned from
 
 

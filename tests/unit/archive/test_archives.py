@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import shutil
 import stat
 import struct
@@ -276,6 +277,41 @@ def test_a_folder_that_goes_while_others_are_listed_is_no_reason_to_stop(tmp_pat
     assert next(found).name == "a.dcm"
     shutil.rmtree(source / "b")
     assert [path.name for path in found] == ["e.dcm"]
+
+
+def closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse to list `folder`, as a system does for whoever is not root."""
+    whole = os.scandir
+
+    def refusing(path: str | Path) -> object:
+        if Path(path) == folder:
+            raise PermissionError
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+
+
+def test_a_folder_that_cannot_be_listed_is_quarantined_and_the_rest_is_read(
+    tmp_path: Path, zones: Zones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_files(tmp_path / "source", {**FILES, "lost+found/hidden": sound(patient=3)})
+    (whole, _) = scan_path(source, zones)
+    closed(source / "lost+found", monkeypatch)
+    report, found = scan_path(source, zones)
+    assert (report.instances, report.rejected) == (whole.instances - 1, {"UNREADABLE_FOLDER": 1})
+    assert len(found.received) == whole.instances
+    monkeypatch.undo()
+    assert scan_path(source, zones)[0].scan_id == whole.scan_id
+
+
+@pytest.mark.parametrize("folder", ["", "a"])
+def test_a_source_of_which_nothing_can_be_listed_is_refused(
+    folder: str, tmp_path: Path, zones: Zones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_files(tmp_path / "source", {"a/hidden": sound()})
+    closed(source / folder, monkeypatch)
+    with pytest.raises(UnusableArchive, match="permissions"):
+        scan_path(source, zones)
 
 
 def test_a_member_that_lies_about_its_size_is_quarantined(tmp_path: Path, zones: Zones) -> None:
