@@ -92,7 +92,7 @@ def ingest(
         withdrawn = read.withdrawn(writer.group)
         accounting = _opening(found, table, withdrawn)
         accounting.quarantined |= judgement.remembered(found, accounting.pending, judged_by, zones=zones)
-        digests = {"profile": expression.digest, "key": keyring.mac("staging").hex()}
+        digests = {"rules": judged_by, "key": keyring.mac("staging").hex()}
         if deface.OPTION in expression.options:
             heads = [study.instances for study in found.studies if _pends(study, accounting.pending)]
             cuts = faces.cuts(heads, zones=zones, key_handle=key_handle, workers=workers, scheduler=scheduler)

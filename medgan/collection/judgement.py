@@ -10,9 +10,9 @@ import hashlib
 from collections.abc import Collection
 from functools import lru_cache
 from importlib import metadata
-from pathlib import Path
 from typing import Final
 
+from medgan import cluster
 from medgan.archive import quarantine
 from medgan.archive.intake import Intake
 from medgan.deid import review
@@ -56,11 +56,7 @@ def remembered(found: Intake, pending: Collection[str], judged_by: str, *, zones
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    digest = hashlib.sha256()
-    root = Path(__file__).resolve().parents[1]
-    for room in _ROOMS:
-        for path in sorted(one for one in (root / room).rglob("*") if one.suffix in {".py", ".csv", ".txt", ".toml"}):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    digest = hashlib.sha256(cluster.code(_ROOMS).encode())
     for library in _LIBRARIES:
         try:
             digest.update(f"{library}={metadata.version(library)}".encode())

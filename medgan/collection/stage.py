@@ -9,11 +9,11 @@ from typing import Any
 
 from medgan import keys
 from medgan.archive import instance, pixels, quarantine, series
-from medgan.collection import attributes, durable
+from medgan.collection import attributes, durable, judgement
 from medgan.collection.packs import Frame
 from medgan.collection.staging import Batch, Stage
 from medgan.deid import apply, deface, profile, review
-from medgan.errors import BadInstance, MedganError
+from medgan.errors import BadInstance, InvalidRequest, MedganError
 from medgan.keys import Keyring
 from medgan.records import QuarantineReason, QuarantineRecord
 from medgan.settings import Zones
@@ -37,6 +37,7 @@ def run(batch: Batch, context: StageContext) -> str:
     A bad instance leaves a quarantine record and the batch goes on.
 
     Raises:
+        InvalidRequest: this worker would judge by other rules than whoever asked.
         StoreUnavailable: a disk refused; running again resumes.
     """
     target = context.folder / batch.name
@@ -44,6 +45,8 @@ def run(batch: Batch, context: StageContext) -> str:
         return batch.name
     keyring = keys.load(context.key_handle)
     expression = profile.load(context.profile)
+    if context.judged_by is not None and context.judged_by != judgement.rules(expression.digest):
+        raise InvalidRequest("a worker runs another version of medgan or its libraries: install the same on all")
     with durable.new_folder(target) as folder:
         stage = Stage(folder)
         released = review.releases(context.zones)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from medgan import cluster
 from medgan.cohort.synthetic import CHUNK_IMAGES, SHARD_IMAGES, digests_of, open_images
 from medgan.collection import durable
 from medgan.errors import StoreUnavailable
@@ -25,6 +26,8 @@ from medgan.synthesis import draws, shard
 
 FORMAT = 3
 """Raised whenever the same model and specification would give other bytes."""
+_ROOMS = ("synthesis", "gan", "quality", "cohort")
+"""Whose code decides what a block holds."""
 DRAWN = "drawn"
 
 Ids = npt.NDArray[np.int64]
@@ -164,7 +167,12 @@ def generator(model: TrainedModel, zones: Zones, precision: str = "fp32") -> sam
     return sample.open_generator(model, zones=zones, precision=precision)
 
 
-def sees(target: Path, model: TrainedModel, zones: Zones) -> tuple[int, bool]:
-    """What a worker has: its `FORMAT`, and whether the array and the model lie where the block says."""
+def version() -> str:
+    """Digest of the code that draws here."""
+    return cluster.code(_ROOMS)
+
+
+def sees(target: Path, model: TrainedModel, zones: Zones) -> tuple[str, bool]:
+    """What a worker has: its `version`, and whether the array and the model lie where the block says."""
     there = (target / "images" / "zarr.json").is_file() and os.access(target, os.W_OK)
-    return FORMAT, there and (zones.pseudonymised / "models" / model.model / sample.WEIGHTS).is_file()
+    return version(), there and (zones.pseudonymised / "models" / model.model / sample.WEIGHTS).is_file()

@@ -110,7 +110,7 @@ def _checked_workers(client: Client, block: blocks.Block, run: Run) -> int:
     cluster.wait_for_workers(client)
     able = cluster.workers_with(client, run.resources or {})
     seen = client.run(blocks.sees, block.target, block.model, block.zones, workers=able)
-    if any(version != blocks.FORMAT for version, _ in seen.values()):
+    if any(version != blocks.version() for version, _ in seen.values()):
         raise InvalidRequest("some of the scheduler's workers run another version of medgan: install the same on all")
     if not all(there for _, there in seen.values()):
         raise InvalidRequest(

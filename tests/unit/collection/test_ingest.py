@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from typer.testing import CliRunner
 
 from medgan import keys
-from medgan.archive import instance, phantom, pixels, scan, sources
-from medgan.collection import ingest, layout, pace, read, staging, store
+from medgan.archive import instance, people, phantom, pixels, scan, sources
+from medgan.collection import ingest, judgement, layout, pace, read, staging, store
 from medgan.deid import audit, review
 from medgan.deid import cli as deid_cli
 from medgan.errors import Conflict, IntegrityError, InvalidRequest, StoreUnavailable, UnusableKey
@@ -49,6 +49,48 @@ def test_every_received_file_is_accounted_for_once_vendor_files_too(run, demo, z
     assert set(table["source_sha256"]) == set(sets["stored"])
     for digest, frame in zip(table["pixel_sha256"], read.frames(report.snapshot, table, zones=zones), strict=True):
         assert sha256_hex(frame.tobytes()) == digest
+
+
+def test_what_lies_in_a_folder_that_cannot_be_listed_tonight_stays_in_the_collection(run, tmp_path, monkeypatch):
+    """Instances and labels stay; the folder is counted as refused."""
+    archive = tmp_path / "archive"
+    for patient, folder in ((1, "open"), (2, "closed")):
+        (archive / folder).mkdir(parents=True)
+        (archive / folder / "one").write_bytes(phantom.phantom_study(patient=patient)[0])
+        named = people.person(patient).patient_id
+        (archive / folder / "labels.csv").write_text(f"PatientID,finding\n{named},pneumonia\n")
+    before = run(archive)
+    whole = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "closed":
+            raise PermissionError
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    after = run(archive)
+    assert (before.stored, before.labels_joined, after.known) == (2, 2, 1)
+    assert after.quarantined == {"UNREADABLE_FOLDER": 1}
+    assert after.snapshot == before.snapshot
+
+
+def test_what_an_older_version_staged_before_it_was_killed_is_not_committed_by_a_newer_one(run, tmp_path, monkeypatch):
+    """It may have let out what the newer one removes."""
+    planned = []
+
+    def cut_off(plan, *_, **__):
+        planned.append({batch.name for batch in plan.batches})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ingest, "_stage_all", cut_off)
+    archive = tmp_path / "one.dcm"
+    archive.write_bytes(phantom.phantom_study()[0])
+    for version in ("old", "old", "new"):
+        monkeypatch.setattr(judgement, "_code", lambda version=version: version)
+        with pytest.raises(KeyboardInterrupt):
+            run(archive)
+    assert planned[0] == planned[1]
+    assert planned[0].isdisjoint(planned[2])
 
 
 def test_the_stored_pixels_and_labels_are_those_of_the_archive(run, demo, zones):

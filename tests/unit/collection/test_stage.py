@@ -2,14 +2,16 @@
 
 import errno
 import resource
+from dataclasses import replace
 
 import pytest
 
 from medgan import keys
 from medgan.archive import guard, instance, intake, quarantine, scan, sources
-from medgan.collection import layout, stage, staging
+from medgan.collection import judgement, layout, stage, staging
 from medgan.collection.staging import Batch
-from medgan.errors import BadInstance, StoreUnavailable
+from medgan.deid import profile
+from medgan.errors import BadInstance, InvalidRequest, StoreUnavailable
 from tests.unit.archive.builders import rebuilt, write_files
 
 SIDE = 300
@@ -30,8 +32,9 @@ def batch(tmp_path, zones):
 @pytest.fixture
 def context(zones):
     folder = layout.staging("main", zones=zones)
+    judged_by = judgement.rules(profile.load("basic").digest)
     return stage.StageContext(
-        zones=zones, key_handle=zones.pseudonym_key, profile="basic", folder=folder, judged_by="0" * 64
+        zones=zones, key_handle=zones.pseudonym_key, profile="basic", folder=folder, judged_by=judged_by
     )
 
 
@@ -48,6 +51,13 @@ def test_a_disk_that_fills_up_costs_the_batch_and_no_instance(batch, context, zo
     folder = context.folder / batch.name
     assert len(staging.rows([folder])) == 3
     assert staging.refused(folder) == {}
+
+
+def test_a_worker_of_another_version_de_identifies_nothing(batch, context):
+    """What a later version would remove is not let out by a worker that nobody brought up to date."""
+    with pytest.raises(InvalidRequest, match="another version"):
+        stage.run(batch, replace(context, judged_by="0" * 64))
+    assert not (context.folder / batch.name).exists()
 
 
 def test_an_instance_that_this_machine_could_not_work_on_is_tried_again(batch, context, monkeypatch):

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from medgan.errors import InvalidRequest
 from medgan.records import CohortSpec
 from medgan.synthesis import blocks, dispatch, generate
 
@@ -27,6 +28,14 @@ def test_every_block_is_drawn_once_in_far_fewer_tasks(trained, tmp_path, schedul
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1] == (2405, 2405)
     assert len(seen) - 1 < 151 / 3
+
+
+def test_a_worker_of_another_version_draws_nothing(trained, tmp_path, scheduler, monkeypatch):
+    model, zones = trained
+    zones = dataclasses.replace(zones, synthetic=tmp_path)
+    monkeypatch.setattr(blocks, "version", lambda: "ours")  # the scheduler's workers are other processes
+    with pytest.raises(InvalidRequest, match="another version"):
+        generate.generate(model, CohortSpec(images=16), zones=zones, run=dispatch.Run(scheduler=scheduler))
 
 
 def test_a_stretch_goes_on_behind_the_shards_that_stand(trained, tmp_path):
