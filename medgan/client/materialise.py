@@ -2,14 +2,18 @@
 
 zarr-python writes the codec `bytes` alone, so each shard is one contiguous run of rows. What was written is
 checked against the signed manifest (`pixel_sha256` of every shard) before the tier appears, and a crc32c a
-shard is kept beside it, so that bits that flip later are found when a shard is first touched.
+shard is kept beside it, so that bits that flip later are found when a shard is first touched. A tier that somebody
+else wrote or may write is compared with the manifest again instead: whoever forges pixels forges a checksum too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from medgan.sync import fsync_folder, fsync_tree
 
 CHECKS = "checks.json"
 _ARRAY = "images.zarr/images"
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def place(folder: Path) -> Path:
@@ -55,6 +60,8 @@ def materialise(folder: Path, *, on_progress: Progress | None = None) -> Path:
             shutil.rmtree(staging, ignore_errors=True)
             checks = _write(staging, reader, Manifest.model_validate_json(body), on_progress)
             (staging / CHECKS).write_bytes(canonical_json({"manifest_sha256": sha256_hex(body), "crc32c": checks}))
+            for path in _below(staging):
+                path.chmod(stat.S_IMODE(path.lstat().st_mode) & ~_OTHERS_WRITE)
             fsync_tree(staging)
             shutil.rmtree(target, ignore_errors=True)
             staging.rename(target)
@@ -65,20 +72,26 @@ def materialise(folder: Path, *, on_progress: Progress | None = None) -> Path:
 def open_materialised(folder: Path) -> shards.ShardReader | None:
     """A memory-mapping reader of the fast tier of the version in `folder`; None when there is none for its manifest."""
     target = place(folder)
-    digest = sha256_hex((folder / MANIFEST).read_bytes())
-    if not _fits(target, digest):
+    body = (folder / MANIFEST).read_bytes()
+    if not _fits(target, sha256_hex(body)):
         return None
-    layout = shards.read_layout(target / _ARRAY)
-    if layout is None or layout.compressed:
+    layout, published = shards.read_layout(target / _ARRAY), shards.read_layout(folder / _ARRAY)
+    if layout is None or layout.compressed or published is None or _kind(layout) != _kind(published):
         return None
-    return CheckedReader(target / _ARRAY, layout, json.loads((target / CHECKS).read_bytes())["crc32c"])
+    if _ours_alone(target):
+        checks = json.loads((target / CHECKS).read_bytes())["crc32c"]
+    else:
+        signed = _signed_pixels(Manifest.model_validate_json(body))
+        numbers = range(-(-layout.shape[0] // layout.shard_rows))
+        checks = [signed.get(f"{_ARRAY}/{layout.shard_name(number)}", "") for number in numbers]
+    return CheckedReader(target / _ARRAY, layout, checks)
 
 
 class CheckedReader(shards.ShardReader):
     """A reader that checks each mapped shard against the crc32c of its day, once, at the first touch."""
 
-    def __init__(self, path: Path, layout: shards.Layout, checks: list[int]) -> None:
-        """Read `path`; `checks[s]` is the crc32c of the used rows of shard s."""
+    def __init__(self, path: Path, layout: shards.Layout, checks: Sequence[int | str]) -> None:
+        """Read `path`; `checks[s]` is the crc32c (int) or the hex SHA-256 of the used rows of shard s."""
         super().__init__(path, layout)
         self._checks = checks
 
@@ -95,8 +108,10 @@ class CheckedReader(shards.ShardReader):
         if found is None:
             found = super()._shard(number)
             start = number * self.layout.shard_rows
-            used = found.raw[: self.shape[0] - start]
-            if google_crc32c.value(used.view(np.uint8).reshape(-1)) != self._checks[number]:
+            used = found.raw[: self.shape[0] - start].view(np.uint8).reshape(-1)
+            expected = self._checks[number]
+            said = google_crc32c.value(used) if isinstance(expected, int) else hashlib.sha256(used.data).hexdigest()
+            if said != expected:
                 del self._shards[number]
                 raise IntegrityError("a materialised shard is damaged: materialise the version again")
         return found
@@ -106,7 +121,7 @@ def _write(staging: Path, reader: shards.ShardReader, manifest: Manifest, on_pro
     """Write all shards; gives the crc32c of each one's rows, after its pixels agreed with the manifest."""
     import zarr
 
-    expected = {file.path: file.pixel_sha256 for file in manifest.files if file.pixel_sha256}
+    expected = _signed_pixels(manifest)
     layout = reader.layout
     group = zarr.create_group(staging / "images.zarr", zarr_format=3)
     array = group.create_array(
@@ -133,6 +148,29 @@ def _write(staging: Path, reader: shards.ShardReader, manifest: Manifest, on_pro
         if on_progress is not None:
             on_progress(start + len(rows), layout.shape[0])
     return checks
+
+
+def _signed_pixels(manifest: Manifest) -> dict[str, str]:
+    return {file.path: file.pixel_sha256 for file in manifest.files if file.pixel_sha256}
+
+
+def _kind(layout: shards.Layout) -> tuple[object, ...]:
+    """What makes the same bytes the same images."""
+    return layout.shape, layout.dtype, layout.shard_rows, layout.attributes
+
+
+def _ours_alone(target: Path) -> bool:
+    """Whether all that lies at and below `target` is ours (or root's) and nobody else may write it."""
+    owners = {os.getuid(), 0}
+    found = [path.lstat() for path in _below(target)]
+    return all(
+        one.st_uid in owners and not stat.S_ISLNK(one.st_mode) and not one.st_mode & _OTHERS_WRITE for one in found
+    )
+
+
+def _below(target: Path) -> list[Path]:
+    """`target` and all that lies below it."""
+    return [target, *(Path(place) / name for place, folders, names in os.walk(target) for name in folders + names)]
 
 
 def _fits(target: Path, manifest_sha256: str) -> bool:

@@ -6,6 +6,7 @@ import itertools
 import json
 import pickle
 
+import google_crc32c
 import numpy as np
 import pytest
 import torch
@@ -148,6 +149,32 @@ def test_materialised_tier_holds_the_same_images_and_finds_flipped_bits(publishe
         with pytest.raises(IntegrityError):
             opened(published).reader.gather([0])
         body[position // 8] ^= 1 << (position % 8)
+
+
+def test_a_tier_that_others_may_write_is_compared_with_what_was_signed(published):
+    """Whoever shares a cache may forge pixels with their checksum: the reader refuses them, and takes true ones."""
+    opened(published).materialise()
+    tier = materialise.place(published.folder)
+    shard = tier / "images.zarr/images/c/0/0/0"
+    shard.chmod(0o666)
+    assert np.array_equal(opened(published).images, published.built.images)
+    body = bytearray(shard.read_bytes())
+    body[0] ^= 1
+    shard.write_bytes(bytes(body))
+    rows = np.frombuffer(bytes(body), np.uint8, 1024 * 28 * 28 * 2)
+    held = json.loads((tier / "checks.json").read_bytes())
+    held["crc32c"][0] = int(google_crc32c.value(rows))
+    (tier / "checks.json").write_text(json.dumps(held))
+    with pytest.raises(IntegrityError, match="materialise"):
+        opened(published).reader.gather([0])
+
+
+def test_a_tier_of_another_shape_or_type_is_not_read(published):
+    """The same bytes mean other images when their description is another."""
+    opened(published).materialise()
+    described = materialise.place(published.folder) / "images.zarr/images/zarr.json"
+    described.write_text(described.read_text().replace("uint16", "int16"))
+    assert not isinstance(opened(published).reader, materialise.CheckedReader)
 
 
 def test_materialising_checks_the_pixels_against_the_signed_manifest(published):
