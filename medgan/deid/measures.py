@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from typing import Any
 
 from medgan.deid import table
 
@@ -18,7 +19,7 @@ def binary(raw: bytes, vr: bytes, most: float) -> bytes | None:
     if vr not in _FORMATS:
         return raw  # two bytes, or a tag
     code, least = _FORMATS[vr]
-    numbers = memoryview(raw).cast(code)
+    numbers: array[Any] = array(code, raw)
     if most == math.inf:  # a padding value: the largest of its type, or no number
         fits = all(abs(number) <= table.MOST_NUMBER or not abs(number) < table.LEAST_PADDING for number in numbers)
         return raw if fits else None
