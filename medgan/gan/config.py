@@ -21,7 +21,7 @@ Loss = Literal["r3", "gan-minimax", "gan-ns", "wgan-clip", "wgan-gp", "hinge"]
 Backbone = Literal["dcgan", "residual", "dense"]
 Norm = Literal["none", "batch"]
 Resample = Literal["smooth", "strided"]
-_LATER: dict[str, Any] = {"patience_kimg": 0.0, "sketch": False, "spectrum_target": "all"}
+_LATER: dict[str, Any] = {"patience_kimg": 0.0, "sketch": 0, "sketch_weight": 0.0, "spectrum_target": "all"}
 """Choices that came later, with the value that was the only one before."""
 _BASE_PX = 4
 _SKETCH_PX = 32
@@ -68,7 +68,7 @@ class TrainConfig:
     embedding_dim: int = 16
     norm_g: Norm = "none"
     norm_d: Norm = "none"
-    sketch: bool = False  # the generator paints over coarse pictures of each class's mean and covariance
+    sketch: int = 0  # groups a class whose coarse pictures the generator paints over, a power of two; 0: it starts bare
     resample_g: Resample = "smooth"
     finish_g: Resample | None = None  # the last upsampling, where it is another than `resample_g`
     resample_d: Resample = "strided"
@@ -84,6 +84,7 @@ class TrainConfig:
     critic_steps: int = 1
     spectrum_weight: float = 0.0  # pull of the generator's mean spectrum to the training set's
     spectrum_target: Literal["all", "classes"] = "all"  # the set's mean, or the mean of a batch's own mix of classes
+    sketch_weight: float = 0.0  # pull of each image to the coarse picture it was painted over
     match_spectrum: bool = False  # one filter after training that takes off what is left
     # optimiser
     optimiser: Literal["adam", "rmsprop"] = "adam"
@@ -133,8 +134,12 @@ class TrainConfig:
         patient = self.patience_kimg == 0 or self.patience_kimg >= self.tick_kimg
         self._require(patient, f"patience_kimg must be 0 or at least a tick of {self.tick_kimg:g}")
         sketched = not self.sketch or (self.backbone == "dcgan" and self.size_px >= _SKETCH_PX)
-        self._require(sketched, f"a sketch needs the dcgan backbone and {_SKETCH_PX} px or more: set it to false")
-        self._require(self.spectrum_weight >= 0, "spectrum_weight must not be negative")
+        self._require(sketched, f"a sketch needs the dcgan backbone and {_SKETCH_PX} px or more: set it to 0")
+        halved = 0 <= self.sketch < self.latent_dim and self.sketch & (self.sketch - 1) == 0
+        self._require(halved, f"a sketch has 1, 2, 4, ... groups a class, not {self.sketch}")
+        pulls = min(self.spectrum_weight, self.sketch_weight)
+        self._require(pulls >= 0, "spectrum_weight and sketch_weight must not be negative")
+        self._require(not self.sketch_weight or self.sketch > 0, "sketch_weight needs a sketch")
         self._require(self.threads >= 1, "at least one thread is needed")
         self._require(min(self.penalty_every, self.critic_steps) >= 1, "penalty_every and critic_steps start at 1")
         if self.privacy is not None:

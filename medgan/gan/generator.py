@@ -16,11 +16,9 @@ from torch.nn.functional import interpolate
 from medgan.gan.config import TrainConfig
 from medgan.gan.images import TrainingSet
 from medgan.gan.layers import Condition, Residual, SmoothUp, batch_norm, he_, same, up
-from medgan.gan.sketch import Sketch
+from medgan.gan.sketch import HALF_WAY, Sketch
 from medgan.gan.spectrum import Polish
 
-HALF_WAY = 2
-"""Index of the stage of 16 px."""
 _DCGAN_STD = 0.02  # Radford et al. 2016, section 4
 
 
@@ -51,9 +49,7 @@ class Generator(nn.Module):
                 layers.append(nn.LeakyReLU(0.2))
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
-        self.sketch = (
-            Sketch(classes, config.latent_dim, config.size_px, widths[HALF_WAY], dims) if config.sketch else None
-        )
+        self.sketch = Sketch(classes, config) if config.sketch else None
         full = 4 * 2 ** (len(widths) - 1) == config.size_px
         last = config.finish_g or config.resample_g
         self.finish: nn.Module = same(widths[-1], 1, dims) if full else up(last, widths[-1], 1, dims)

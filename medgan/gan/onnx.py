@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medgan.errors import InvalidRequest
-from medgan.gan.generator import HALF_WAY, Generator
+from medgan.gan.generator import Generator
 from medgan.gan.layers import LEAK, Residual, SmoothUp, box
-from medgan.gan.sketch import EDGE, Sketch
+from medgan.gan.sketch import EDGE, HALF_WAY, Sketch
 from medgan.gan.spectrum import Polish
 
 _IR_VERSION, _OPSET = 8, 17
@@ -122,7 +122,8 @@ class _Graph:
     def sketch(self, sketch: Sketch) -> tuple[str, str]:
         """What the ladder reads of the coarse picture of `z` and `c`, and the ground that it paints over."""
         side, dims = sketch.widen.shape[1], sketch.dims
-        mean, basis = (self.node("Gather", [self.tensor(part), "c"]) for part in (sketch.mean, sketch.basis))
+        row = self.row(sketch)
+        mean, basis = (self.node("Gather", [self.tensor(part), row]) for part in (sketch.mean, sketch.basis))
         flat = self.node("Add", [mean, self.node("Einsum", ["z", basis], equation="nz,nzp->np")])
         coarse = self.node("Reshape", [flat, self.constant(np.array([-1, 1, *[side] * dims], np.int64))])
         x, axes = coarse, "ncijk"[: 2 + dims]
@@ -132,6 +133,15 @@ class _Graph:
             )
         edges = [self.constant(np.array(edge, np.float32)) for edge in (-EDGE, EDGE)]
         return self.layer(sketch.read, coarse), self.node("Atanh", [self.node("Clip", [x, *edges])])
+
+    def row(self, sketch: Sketch) -> str:
+        """`Sketch.row`, the signs read as binary digits."""
+        places = np.zeros(sketch.basis.shape[1], np.float32)
+        places[: sketch.halvings] = 2.0 ** np.arange(sketch.halvings)[::-1]
+        signs = self.node("Greater", ["z", self.constant(np.array(0, np.float32))])
+        digits = self.node("MatMul", [self.node("Cast", [signs], to=_FLOAT), self.constant(places)])
+        first = self.node("Mul", ["c", self.constant(np.array(2**sketch.halvings, np.int64))])
+        return self.node("Add", [first, self.node("Cast", [digits], to=_INT64)])
 
     def polish(self, polish: Polish, x: str) -> str:
         """The filter after the ladder, edges continued outward."""

@@ -59,7 +59,8 @@ def mr_brain_64_cpu() -> TrainConfig:
 
 def mr_volume_32_cpu() -> TrainConfig:
     """MR volumes of 32 voxels a side on a CPU, some hours of one core: the flat recipe's blocks in three dimensions."""
-    return replace(r3_dcgan(32), recipe="mr_volume_32_cpu", dims=3, widths=(64, 32, 16), total_kimg=200.0, sketch=False)
+    bare = replace(r3_dcgan(32), sketch=0, sketch_weight=0.0, gamma=0.05, batch=32)
+    return replace(bare, recipe="mr_volume_32_cpu", dims=3, widths=(64, 32, 16), total_kimg=200.0)
 
 
 def ct_volume_64_gpu() -> TrainConfig:
@@ -110,17 +111,18 @@ def r3_dcgan(size_px: int) -> TrainConfig:
 
     The penalty grows with the size as images do (design page); beyond 32 px half as wide and twice as many steps.
     """
-    large = size_px > _SMALL_PX
+    large, sketched = size_px > _SMALL_PX, size_px >= _SMALL_PX
     return replace(
         xray_32_cpu(),
         recipe=f"r3_dcgan_{size_px}",
         size_px=size_px,
         widths=_ladder(size_px, 16 if large else 24),
-        batch=16 if large else 32,
+        batch=16 if sketched else 32,
         learning_rate=2e-3 if large else 1e-3,
-        gamma=0.05 * max(1.0, (size_px / _SMALL_PX) ** 3.1),
+        gamma=0.1 * (size_px / _SMALL_PX) ** 3.1 if sketched else 0.05,
         spectrum_target="classes",
-        sketch=size_px >= _SMALL_PX,
+        sketch=8 if sketched else 0,
+        sketch_weight=20.0 if sketched else 0.0,
     )
 
 
@@ -230,7 +232,8 @@ def private(config: TrainConfig, privacy: DP) -> TrainConfig:
         privacy=privacy,
         spectrum_weight=0.0,  # real spectra bear no noise
         match_spectrum=False,
-        sketch=False,
+        sketch=0,
+        sketch_weight=0.0,
         accumulate=1,
         loss="gan-ns",
         gamma=0.0,

@@ -1,28 +1,42 @@
-"""Where a generator starts: a coarse picture drawn from the class's own mean and covariance.
+"""Where a generator starts: a coarse picture drawn from the means and covariances of the class's own images.
 
 A generator that starts from nothing has seen some ten thousand images before the pictures of a class differ at all,
-and in a short run they never do. Here each latent is first a coarse picture (16 px a side) of the normal distribution
-that has the class's mean and principal components; the ladder reads it half-way up and paints over it. Variety is
-there before the first step and would have to be unlearned. The statistics are those of the training set, fixed once.
+and in a short run they never do. Here each latent is first a coarse picture (16 px a side), which the ladder reads
+half-way up and paints over. Variety is there before the first step and would have to be unlearned.
 
-Legend: N images, Z latents, K classes and the null condition (all images), P pixels of the coarse picture.
+The pictures of a class are no single cloud: hands point everywhere, heads are cut at the eyes or at the crown. So a
+class is halved, at the median of its first principal component, and each half again; every group is drawn from the
+normal distribution that has its mean and principal components (a mixture of such clouds loses no mode: Richardson and
+Weiss 2018). Groups are equally large, so the signs of the first latents choose one. The statistics are those of the
+training set, fixed once.
+
+Legend: N images, Z latents, K rows: the groups of every class, then those of the null condition (all images), P pixels
+of the coarse picture.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, avg_pool3d, mse_loss
 
 from medgan.gan.conditions import LEAST_PATIENTS
+from medgan.gan.config import TrainConfig
 from medgan.gan.images import TrainingSet, to_unit
 from medgan.gan.layers import same
 
 SIDE = 16
+HALF_WAY = 2
+"""Index of the ladder's stage of 16 px."""
 _MOST = 4096
 _EACH = 16
 """Patients behind a component at least: components of a few people would be those people."""
+_TOGETHER = 64
+"""Patients in a group at least: classes too small to be halved so often have fewer groups."""
 EDGE = 0.97
 """Pictures are kept within this before they are taken back through the last tanh."""
 
@@ -34,13 +48,15 @@ class Sketch(nn.Module):
     basis: Tensor
     widen: Tensor
 
-    def __init__(self, classes: int, latent_dim: int, size_px: int, width: int, dims: int) -> None:
-        """Room for the statistics of `classes` classes and of all images; the ladder has `width` channels half-way."""
+    def __init__(self, classes: int, config: TrainConfig) -> None:
+        """Room for the statistics of `classes` classes and of all images, `config.sketch` groups each."""
         super().__init__()
-        self.dims = dims
-        self.read = same(1, width, dims)
-        self.register_buffer("mean", torch.zeros(classes + 1, SIDE**dims))
-        self.register_buffer("basis", torch.zeros(classes + 1, latent_dim, SIDE**dims))
+        self.dims = dims = config.dims
+        self.halvings = config.sketch.bit_length() - 1
+        size_px, rows = config.size_px, (classes + 1) << self.halvings
+        self.read = same(1, config.widths[HALF_WAY], dims)
+        self.register_buffer("mean", torch.zeros(rows, SIDE**dims))
+        self.register_buffer("basis", torch.zeros(rows, config.latent_dim, SIDE**dims))
         self.register_buffer("widen", torch.from_numpy(_bilinear(SIDE, size_px)), persistent=False)
 
     def forward(self, z_NZ: Tensor, class_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,8 +67,16 @@ class Sketch(nn.Module):
 
     def pictures(self, z_NZ: Tensor, class_N: Tensor) -> Tensor:
         """Coarse pictures (N, 1, 16, 16), or (N, 1, 16, 16, 16)."""
-        flat_NP = self.mean[class_N] + torch.einsum("nz,nzp->np", z_NZ, self.basis[class_N])
+        row_N = self.row(z_NZ, class_N)
+        flat_NP = self.mean[row_N] + torch.einsum("nz,nzp->np", z_NZ, self.basis[row_N])
         return flat_NP.view(-1, 1, *[SIDE] * self.dims)
+
+    def row(self, z_NZ: Tensor, class_N: Tensor) -> Tensor:
+        """Which group each latent is drawn from: its first numbers' signs, the first halving in front."""
+        row_N = class_N
+        for halving in range(self.halvings):
+            row_N = 2 * row_N + (z_NZ[:, halving] > 0)
+        return row_N
 
     def ground(self, coarse: Tensor) -> Tensor:
         """The picture at full size, before the last tanh."""
@@ -60,6 +84,13 @@ class Sketch(nn.Module):
         for axis in range(2, 2 + self.dims):
             x = torch.tensordot(x, self.widen, ([axis], [1])).movedim(-1, axis)
         return x.clamp(-EDGE, EDGE).atanh()
+
+    def strayed(self, x: Tensor, z_NZ: Tensor, class_N: Tensor) -> Tensor:
+        """How far images (N, 1, size, size) lie from the coarse pictures they were painted over: a mean square."""
+        blocks = avg_pool2d if self.dims == 2 else avg_pool3d  # noqa: PLR2004 - flat images
+        with torch.no_grad():
+            meant = self.pictures(z_NZ, class_N).clamp(-1, 1)
+        return mse_loss(blocks(x, x.shape[-1] // SIDE), meant)
 
     def learn(self, images: TrainingSet) -> None:
         """Take the statistics of each class, of up to 4,096 evenly spaced images, and of as many of all.
@@ -70,23 +101,41 @@ class Sketch(nn.Module):
         everybody = np.arange(len(images.class_index))
         if images.people(everybody) < LEAST_PATIENTS:
             return
-        groups = [np.flatnonzero(images.class_index == k) for k in range(len(self.mean) - 1)]
-        for k, rows in enumerate([*groups, everybody]):
+        classes = [np.flatnonzero(images.class_index == k) for k in range(len(images.classes))]
+        row = 0
+        for rows in [*classes, everybody]:
             told = rows if images.people(rows) >= LEAST_PATIENTS else everybody
-            mean, basis = _components(_coarse(images, told), min(self.basis.shape[1], images.people(told) // _EACH))
-            self.mean[k] = mean
-            self.basis[k, : len(basis)] = basis
+            told = told[np.linspace(0, len(told) - 1, min(len(told), _MOST)).round().astype(np.int64)]
+            for part, x_NP in _halved(images, told, _coarse(images, told), self.halvings):
+                most = min(self.basis.shape[1] - self.halvings, images.people(part) // _EACH)
+                self.mean[row], basis = _components(x_NP, most)
+                self.basis[row, self.halvings : self.halvings + len(basis)] = basis
+                row += 1
 
 
 def _coarse(images: TrainingSet, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Images (n, P) in [-1, 1], averaged over blocks."""
-    chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), _MOST)).round().astype(np.int64)]
     dims, block = images.dims, images.pixels.shape[1] // SIDE
     means = []
-    for part in np.array_split(chosen, -(-len(chosen) // 64)):  # from a memory map, a little at a time
+    for part in np.array_split(rows, -(-len(rows) // 64)):  # from a memory map, a little at a time
         blocks = to_unit(images.pixels[part], images.lo, images.hi).reshape(len(part), *[SIDE, block] * dims)
         means.append(blocks.mean(tuple(range(2, 2 * dims + 1, 2)), dtype=np.float64).reshape(len(part), -1))
     return np.concatenate(means)
+
+
+def _halved(
+    images: TrainingSet, rows: NDArray[np.int64], x_NP: NDArray[np.float64], times: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """2^times groups of rows and their pictures; what is too small to be halved stands for all of its groups."""
+    if times:
+        mean, axis = _components(x_NP, 1)
+        place_N = (x_NP - mean.numpy()) @ axis[0].numpy()
+        halves = np.array_split(np.argsort(place_N, kind="stable"), 2)
+        if min(images.people(rows[half]) for half in halves) >= _TOGETHER:
+            for half in halves:
+                yield from _halved(images, rows[half], x_NP[half], times - 1)
+            return
+    yield from [(rows, x_NP)] * 2**times
 
 
 def _components(x_NP: NDArray[np.float64], count: int) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from medgan.gan.images import TrainingSet
 from medgan.gan.layers import channels_last
 from medgan.gan.loss import LOSSES, squared_gradients, unit_gradient_penalty
 from medgan.gan.parallel import ALONE, World
+from medgan.gan.sketch import Sketch
 
 Optimiser = torch.optim.Adam | torch.optim.RMSprop
 
@@ -246,6 +247,10 @@ def _generator_move(
         loss = LOSSES[config.loss].generator(real_N, fake_N)
         seen += float(loss.detach()) / count
         total = loss if pull_R is None else loss + (pull_R * spectrum.ring_power(fake)).sum()
+        if config.sketch_weight:
+            class_N = part.c if part.c.ndim == 1 else part.c[:, 0].long()
+            sketch = cast("Sketch", players.generator.sketch)
+            total = total + config.sketch_weight * sketch.strayed(fake, z_part, class_N)
         if isfinite(seen):
             (total / count).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
     value = draws.world.mean(seen)

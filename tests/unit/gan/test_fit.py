@@ -288,9 +288,9 @@ def test_two_processes_give_the_weights_of_one_with_the_same_global_batch(tmp_pa
     assert [line["step"] for line in curve(tmp_path / "two")] == [4, 8, 12]
 
 
-@pytest.mark.parametrize("loss", ["r3", "wgan-gp"])
-def test_a_batch_in_parts_gives_the_weights_of_the_whole_batch(tmp_path, loss):
-    config = small_config(augment_p=0.5, norm_g="none", loss=loss, spectrum_weight=1.0, total_kimg=0.064)
+@pytest.mark.parametrize("changes", [{"sketch": 1, "sketch_weight": 10.0}, {"loss": "wgan-gp"}])
+def test_a_batch_in_parts_gives_the_weights_of_the_whole_batch(tmp_path, changes):
+    config = small_config(augment_p=0.5, norm_g="none", spectrum_weight=1.0, total_kimg=0.064, **changes)
     whole, parts = (fit_weights(replace(config, accumulate=n), tmp_path / str(n)) for n in (1, 4))
     fresh = generator.build(config, 2).state_dict()
     for name in whole:

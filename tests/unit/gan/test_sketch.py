@@ -1,10 +1,11 @@
-"""A generator that starts from a class's mean and covariance is varied before it is trained, and tells of nobody."""
+"""A generator that starts from a class's means and covariances is varied before it is trained, and tells of nobody."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from medgan.errors import InvalidRequest
 from medgan.gan import generator
@@ -19,8 +20,8 @@ def coarse(images: TrainingSet) -> np.ndarray:
     return unit[:, 0].reshape(len(unit), SIDE, 2, SIDE, 2).mean((2, 4)).reshape(len(unit), -1)
 
 
-def learned(images: TrainingSet) -> Sketch:
-    sketch = Sketch(len(images.classes), 64, 32, 8, 2)
+def learned(images: TrainingSet, groups: int = 1) -> Sketch:
+    sketch = Sketch(len(images.classes), small_config(latent_dim=64, sketch=groups))
     sketch.learn(images)
     return sketch
 
@@ -35,6 +36,30 @@ def test_pictures_have_the_mean_and_the_covariance_of_their_class():
         kept = len(real) // 16
         largest = np.linalg.eigvalsh(np.cov(real.T))[::-1][:kept]
         assert np.allclose(np.linalg.eigvalsh(np.cov(made.T))[::-1][:kept], largest, rtol=0.15)
+
+
+def test_a_class_of_two_clouds_is_drawn_as_two_clouds():
+    images, z = small_set(400), torch.randn(2000, 64, generator=torch.Generator().manual_seed(0))
+    images.class_index[:] = 0
+    images.pixels[::2] //= 8  # half of the class is dark
+    brightness = np.sort(coarse(images).mean(1))
+    between = {}
+    for groups in (1, 2):
+        made = learned(images, groups).pictures(z, torch.zeros(2000, dtype=torch.int64)).mean((1, 2, 3)).numpy()
+        between[groups] = ((made > brightness[199] + 0.1) & (made < brightness[200] - 0.1)).mean()
+    assert between[1] > 0.2
+    assert between[2] < 0.02
+
+
+def test_groups_are_equally_large_and_small_classes_have_fewer():
+    images = small_set(300)
+    images.class_index[:] = np.arange(300) >= 200
+    sketch = learned(images, 4)
+    of_a, of_b, of_all = sketch.mean.view(3, 4, -1)
+    assert [len(mean.unique(dim=0)) for mean in (of_a, of_b, of_all)] == [2, 1, 4]
+    real = torch.from_numpy(coarse(images))
+    assert torch.allclose(of_a.mean(0), real[:200].mean(0), atol=1e-5)
+    assert torch.allclose(of_all.mean(0), real.mean(0), atol=1e-5)
 
 
 def test_a_component_stands_for_sixteen_images_and_a_class_of_few_for_all():
@@ -63,18 +88,34 @@ def test_it_is_patients_that_are_counted_and_of_ten_nothing_is_taken():
 def test_an_untrained_generator_makes_pictures_as_varied_as_real_ones():
     images, z = small_set(400), torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
     spread = {}
-    for sketch in (False, True):
+    for sketch in (0, 1):
         network = generator.build(small_config(sketch=sketch), 2)
         network.learn(images)
         with torch.inference_mode():
             made = network(z, torch.zeros(200, dtype=torch.int64)).flatten(1).numpy()
         spread[sketch] = made.std(0).mean() / images.batch(np.flatnonzero(images.class_index == 0))[0].std(0).mean()
-    assert spread[False] < 0.45
-    assert 0.6 < spread[True] < 1.3
+    assert spread[0] < 0.45
+    assert 0.6 < spread[1] < 1.3
+
+
+def test_held_to_its_sketch_a_generator_stays_nearer_to_it(tmp_path):
+    images, z = small_set(), torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    strayed = {}
+    for weight in (0.0, 100.0):
+        config = small_config(sketch=1, sketch_weight=weight, total_kimg=0.4)
+        fit(images, config, tmp_path / str(weight))
+        network = generator.build(config, 2)
+        network.load_state_dict(load_file(tmp_path / str(weight) / "generator.safetensors"))
+        c = torch.arange(64) % 2
+        with torch.inference_mode():
+            strayed[weight] = float(network.sketch.strayed(network.eval()(z, c), z, c))
+    assert strayed[100.0] < 0.7 * strayed[0.0]
+    with pytest.raises(InvalidRequest, match="needs a sketch"):
+        small_config(sketch_weight=1.0)
 
 
 def test_a_sketched_run_goes_on_bit_for_bit_and_its_statistics_stay(tmp_path):
-    config, images = small_config(sketch=True), small_set()
+    config, images = small_config(sketch=2), small_set()
     fit(images, config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         fit(images, config, tmp_path / "broken", on_tick=interrupt)
@@ -93,10 +134,15 @@ def interrupt(_tick):
 )
 def test_a_sketch_needs_a_ladder_that_ends_in_tanh_and_passes_its_size(changes):
     with pytest.raises(InvalidRequest, match="sketch"):
-        small_config(sketch=True, **changes)
+        small_config(sketch=1, **changes)
+
+
+def test_groups_are_a_power_of_two():
+    with pytest.raises(InvalidRequest, match="groups"):
+        small_config(sketch=3)
 
 
 def test_a_configuration_without_later_choices_keeps_the_name_it_had():
     config = small_config()
     assert config.digest == "92e8db16218f533ec5f3b126bbfed4e8d4016489e7d93183f1b225ae69d186f9"
-    assert small_config(sketch=True).digest != config.digest != small_config(spectrum_target="classes").digest
+    assert small_config(sketch=1).digest != config.digest != small_config(spectrum_target="classes").digest
