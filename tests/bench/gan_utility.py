@@ -1,8 +1,8 @@
 """Are synthetic radiographs of use on the benchmark's own test set? `python -m tests.bench.gan_utility`.
 
-The recipe of the demo trains on PneumoniaMNIST's official train split (3,882 images, at 32 px); classifiers learn on
-as many synthetic images in the same class shares and are judged on the official test split (624 images of other
-patients), beside the same classifiers trained on the real train split, and on both together.
+The recipe of the demo, or another, trains on PneumoniaMNIST's official train split (3,882 images, at 32 px);
+classifiers learn on as many synthetic images in the same class shares and are judged on the official test split (624
+images of other patients), beside the same classifiers trained on the real train split, and on both together.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def official(part: str, size_px: int) -> Sample:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.gan_utility", description=__doc__)
+    parser.add_argument("--recipe", default="xray_32_cpu", help="one of 32 px")
     parser.add_argument("--kimg", type=float)
     parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args(arguments)
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     out.write(f"{'trained on':28}" + "".join(f"{name:>20}" for name in JUDGES) + "\n")
     line(out, "real", train, held)
     for seed in range(given.seeds):
-        config = replace(recipes.build("xray_32_cpu", seed=seed, total_kimg=given.kimg), conditions=())
+        config = replace(recipes.build(given.recipe, seed=seed, total_kimg=given.kimg), conditions=())
         images = TrainingSet(pixels=train.stored, class_index=train.class_index, classes=FINDINGS, lo=0.0, hi=65535.0)
         with tempfile.TemporaryDirectory() as folder:
             begun = time.process_time()

@@ -145,4 +145,6 @@ def test_groups_are_a_power_of_two():
 def test_a_configuration_without_later_choices_keeps_the_name_it_had():
     config = small_config()
     assert config.digest == "92e8db16218f533ec5f3b126bbfed4e8d4016489e7d93183f1b225ae69d186f9"
+    one_group = small_config(sketch=True)  # as it was written when there was no number
+    assert one_group.digest == "6f7c81b750bfd83ec14a23094272aac5eaea9d19070cb3cb98adc78116e02220"
     assert small_config(sketch=1).digest != config.digest != small_config(spectrum_target="classes").digest
