@@ -35,12 +35,13 @@ from medgan.gan.augment import Warp
 from medgan.gan.conditions import encode, joined, width
 from medgan.gan.config import TrainConfig
 from medgan.gan.discriminator import build as build_discriminator
-from medgan.gan.generator import HALF_WAY, Generator
+from medgan.gan.generator import Generator
 from medgan.gan.generator import build as build_generator
 from medgan.gan.images import TrainingSet
 from medgan.gan.layers import SmoothUp
 from medgan.gan.loss import LOSSES, squared_gradients
 from medgan.gan.sample import WEIGHTS, Sampler
+from medgan.gan.sketch import HALF_WAY
 from medgan.records.adapter import AdaptRequest
 
 STATE = "state.safetensors"

@@ -35,8 +35,8 @@ HALF_WAY = 2
 _MOST = 4096
 _EACH = 16
 """Patients behind a component at least: components of a few people would be those people."""
-_TOGETHER = 64
-"""Patients in a group at least: classes too small to be halved so often have fewer groups."""
+_TOGETHER = 256
+"""Patients in a group at least: the smaller groups are, the nearer their clouds lie to their people."""
 EDGE = 0.97
 """Pictures are kept within this before they are taken back through the last tanh."""
 

@@ -39,26 +39,27 @@ def test_pictures_have_the_mean_and_the_covariance_of_their_class():
 
 
 def test_a_class_of_two_clouds_is_drawn_as_two_clouds():
-    images, z = small_set(400), torch.randn(2000, 64, generator=torch.Generator().manual_seed(0))
+    images, z = small_set(600), torch.randn(2000, 64, generator=torch.Generator().manual_seed(0))
     images.class_index[:] = 0
     images.pixels[::2] //= 8  # half of the class is dark
     brightness = np.sort(coarse(images).mean(1))
+    low, high = brightness[299] + 0.05, brightness[330]  # few dark ones are brighter, few bright ones darker
     between = {}
     for groups in (1, 2):
         made = learned(images, groups).pictures(z, torch.zeros(2000, dtype=torch.int64)).mean((1, 2, 3)).numpy()
-        between[groups] = ((made > brightness[199] + 0.1) & (made < brightness[200] - 0.1)).mean()
+        between[groups] = ((made > low) & (made < high)).mean()
     assert between[1] > 0.2
-    assert between[2] < 0.02
+    assert between[2] < 0.1
 
 
 def test_groups_are_equally_large_and_small_classes_have_fewer():
-    images = small_set(300)
-    images.class_index[:] = np.arange(300) >= 200
+    images = small_set(1100)
+    images.class_index[:] = np.arange(1100) >= 700
     sketch = learned(images, 4)
     of_a, of_b, of_all = sketch.mean.view(3, 4, -1)
     assert [len(mean.unique(dim=0)) for mean in (of_a, of_b, of_all)] == [2, 1, 4]
     real = torch.from_numpy(coarse(images))
-    assert torch.allclose(of_a.mean(0), real[:200].mean(0), atol=1e-5)
+    assert torch.allclose(of_a.mean(0), real[:700].mean(0), atol=1e-5)
     assert torch.allclose(of_all.mean(0), real.mean(0), atol=1e-5)
 
 
