@@ -16,22 +16,26 @@ from typing import Final
 from pydicom import config
 
 _SPEAKERS: Final = ("pydicom", "PIL", "tifffile", "pynetdicom")
+_NOTHING: Final = logging.CRITICAL + 1
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Silence warnings and the readers' loggers, and accept values that break their VR, for this block."""
+    """Silence warnings and the readers' loggers, and accept values that break their VR, for this block.
+
+    By level, which a reader's own loggers inherit (Pillow's name each EXIF value); `disabled` is for one logger alone.
+    """
     loggers = [logging.getLogger(name) for name in _SPEAKERS]
-    before = [logger.disabled for logger in loggers]
+    before = [logger.level for logger in loggers]
     validation = config.settings.reading_validation_mode
     try:
         for logger in loggers:
-            logger.disabled = True
+            logger.setLevel(_NOTHING)
         config.settings.reading_validation_mode = config.IGNORE
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         config.settings.reading_validation_mode = validation
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

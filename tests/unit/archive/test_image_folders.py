@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medgan.archive import instance, pixels, sources
+from medgan.archive import images, instance, pixels, sources
 from medgan.deid import apply, profile, pseudonym
 from medgan.errors import BadInstance, UnusableArchive
 from medgan.settings import Zones
@@ -145,3 +145,15 @@ def test_preflight_wants_a_table_beside_pictures(tmp_path: Path) -> None:
     with pytest.raises(UnusableArchive, match="table"):
         sources.preflight(source)
     sources.preflight(write_files(source, {"t.csv": TABLE}))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG"])
+def test_no_log_line_quotes_what_a_picture_says_of_somebody(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Not even where somebody lets every library speak."""
+    exif = Image.Exif()
+    exif[0x010E] = exif[0x013B] = "Zuviqoraxe"
+    data = _file(GREY, kind, exif=exif)
+    assert b"Zuviqoraxe" in data
+    caplog.set_level("DEBUG")
+    images.check(data, f"image/{kind.lower()}")
+    assert "Zuviqoraxe" not in caplog.text
