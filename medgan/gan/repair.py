@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from medgan.errors import IntegrityError, InvalidRequest
@@ -31,6 +32,16 @@ from medgan.gan.restorer import Unet, log_scale
 from medgan.gan.scans import by_percentiles, window_of
 
 WEIGHTS, DESCRIPTION = "restorer.safetensors", "restorer.json"
+_GRAINY = {"denoise", "low-dose"}
+
+
+def looked_at(degradation: Degradation, image_HW: Image) -> Image:
+    """What is compared with what is familiar: an image by its own percentiles, smoothed where noise is to be undone.
+
+    Inputs with grain of every strength would make the grain of anything familiar.
+    """
+    shown = by_percentiles(image_HW)
+    return gaussian_filter(shown, 1.0) if degradation.name in _GRAINY else shown
 
 
 def network_input(degradation: Degradation, measured: Sequence[Measurement]) -> Tensor:
@@ -39,7 +50,7 @@ def network_input(degradation: Degradation, measured: Sequence[Measurement]) -> 
     for one in measured:
         naive = degradation.naive(one)
         hole = np.zeros_like(naive) if one.hole is None else one.hole.astype(np.float32)
-        if degradation.name in {"denoise", "low-dose"}:
+        if degradation.name in _GRAINY:
             level = 4 * noise_level(one.seen)
         else:
             level = 0.0 if one.steps_88 is None else 4 * one.level
@@ -169,7 +180,7 @@ class Restorer:
 
     def strangeness(self, image_HW: Image) -> float:
         """How far an image of any window lies from what was learned from; beyond `familiar.limit` it is refused."""
-        return self.familiar.distance(by_percentiles(image_HW), self.network.features)
+        return self.familiar.distance(looked_at(self.degradation, image_HW), self.network.features)
 
     def undo(self, measured: Measurement) -> tuple[Image, Image, Image]:
         """(answer, plain answer, bound of its error), each (H, W), in the units of the measurement."""

@@ -31,11 +31,11 @@ from medgan.gan.loss import LOSSES, squared_gradients
 from medgan.gan.measurement import Degradation, Image, Measurement
 from medgan.gan.planted import plant
 from medgan.gan.recipes import fast_precision
-from medgan.gan.repair import DESCRIPTION, WEIGHTS, Restorer, answer
+from medgan.gan.repair import DESCRIPTION, WEIGHTS, Restorer, answer, looked_at
 from medgan.gan.restore_config import CODE_VERSION, RestoreConfig
 from medgan.gan.restorer import PatchCritic, Unet
 from medgan.gan.rings import ring_power
-from medgan.gan.scans import Scans, by_percentiles, fitting, windows
+from medgan.gan.scans import Scans, fitting, windows
 from medgan.gan.step import Players
 
 STATE = "state.safetensors"
@@ -246,7 +246,7 @@ def _inputs(
         whole = fitting(scans.images[row], degradation.factor)
         measured = degradation.measure(whole, rng)
         seen = measured.seen if measured.hole is None else degradation.naive(measured)  # a hole itself is not foreign
-        out += [familiar.describe(by_percentiles(shown), encoder) for shown in (seen, whole)]
+        out += [familiar.describe(looked_at(degradation, shown), encoder) for shown in (seen, whole)]
     return out
 
 

@@ -11,7 +11,7 @@ from medgan.errors import InvalidRequest
 from medgan.gan.degrade import task
 from medgan.gan.restorer import Shape
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 LEAST_PX = 32
 """Sides of images and windows are this long at least."""
 
