@@ -21,7 +21,7 @@ NIGHT = "nightly/small"
 _SETTLE_SECONDS = 12
 """A page's panels arrive one by one."""
 _WIDTH = 1400
-_CLICK = "[...document.querySelectorAll('button, a, [role=tab]')].find(e => e.innerText.trim() === '{}').click()"
+_FIND = "[...document.querySelectorAll('*')].filter(e => (e.innerText || '').trim() === '{}').at(-1)"
 
 
 def main(out: Path) -> None:
@@ -59,7 +59,8 @@ def _picture(
     tab.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
     _show(site, tab, page)
     if opened:
-        tab.run(_CLICK.format(opened))
+        tab.until(f"!!{_FIND.format(opened)}", seconds=120)
+        tab.run(f"{_FIND.format(opened)}.click()")
         time.sleep(_SETTLE_SECONDS)
     tab.picture(file)
 
