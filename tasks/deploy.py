@@ -30,6 +30,8 @@ QUEUES = {"nights": 1, "commits": 1}
 """Queues of the pool `medgan` and how many of their runs may be under way at once (docs/adr/0006)."""
 NOTICES = "medgan-notices"
 _SCHEDULE = "schedule"
+_OF_THE_SERVER = ("archive", "on_refusal")
+"""Parameters of a night that a site's file need not name: prefect.yaml's hold."""
 _OURS = "medgan: "
 _DEPLOYED = re.compile(r"Deployment '([^']+)'")
 
@@ -77,7 +79,8 @@ def planned(sites: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     for name, given in sites.items():
         mine = copy.deepcopy(night)
         parameters = {key: value for key, value in given.items() if key != _SCHEDULE}
-        mine |= {"name": name, "parameters": {"archive": mine["parameters"]["archive"], **parameters}}
+        kept = {key: mine["parameters"][key] for key in _OF_THE_SERVER}
+        mine |= {"name": name, "parameters": {**kept, **parameters}}
         if _SCHEDULE in given:
             mine["schedules"] = [{"active": True, **given[_SCHEDULE]}]
         nights.append(mine)

@@ -67,6 +67,7 @@ def test_each_site_has_its_own_night_with_its_own_schedule_and_the_rest_is_untou
     assert north["schedules"] == [{"active": True, **schedule}]
     assert "schedule" not in north["parameters"]
     assert south["schedules"] == DEPLOYED["nightly"]["schedules"]
+    assert south["parameters"]["on_refusal"] == "ask a person", "a site asks too, unless its file says otherwise"
     assert rest == PLAN["deployments"][1:]
 
 
