@@ -65,9 +65,8 @@ def _whole(array: zarr.Array[Any], beside: Path | None) -> npt.NDArray[np.uint16
     if beside is None or array.nbytes <= _IN_MEMORY_BYTES:
         return np.asarray(array[:])
     with tempfile.TemporaryFile(dir=beside) as file:
-        os.posix_fallocate(
-            file.fileno(), 0, array.nbytes
-        )  # a full disk is told here, and not as a crash when written to
+        # a full disk is told here, and not as a crash when written to
+        os.posix_fallocate(file.fileno(), 0, array.nbytes)
         found = np.memmap(file, np.uint16, "r+", shape=array.shape)
     rows = (array.shards or array.chunks)[0]
     rows *= max(1, _AT_ONCE_BYTES // (rows * found[0].nbytes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -27,8 +28,8 @@ NORTH = {
 
 
 def trained(zones):
-    """What `flows train` would have printed of the night's generator."""
-    (record,) = zones.pseudonymised.glob("models/mo-*/model.json")
+    """What `flows train` would have printed of a night's generator: the first, where others have trained since."""
+    record = min(zones.pseudonymised.glob("models/mo-*/model.json"), key=lambda path: path.stat().st_mtime_ns)
     model = TrainedModel.model_validate_json(record.read_bytes())
     cohorts = [
         ValidatedCohort.model_validate_json(one.read_bytes()) for one in zones.pseudonymised.rglob("validated.json")
@@ -46,7 +47,9 @@ def ingested(archive, zones):
 
 def test_another_site_gets_a_model_of_its_own_from_the_nights_and_the_base_stays(site, first_night, tmp_path):
     assert first_night.returncode == 0, first_night.stderr[-3000:]
-    zones = Zones.under(site.workspace)
+    # a copy: the other flow tests share the night's workspace and count what is in it
+    workspace = shutil.copytree(site.workspace, tmp_path / "workspace", symlinks=True)
+    zones = Zones.under(workspace)
     base, parameters = trained(zones), tmp_path / "north.yaml"
     build_demo_archive(tmp_path / "north", radiographs=RADIOGRAPHS, patients=PATIENTS, seed=8, vendor_files=False)
     (tmp_path / "north.json").write_bytes(ingested(tmp_path / "north", zones).canonical())
@@ -54,7 +57,7 @@ def test_another_site_gets_a_model_of_its_own_from_the_nights_and_the_base_stays
     parameters.write_text(yaml.safe_dump(NORTH))
     adapted = site.run(
         *("adapt", "--from", str(tmp_path / "north.json"), "--base", str(tmp_path / "train.json")),
-        *("--site", str(parameters), "--workspace", str(site.workspace)),
+        *("--site", str(parameters), "--workspace", str(workspace)),
     )
     assert adapted.returncode == 0, adapted.stderr[-3000:]
     outcome = TrainOutcome.model_validate_json(adapted.stdout)
