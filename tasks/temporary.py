@@ -47,7 +47,7 @@ def start() -> None:
     """
     if os.environ.get("PREFECT_API_URL"):
         return
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True, mode=0o700)
     password = f"medgan:{secrets.token_hex(16)}"
     os.environ |= {"PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_API_AUTH_STRING": password}
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -18,10 +18,22 @@ from tests.builders.servers import wait_until
 from tests.builders.topology import Topology, fill, small_site, topology
 
 NIGHT = "nightly/small"
+_SETTLED = {"PAUSED", "COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 _SETTLE_SECONDS = 12
 """A page's panels arrive one by one."""
 _WIDTH = 1400
 _FIND = "[...document.querySelectorAll('*')].filter(e => (e.innerText || '').trim() === '{}').at(-1)"
+_TOP = """(() => {{
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), line = document.createRange()
+    while (texts.nextNode()) {{
+        const at = texts.currentNode.data.indexOf('{0}')
+        if (at < 0) continue
+        line.setStart(texts.currentNode, at)
+        line.setEnd(texts.currentNode, at + '{0}'.length)
+        return Math.floor(line.getBoundingClientRect().top)
+    }}
+}})()"""
+"""Where a line of text begins, in pixels from the window's upper edge."""
 
 
 def main(out: Path) -> None:
@@ -46,23 +58,34 @@ def take(site: Topology, out: Path) -> None:
         if ended["type"] != "COMPLETED":
             raise RuntimeError(ended["message"])
         _picture(site, tab, out / "prefect-run.png", f"/runs/flow-run/{run}", height=1300, opened="Artifacts")
-        _picture(site, tab, out / "prefect-night.png", _artifact(site, run, "night"), width=1700, height=980)
+        summary = _artifact(site, run, "night")
+        _picture(site, tab, out / "prefect-night.png", summary, width=1700, height=980, above="  catalogue ")
         asked = _asked(site)
         _picture(site, tab, out / "prefect-asks.png", _artifact(site, asked, "gate-asks"), height=1000)
         _picture(site, tab, out / "prefect-pause.png", f"/runs/flow-run/{asked}", height=900, opened="Resume")
 
 
 def _picture(
-    site: Topology, tab: Browser, file: Path, page: str, *, height: int, width: int = _WIDTH, opened: str = ""
-) -> None:
-    """A page, or what its button or tab `opened` shows, in a window so high: Prefect's pages scroll inside."""
-    tab.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+    site: Topology, tab: Browser, file: Path, page: str, *,
+    height: int, width: int = _WIDTH, opened: str = "", above: str = "",
+) -> None:  # fmt: skip
+    """A page, or what its button or tab `opened` shows, in a window so high: Prefect's pages scroll inside.
+
+    Or in a window that ends `above` a line, below which stand the folders of a site that is gone tomorrow.
+    """
+    _sized(tab, width, height)
     _show(site, tab, page)
+    if above:
+        _sized(tab, width, tab.run(_TOP.format(above)))
     if opened:
         tab.until(f"!!{_FIND.format(opened)}", seconds=120)
         tab.run(f"{_FIND.format(opened)}.click()")
         time.sleep(_SETTLE_SECONDS)
     tab.picture(file)
+
+
+def _sized(tab: Browser, width: int, height: int) -> None:
+    tab.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
 
 def _show(site: Topology, tab: Browser, page: str) -> None:
@@ -79,7 +102,11 @@ def _artifact(site: Topology, run: str, key: str) -> str:
 def _asked(site: Topology) -> str:
     """A night that a stricter policy does not clear; its id, once it waits for a person."""
     run = site.trigger(NIGHT, dataset="stricter", policy="strict")
-    wait_until("the question", lambda: site.state(run)["type"] == "PAUSED")
+    wait_until("the question", lambda: site.state(run)["type"] in _SETTLED)
+    state = site.state(run)
+    if state["type"] != "PAUSED":
+        raise RuntimeError(f"the night asked nobody: {state['name']}, {state['message']}")
+    sys.stdout.write(f"a night under the strict policy: {state['name']}\n")
     return run
 
 

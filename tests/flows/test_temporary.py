@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 from urllib.request import proxy_bypass
@@ -58,6 +59,7 @@ def test_the_server_is_its_commands_alone_and_gone_with_it_and_what_it_was_told_
     anybody = httpx.post(f"{address.strip()}/flow_runs/count", json={}, trust_env=False)
     assert anybody.status_code == 401, "another account of this machine reads no run"
     assert os.getpgid(server.pid) != os.getpgid(process.pid), "Ctrl-C of a terminal reaches the flow alone"
+    assert stat.S_IMODE((workspace / "prefect").stat().st_mode) == 0o700, "or looks into its folder"
     if how == "kill -9":
         process.kill()
     else:

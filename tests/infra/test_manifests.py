@@ -203,6 +203,15 @@ def test_no_unit_is_root_or_writes_outside_of_the_workspace():
     assert (service["NoNewPrivileges"], service["Restart"]) == ("true", "always")
 
 
+def test_only_the_unit_that_publishes_writes_what_others_read():
+    dropped = {f"{path.parent.name}/{path.name}": path for path in (INFRA / "systemd").glob("*.d/*.conf")}
+    told = {name: _unit(path)["Service"].get("UMask") for name, path in (UNITS | dropped).items()}
+    masks = {name: mask for name, mask in told.items() if mask is not None}
+    common, publishes = "medgan-.service.d/common.conf", "medgan-worker.service.d/published.conf"
+    assert masks == {common: "0077", publishes: "0022"}
+    assert Path(common).name < Path(publishes).name, "systemd reads drop-ins in the order of their names"
+
+
 def test_the_environment_of_the_units_holds_no_password_and_asks_for_two():
     told = dict(
         line.split("=", 1) for line in (INFRA / "systemd/environment").read_text().splitlines() if line[0] != "#"
