@@ -3,7 +3,8 @@
 Known regions first: what lies outside the calibrated regions of an ultrasound screen is blanked unseen
 (PS3.3 C.8.5.5). Then a text detector (rapidocr, model in its wheel) looks at the brightest and the darkest value
 of each pixel over all frames, because burned-in text stands still. Boxes are dilated and set to the background; every
-other stored value stays. A second look at the result must find nothing.
+other stored value stays. A second look at the result must find nothing. Measured originals are searched only where
+`drawn` reads a line, and blanked only where nothing measured is lost.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgan.archive import pixels
+from medgan.deid import drawn
 from medgan.errors import BadInstance
 
 if TYPE_CHECKING:
@@ -23,10 +25,13 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from medgan.archive.pixels import Decoded
+    from medgan.deid.drawn import Box
 
-# Modalities whose images are measured and not drawn, and come by the thousand: looked at where something is drawn on
-# them. Those of every other modality, known or not, are looked at: screens are stored as images, consoles draw text.
-MEASURED_MODALITIES = frozenset(("CT", "MR", "PT", "NM", "SM", "SEG", "RTDOSE"))
+# Modalities whose images are measured and not drawn, and come by the thousand: looked at where text is drawn on them.
+# Those of every other modality, known or not, are looked at: screens are stored as images, consoles draw text.
+MEASURED_MODALITIES = frozenset(("CT", "MR", "PT", "NM"))
+# Labels, doses and tiles at the end of their scale are no drawing, and nothing draws on them.
+CALCULATED_MODALITIES = frozenset(("SM", "SEG", "RTDOSE"))
 RISK_IMAGE_TYPES = frozenset(("DERIVED", "SECONDARY", "OVERVIEW", "THUMBNAIL"))
 SLIDE_LABEL = "LABEL"  # PS3.3 C.8.12.4.1.1: the picture of a label, written by hand or as a bar code, is nothing else
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -38,18 +43,14 @@ DILATION = 0.5  # of a box's height; the detector's boxes cut ascenders and desc
 MIN_DILATION_PIXELS = 5
 HUGE_LINE_SHARE, HUGE_LINE_ASPECT = 0.25, 1.5  # taller lines than that may be a headline or an organ: doubt
 MIN_INK_PIXELS, MAX_INK_SHARE = 40, 0.1
-GREYS_BESIDE, FEWEST_GREYS, MOST_GREYS = 4, 64, 1 << 20
 LOOKS = 5
 DETECTOR_SIDE_PIXELS = 960  # smaller images are enlarged, so that lines of 14 pixels are found
-
-Box = tuple[int, int, int, int]
-"""Rows and columns, half open: (top, bottom, left, right)."""
 
 
 def at_risk(dataset: Dataset) -> bool:
     """Whether an instance is looked at: by modality, kind of image, class or its own words."""
     return (
-        str(dataset.get("Modality") or "") not in MEASURED_MODALITIES
+        str(dataset.get("Modality") or "") not in MEASURED_MODALITIES | CALCULATED_MODALITIES
         or bool(RISK_IMAGE_TYPES & _kinds(dataset))
         or str(dataset.get("SOPClassUID") or "").startswith(SECONDARY_CAPTURE)
         or dataset.get("BurnedInAnnotation") == "YES"
@@ -62,28 +63,6 @@ def _kinds(dataset: Dataset) -> set[str]:
     return set(map(str, [kinds] if isinstance(kinds, str) else kinds))
 
 
-def drawn_on(decoded: Decoded) -> bool:
-    """Whether on some frame about as many pixels as lines of text have one value, and hardly any a value beside it.
-
-    What is measured has neighbours; what is drawn has the end of the scale, or a grey of its own.
-    """
-    return any(_drawn_on(frame, inverse=decoded.photometric == "MONOCHROME1") for frame in decoded.frames)
-
-
-def _drawn_on(frame: NDArray[Any], *, inverse: bool) -> bool:
-    low, high = int(frame.min()), int(frame.max())
-    if high - low >= MOST_GREYS:  # of 32 bits: at the end of the scale only
-        return bool(
-            MIN_INK_PIXELS <= np.count_nonzero(frame == (low if inverse else high)) <= MAX_INK_SHARE * frame.size
-        )
-    counts = np.bincount((frame.ravel().astype(np.int64) - low), minlength=FEWEST_GREYS)
-    summed = np.concatenate(([0], np.cumsum(np.pad(counts, GREYS_BESIDE))))
-    around = summed[2 * GREYS_BESIDE + 1 :] - summed[: -2 * GREYS_BESIDE - 1]
-    drawn = (counts >= MIN_INK_PIXELS) & (counts <= MAX_INK_SHARE * frame.size) & (2 * counts > around)
-    drawn[high - low if inverse else 0] = False  # the background
-    return bool(drawn.any())
-
-
 def clean(data: bytes, dataset: Dataset, *, reviewed: bool = False) -> bytes:
     """Part 10 bytes whose pixels hold no text that the detector finds; `data` itself where there was none.
 
@@ -92,13 +71,33 @@ def clean(data: bytes, dataset: Dataset, *, reviewed: bool = False) -> bytes:
     """
     if "PixelData" not in dataset or reviewed:
         return data
-    if SLIDE_LABEL in _kinds(dataset):
+    if dataset.get("Modality") == "SM" and SLIDE_LABEL in _kinds(dataset):
         raise BadInstance("BURNED_IN", "the picture of a label: somebody has to look at it")
-    decoded = pixels.decode(dataset)
-    if min(decoded.frames.shape[1:3]) < MIN_SIDE_PIXELS or not (at_risk(dataset) or drawn_on(decoded)):
+    risky = at_risk(dataset)
+    if not risky and dataset.get("Modality") in CALCULATED_MODALITIES:
         return data
-    boxes = text_boxes(decoded, known=known_regions(dataset, decoded.frames.shape[1:3]))
+    decoded = pixels.decode(dataset)
+    if min(decoded.frames.shape[1:3]) < MIN_SIDE_PIXELS:
+        return data
+    boxes = (
+        text_boxes(decoded, known=known_regions(dataset, decoded.frames.shape[1:3])) if risky else drawn_boxes(decoded)
+    )
     return blank(dataset, decoded, boxes) if boxes else data
+
+
+def drawn_boxes(decoded: Decoded) -> list[Box]:
+    """Boxes to blank of an image that should be measured only, none where nothing is drawn that can be read.
+
+    Raises `BadInstance` BURNED_IN unless blanking loses nothing: beside text of one value there is background only.
+    """
+    read = [_dilate(box, decoded.frames.shape[1:3]) for box in drawn.lines(decoded)]
+    boxes = text_boxes(decoded, known=read) if read else []
+    empty = _background(decoded)
+    for top, bottom, left, right in boxes:
+        values = np.unique(decoded.frames[:, top:bottom, left:right])
+        if len(values) > 2 or empty not in values:  # noqa: PLR2004 - ink and background
+            raise BadInstance("BURNED_IN", "text is drawn on a measured image: somebody has to look at it")
+    return boxes
 
 
 def text_boxes(decoded: Decoded, *, known: list[Box]) -> list[Box]:
@@ -223,11 +222,15 @@ def blank(dataset: Dataset, decoded: Decoded, boxes: list[Box]) -> bytes:
     if "ModalityLUTSequence" in dataset:
         raise BadInstance("BURNED_IN", "text stands in an image whose values pass a table: it cannot be blanked alone")
     values = np.array(decoded.frames)
-    background = values.max() if decoded.photometric == "MONOCHROME1" else values.min()
+    background = _background(decoded)
     for top, bottom, left, right in boxes:
         values[:, top:bottom, left:right] = background
     dataset.BurnedInAnnotation = "NO"
     return rewrite(dataset, decoded, values)
+
+
+def _background(decoded: Decoded) -> int:
+    return int(decoded.frames.max() if decoded.photometric == "MONOCHROME1" else decoded.frames.min())
 
 
 def rewrite(dataset: Dataset, decoded: Decoded, values: NDArray[Any]) -> bytes:

@@ -56,28 +56,72 @@ def test_original_images_of_safe_modalities_are_not_looked_at(cleaning, keyring,
     apply.deidentify(data, profile=cleaning, keyring=keyring)
 
 
-@pytest.mark.parametrize(("modality", "grey"), [("CT", 2000), ("MR", 700)])
-def test_what_is_drawn_on_an_original_is_blanked(modality, grey, cleaning, keyring):
-    """At the end of the scale, or in a grey of its own."""
-    data, drawn, ink = burnt(ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], Modality=modality)
-    if grey < drawn.max():
-        dataset = read(data)
-        drawn = np.where(ink, np.int16(grey), drawn)
-        drawn[-1, -5:] = 2000
-        dataset.PixelData = drawn.tobytes()
-        data = write(dataset)
-    clean = apply.deidentify(data, profile=cleaning, keyring=keyring)
-    assert (pixels.decode(clean.dataset).frames[0][ink] == drawn.min()).mean() > 0.99
+def original(pixels_HW: np.ndarray, modality: str = "CT") -> bytes:
+    """An original image of `modality` with these pixels, -2048 to 2047."""
+    dataset = read(phantom_with(Modality=modality, ImageType=["ORIGINAL", "PRIMARY"]))
+    dataset.Rows, dataset.Columns = pixels_HW.shape
+    dataset.PixelData = pixels_HW.astype(np.int16).tobytes()
+    return write(dataset)
 
 
-def test_an_original_on_which_nothing_is_drawn_is_not_looked_at(cleaning, keyring, monkeypatch):
+def body() -> np.ndarray:
+    """(240, 240) int16: an ellipse of noisy tissue in air that is clipped at -1024."""
+    y, x = np.mgrid[:240, :240]
+    noise = np.random.default_rng(1).normal(0, 15, (240, 240))
+    return np.where(((x - 120) / 95) ** 2 + ((y - 130) / 75) ** 2 < 1, 40 + noise, -1024).astype(np.int16)
+
+
+def letters(at: tuple[int, int]) -> np.ndarray:
+    canvas = Image.new("L", (240, 240))
+    ImageDraw.Draw(canvas).text(at, "DOE^JANE 4821", fill=255, font=ImageFont.load_default(size=16))
+    return np.asarray(canvas) > 127
+
+
+@pytest.mark.parametrize("grey", [2047, 700, 40])
+def test_text_in_the_empty_background_of_an_original_is_blanked_and_nothing_else(grey, cleaning, keyring):
+    """At the end of the scale, in a grey of its own, in a grey of the tissue."""
+    ink = letters((50, 8))
+    clean = apply.deidentify(original(np.where(ink, grey, body())), profile=cleaning, keyring=keyring)
+    assert np.array_equal(pixels.decode(clean.dataset).frames[0], body())
+
+
+@pytest.mark.parametrize("grey", [2047, -1024])
+def test_text_over_the_anatomy_of_an_original_waits_for_somebody(grey, cleaning, keyring):
+    data = original(np.where(letters((65, 120)), grey, body()))
+    with pytest.raises(BadInstance) as refused:
+        apply.deidentify(data, profile=cleaning, keyring=keyring)
+    assert refused.value.reason == "BURNED_IN"
+
+
+def with_metal(height: int, width: int, gap: int) -> np.ndarray:
+    values = body()
+    for number in range(8):
+        left = 60 + number * (width + gap)
+        values[110 + number % 2 : 110 + number % 2 + height, left : left + width] = 2047
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "modality"),
+    [
+        pytest.param(with_metal(10, 9, 6), "CT", id="fillings"),
+        pytest.param(with_metal(12, 4, 5), "CT", id="clips"),
+        pytest.param((body() + 1024) // 64 * 64, "MR", id="a scale with gaps"),
+        pytest.param(np.where(letters((50, 8)), 255, 0), "SEG", id="labels"),
+    ],
+)
+def test_an_original_on_which_nothing_is_drawn_stays_and_costs_no_search(
+    values, modality, cleaning, keyring, monkeypatch
+):
     monkeypatch.setattr(burned_in, "detect", lambda _: pytest.fail("looked at"))
-    data, _, ink = burnt(ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
-    dataset = read(data)
-    plain = dataset.pixel_array.copy()
-    plain[ink] = 0
-    dataset.PixelData = plain.tobytes()
-    apply.deidentify(write(dataset), profile=cleaning, keyring=keyring)
+    clean = apply.deidentify(original(values, modality), profile=cleaning, keyring=keyring)
+    assert np.array_equal(pixels.decode(clean.dataset).frames[0], values)
+
+
+def test_a_label_of_an_image_that_is_no_slide_is_no_picture_of_one(cleaning, keyring):
+    """Arterial spin labelling says LABEL and CONTROL."""
+    data = phantom_with("MR", ImageType=["ORIGINAL", "PRIMARY", "ASL", "LABEL"])
+    assert apply.deidentify(data, profile=cleaning, keyring=keyring)
 
 
 def test_the_picture_of_a_slides_label_waits_for_somebody(cleaning, keyring):
