@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,15 +45,16 @@ _WORKER_SECONDS = 120
 """Longer than a supervisor takes to start a scheduler or worker again on a loaded machine."""
 
 
-@lru_cache(maxsize=8)
-def code(rooms: tuple[str, ...]) -> str:
-    """Hex SHA-256 over every file of these rooms that decides what they do: a worker with another one does other work.
+def code(parts: tuple[str, ...]) -> str:
+    """Hex SHA-256 over every file of these parts of medgan that decides what they do; a part is a room or a file.
 
-    Nobody has to remember to raise a number.
+    A worker with another one does other work; nobody has to remember to raise a number. The files are read now: a
+    module that tells what runs takes it while it is imported, because an upgrade changes files and no running process.
     """
     digest, root = hashlib.sha256(), Path(__file__).resolve().parent
-    for room in rooms:
-        for path in sorted(one for one in (root / room).rglob("*") if one.suffix in {".py", ".csv", ".txt", ".toml"}):
+    for part in (root / name for name in parts):
+        below = part.rglob("*") if part.is_dir() else [part]
+        for path in sorted(one for one in below if one.suffix in {".py", ".csv", ".txt", ".toml"}):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

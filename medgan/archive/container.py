@@ -28,7 +28,7 @@ from typing import IO, Final
 
 from medgan.archive import limits
 from medgan.archive.storage import spool_file
-from medgan.errors import BadInstance, UnusableArchive
+from medgan.errors import BadInstance, StoreUnavailable, UnusableArchive
 from medgan.records import QuarantineReason as Reason
 
 _STORED: Final = 0
@@ -79,8 +79,9 @@ def leaves(root: Path, *, spool: Path | None) -> Iterator[Leaf]:
 def files(root: Path, *, most: int = limits.MAX_MEMBERS) -> Iterator[Path]:
     """`root` itself, or every entry of its tree that is no folder, depth first in name order; nothing is followed.
 
-    A folder that cannot be listed (`lost+found`) is given like a file, see `is_folder`. Raises `UnusableArchive` for
-    a tree of more than `most` entries, and where `root` cannot be listed.
+    A folder that nobody let us list (`lost+found`) is given like a file, see `is_folder`. Raises `UnusableArchive` for
+    a tree of more than `most` entries and where `root` may not be listed, `StoreUnavailable` where a folder cannot be
+    listed for any other reason: a mount that fails is no small archive.
     """
     if root.is_dir():
         yield from _folder(root, most)
@@ -200,28 +201,31 @@ def _folder(root: Path, most: int) -> Iterator[Path]:
     while pending:
         folder, depth = pending.pop()
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            entries = sorted((one.name, one.path, one.is_dir(follow_symlinks=False)) for one in os.scandir(folder))
         except FileNotFoundError:
             continue  # let go of since its parent was listed
-        except OSError:
+        except PermissionError:
             if depth:
                 yield Path(folder)
                 continue
             message = "the folder of the source cannot be listed: check its permissions"
             raise UnusableArchive(message) from None
+        except OSError:
+            message = "a folder of the source did not answer: check its disk or mount, then run again"
+            raise StoreUnavailable(message) from None
         folders: list[tuple[Path, int]] = []
-        for entry in entries:
+        for _, place, holds_more in entries:
             seen += 1
             if seen > most:
                 message = f"the folder holds more than {most:,} entries: register it in parts"
                 raise UnusableArchive(message)
-            if not entry.is_dir(follow_symlinks=False):
-                yield Path(entry.path)
+            if not holds_more:
+                yield Path(place)
             elif depth >= limits.MAX_FOLDER_DEPTH:
                 message = f"the folder is nested deeper than {limits.MAX_FOLDER_DEPTH} levels"
                 raise UnusableArchive(message)
             else:
-                folders.append((Path(entry.path), depth + 1))
+                folders.append((Path(place), depth + 1))
         pending.extend(reversed(folders))
 
 

@@ -32,7 +32,7 @@ from medgan.archive.intake import ISSUER_COLUMN
 from medgan.archive.memory import Header, Outcome, Stamp
 from medgan.archive.place import Place
 from medgan.archive.references import Mark
-from medgan.errors import UnusableArchive
+from medgan.errors import StoreUnavailable, UnusableArchive
 from medgan.keys import Keyring
 from medgan.records import ArchiveRef, QuarantineReason, QuarantineRecord, ScanReport
 from medgan.settings import Zones
@@ -99,12 +99,17 @@ class _Findings:
         """Give each picture the patient that a table names; one without is refused.
 
         Where no table speaks of pictures they are not meant to be read: then they are merely no DICOM.
+        While a folder cannot be listed, its tables may name what no other one does: such pictures wait.
         """
         cards = images.cards((one.image for one in self.pictures.values()), self.rows)
         unnamed = QuarantineReason.NO_PATIENT if cards else QuarantineReason.NOT_DICOM
         for digest, outcome in self.pictures.items():
             card = cards.get(outcome.image)
-            if card is None:
+            if card is None and self.unlisted:
+                self.waiting += 1
+                self.files -= 1
+                self.bytes -= outcome.size
+            elif card is None:
                 self.refused[digest] = unnamed
             else:
                 self.cards[digest] = card
@@ -141,11 +146,12 @@ def scan(
 ) -> ScanReport:
     """Scan a registered source; seals its index and labels, records what was refused.
 
-    A remote source is visited first. What it lists and did not deliver, and what somebody still copies into a drop
-    folder, is counted as waiting and is no part of the scan.
+    A remote source is visited first. What it lists and did not deliver, what somebody still copies into a drop folder,
+    and pictures whose table may lie in a folder that cannot be listed are counted as waiting and no part of the scan.
     `on_progress` gets (instances here, instances listed) of a visit, then (files seen, 0): the total of a stream is
     not known before its end.
-    Raises `UnusableArchive` before anything is written where the source is missing, hostile or empty.
+    Raises, before anything is written, `UnusableArchive` where the source is missing, hostile or empty, and
+    `StoreUnavailable` where one of its folders did not answer.
     """
     place = sources.place_of(ref.source, zones=zones, keyring=keyring)
     visit = fetch.fetch(ref, zones=zones, keyring=keyring, on_progress=on_progress)
@@ -162,7 +168,7 @@ def scan(
             found.add(outcome)
             if on_progress is not None and found.files % _PROGRESS_EVERY == 0:
                 on_progress(found.files, 0)
-    except UnusableArchive:
+    except (StoreUnavailable, UnusableArchive):
         memory.tidy(desk.spool, known)
         raise
     if not found.files and not (place.is_remote and landing.was_emptied(ref.source, zones)):

@@ -3,7 +3,9 @@
 zarr-python writes the codec `bytes` alone, so each shard is one contiguous run of rows. What was written is
 checked against the signed manifest (`pixel_sha256` of every shard) before the tier appears, and a crc32c a
 shard is kept beside it, so that bits that flip later are found when a shard is first touched. A tier that somebody
-else wrote or may write is compared with the manifest again instead: whoever forges pixels forges a checksum too.
+else wrote, may write or may put another in the place of is compared with the manifest again instead: whoever forges
+pixels forges a checksum too. Who may is asked once, when a process opens the tier. A tier that was found damaged loses
+its checksums, is not read from then on, and is written anew by the next `materialise`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 import shutil
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +42,12 @@ def place(folder: Path) -> Path:
 def materialise(folder: Path, *, on_progress: Progress | None = None) -> Path:
     """Write the fast tier of the pulled version in `folder`, or find it; gives its folder. Progress is in images.
 
+    One that was found damaged, has another shape, or that others wrote or may write is written anew.
     `InvalidRequest` when the disk has no room for it (it needs the decoded size).
     """
     target = place(folder)
     body = (folder / MANIFEST).read_bytes()
-    if _fits(target, sha256_hex(body)):
+    if _layout(folder, body) is not None and _ours(target):
         return target
     reader = shards.open_images(folder / _ARRAY)
     if reader is None:
@@ -73,12 +77,10 @@ def open_materialised(folder: Path) -> shards.ShardReader | None:
     """A memory-mapping reader of the fast tier of the version in `folder`; None when there is none for its manifest."""
     target = place(folder)
     body = (folder / MANIFEST).read_bytes()
-    if not _fits(target, sha256_hex(body)):
+    layout = _layout(folder, body)
+    if layout is None:
         return None
-    layout, published = shards.read_layout(target / _ARRAY), shards.read_layout(folder / _ARRAY)
-    if layout is None or layout.compressed or published is None or _kind(layout) != _kind(published):
-        return None
-    if _ours_alone(target):
+    if _ours(target) and _stays(target):
         checks = json.loads((target / CHECKS).read_bytes())["crc32c"]
     else:
         signed = _signed_pixels(Manifest.model_validate_json(body))
@@ -106,14 +108,23 @@ class CheckedReader(shards.ShardReader):
     def _shard(self, number: int) -> shards._Shard:
         found = self._shards.get(number)
         if found is None:
-            found = super()._shard(number)
-            start = number * self.layout.shard_rows
-            used = found.raw[: self.shape[0] - start].view(np.uint8).reshape(-1)
-            expected = self._checks[number]
-            said = google_crc32c.value(used) if isinstance(expected, int) else hashlib.sha256(used.data).hexdigest()
-            if said != expected:
-                del self._shards[number]
-                raise IntegrityError("a materialised shard is damaged: materialise the version again")
+            try:
+                found = self._checked(number)
+            except IntegrityError:
+                with suppress(OSError):  # without its checksums the tier is nobody's: `materialise` writes it anew
+                    (self.path.parents[1] / CHECKS).unlink()
+                self._shards.pop(number, None)
+                raise IntegrityError("a materialised shard is damaged: materialise the version again") from None
+        return found
+
+    def _checked(self, number: int) -> shards._Shard:
+        found = super()._shard(number)
+        start = number * self.layout.shard_rows
+        used = found.raw[: self.shape[0] - start].view(np.uint8).reshape(-1)
+        expected = self._checks[number]
+        said = google_crc32c.value(used) if isinstance(expected, int) else hashlib.sha256(used.data).hexdigest()
+        if said != expected:
+            raise IntegrityError("a materialised shard holds other bytes")
         return found
 
 
@@ -159,7 +170,7 @@ def _kind(layout: shards.Layout) -> tuple[object, ...]:
     return layout.shape, layout.dtype, layout.shard_rows, layout.attributes
 
 
-def _ours_alone(target: Path) -> bool:
+def _ours(target: Path) -> bool:
     """Whether all that lies at and below `target` is ours (or root's) and nobody else may write it."""
     owners = {os.getuid(), 0}
     found = [path.lstat() for path in _below(target)]
@@ -168,14 +179,34 @@ def _ours_alone(target: Path) -> bool:
     )
 
 
+def _stays(target: Path) -> bool:
+    """Whether nobody else may rename `target`, or a folder above it, and put another in its place."""
+    owners = {os.getuid(), 0}
+    above = [folder.stat() for folder in target.resolve().parents]
+    return all(
+        one.st_uid in owners and (not one.st_mode & _OTHERS_WRITE or one.st_mode & stat.S_ISVTX) for one in above
+    )
+
+
 def _below(target: Path) -> list[Path]:
     """`target` and all that lies below it."""
     return [target, *(Path(place) / name for place, folders, names in os.walk(target) for name in folders + names)]
 
 
-def _fits(target: Path, manifest_sha256: str) -> bool:
+def _layout(folder: Path, body: bytes) -> shards.Layout | None:
+    """Layout of the tier of the version in `folder`; None unless it was written for this manifest, of the same kind."""
+    target = place(folder)
     try:
         held = json.loads((target / CHECKS).read_bytes())
     except (OSError, ValueError):
-        return False
-    return isinstance(held, dict) and held.get("manifest_sha256") == manifest_sha256
+        return None
+    if not isinstance(held, dict) or held.get("manifest_sha256") != sha256_hex(body):
+        return None
+    published = shards.read_layout(folder / _ARRAY)
+    try:
+        layout = shards.read_layout(target / _ARRAY)
+    except IntegrityError:
+        return None
+    if layout is None or layout.compressed or published is None or _kind(layout) != _kind(published):
+        return None
+    return layout

@@ -5,7 +5,7 @@ A volume lies in many instances, and a batch holds only some of them, so the who
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -19,14 +19,23 @@ Cuts = dict[str, deface.Shear]
 
 
 def cuts(
-    studies: Iterable[tuple[Any, ...]], *, zones: Zones, key_handle: str, workers: int | None, scheduler: str | None
+    studies: Iterable[tuple[Any, ...]],
+    *,
+    zones: Zones,
+    key_handle: str,
+    agree: Callable[[], None],
+    workers: int | None,
+    scheduler: str | None,
 ) -> Cuts:
-    """The cuts of `studies`, each the locators of its instances; a task a study on the cluster."""
+    """The cuts of `studies`, each the locators of its instances; a task a study on the cluster.
+
+    `agree` is called by every task first: it refuses a worker of another version.
+    """
     wanted = list(studies)
     if not wanted:
         return {}
     with cluster.open_client(workers=workers, scheduler=scheduler) as client:
-        run = partial(of_study, zones=zones, key_handle=key_handle)
+        run = partial(of_study, zones=zones, key_handle=key_handle, agree=agree)
         futures = client.map(run, wanted, pure=False)
         found: Cuts = {}
         for part in client.gather(futures):  # type: ignore[no-untyped-call]
@@ -34,8 +43,9 @@ def cuts(
     return found
 
 
-def of_study(locators: tuple[Any, ...], *, zones: Zones, key_handle: str) -> Cuts:
+def of_study(locators: tuple[Any, ...], *, zones: Zones, key_handle: str, agree: Callable[[], None]) -> Cuts:
     """The cuts of one study; instances that cannot be read have none."""
+    agree()
     keyring = keys.load(key_handle)
     loaders = [partial(instance.read, locator, zones=zones, keyring=keyring) for locator in locators]
     return deface.by_key(deface.plan(loaders), partial(pseudonym.series_key, keyring))

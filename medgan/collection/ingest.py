@@ -95,7 +95,10 @@ def ingest(
         digests = {"rules": judged_by, "key": keyring.mac("staging").hex()}
         if deface.OPTION in expression.options:
             heads = [study.instances for study in found.studies if _pends(study, accounting.pending)]
-            cuts = faces.cuts(heads, zones=zones, key_handle=key_handle, workers=workers, scheduler=scheduler)
+            agree = partial(judgement.agree, expression.digest, judged_by)
+            cuts = faces.cuts(
+                heads, zones=zones, key_handle=key_handle, agree=agree, workers=workers, scheduler=scheduler
+            )
             context = replace(context, cuts=cuts)
             digests["cuts"] = deface.digest(cuts)
         plan = _plan(found, accounting.pending, context.folder, digests)
@@ -119,7 +122,7 @@ def ingest(
             found.source, held=accounting.stored | accounting.known,
             withdrawn=accounting.withdrawn | withdrawn.patients, days=days, zones=zones, keyring=keyring,
         )  # fmt: skip
-    joined = label_tables.matched(table, labels)
+    matched = label_tables.matched(table, labels)
     return IngestReport(
         snapshot=snapshot,
         received=len(accounting.received),
@@ -128,8 +131,8 @@ def ingest(
         quarantined=accounting.reasons,
         withdrawn=len(accounting.withdrawn),
         pending=len(accounting.pending),
-        labels_joined=joined,
-        labels_unmatched=len(labels) - joined,
+        labels_joined=label_tables.patients(table),
+        labels_unmatched=len(labels) - matched,
         labels_left_out=deid_labels.left_out(found.labels, labels, keyring=keyring, columns=label_columns),
         outlined=int(table["instance_key"].drop_duplicates().isin(structures).sum()),
         let_go=gone.let_go,

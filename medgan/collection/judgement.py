@@ -1,14 +1,14 @@
 """By whose rules an instance was refused: with the same rules the same bytes are refused again, so they are not tried.
 
-The digest covers every file of the rooms that judge and the libraries that parse and decode, so that a new version of
-any of them, or another profile, gives what was refused another chance. Nobody has to remember to raise a number.
+The digest covers every file that judges or decides a pseudonym and the libraries that parse and decode, so that a new
+version of any of them, or another profile, gives what was refused another chance. Nobody has to remember to raise a
+number. It is taken when this module is imported: it tells what this process runs, not what an upgrade put in its place.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from functools import lru_cache
 from importlib import metadata
 from typing import Final
 
@@ -16,10 +16,11 @@ from medgan import cluster
 from medgan.archive import quarantine
 from medgan.archive.intake import Intake
 from medgan.deid import review
+from medgan.errors import InvalidRequest
 from medgan.records import QuarantineReason
 from medgan.settings import Zones
 
-_ROOMS: Final = ("archive", "deid", "collection")
+_PARTS: Final = ("archive", "deid", "collection", "records", "keys.py", "settings.py", "errors.py")
 _LIBRARIES: Final = ("pydicom", "imagecodecs", "numpy", "rapidocr", "onnxruntime")
 PASSING: Final = frozenset({QuarantineReason.TIMEOUT, QuarantineReason.CHANGED_WHILE_READ, QuarantineReason.CONFLICT})
 """Reasons that may be gone tomorrow: a busy machine, a file in the making, an instance that was erased since."""
@@ -27,7 +28,13 @@ PASSING: Final = frozenset({QuarantineReason.TIMEOUT, QuarantineReason.CHANGED_W
 
 def rules(profile_digest: str) -> str:
     """Digest of everything that decides whether an instance is refused."""
-    return hashlib.sha256(f"{profile_digest}:{_code()}".encode()).hexdigest()
+    return hashlib.sha256(f"{profile_digest}:{_CODE}".encode()).hexdigest()
+
+
+def agree(profile_digest: str, judged_by: str) -> None:
+    """`InvalidRequest` unless this process judges by the rules of whoever asked."""
+    if judged_by != rules(profile_digest):
+        raise InvalidRequest("a worker runs another version of medgan or its libraries: install the same on all")
 
 
 def remembered(found: Intake, pending: Collection[str], judged_by: str, *, zones: Zones) -> dict[str, str]:
@@ -54,12 +61,14 @@ def remembered(found: Intake, pending: Collection[str], judged_by: str, *, zones
     return refused
 
 
-@lru_cache(maxsize=1)
 def _code() -> str:
-    digest = hashlib.sha256(cluster.code(_ROOMS).encode())
+    digest = hashlib.sha256(cluster.code(_PARTS).encode())
     for library in _LIBRARIES:
         try:
             digest.update(f"{library}={metadata.version(library)}".encode())
         except metadata.PackageNotFoundError:
             continue
     return digest.hexdigest()
+
+
+_CODE: Final = _code()

@@ -38,6 +38,12 @@ def join(table: pd.DataFrame, labels: pd.DataFrame, structures: Mapping[str, str
     return schema.conform(joined)
 
 
+def patients(table: pd.DataFrame) -> int:
+    """Patients in the table who have a label, whether or not tonight's archive tells it again."""
+    names = [name for name in schema.label_columns(table) if name != STRUCTURES]
+    return int(table.loc[(table[names].fillna("") != "").any(axis=1), "patient_key"].nunique())
+
+
 def matched(table: pd.DataFrame, labels: pd.DataFrame) -> int:
     """Rows of `labels` whose patient is in the table."""
     return int(labels.index.isin(table["patient_key"]).sum())

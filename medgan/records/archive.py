@@ -40,7 +40,8 @@ class ScanReport(Record):
     waiting: int = Field(
         default=0,
         ge=0,
-        description="Still being copied, or listed by a PACS and not delivered: left for the next scan.",
+        description="Still being copied, listed by a PACS and not delivered, or a picture whose table may lie in a "
+        "folder that cannot be listed: left for the next scan.",
     )
 
     @model_validator(mode="after")

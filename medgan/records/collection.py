@@ -43,8 +43,8 @@ class IngestReport(Record):
     quarantined: dict[str, int] = Field(default_factory=dict, description="Refused, by reason code.")
     withdrawn: int = Field(default=0, ge=0, description="Of patients who were erased from the collection: not stored.")
     pending: int = Field(ge=0)
-    labels_joined: int = Field(ge=0)
-    labels_unmatched: int = Field(ge=0)
+    labels_joined: int = Field(ge=0, description="Patients in the collection who have a label.")
+    labels_unmatched: int = Field(ge=0, description="Patients of the archive's label tables with no image here.")
     labels_left_out: int = Field(
         default=0, ge=0, description="Label values that name no class, or contradict each other: empty in the table."
     )

@@ -26,8 +26,8 @@ from medgan.synthesis import draws, shard
 
 FORMAT = 3
 """Raised whenever the same model and specification would give other bytes."""
-_ROOMS = ("synthesis", "gan", "quality", "cohort")
-"""Whose code decides what a block holds."""
+_VERSION = cluster.code(("synthesis", "gan", "quality", "cohort", "records"))
+"""Digest of the code that decides what a block holds, as this process imported it."""
 DRAWN = "drawn"
 
 Ids = npt.NDArray[np.int64]
@@ -169,7 +169,7 @@ def generator(model: TrainedModel, zones: Zones, precision: str = "fp32") -> sam
 
 def version() -> str:
     """Digest of the code that draws here."""
-    return cluster.code(_ROOMS)
+    return _VERSION
 
 
 def sees(target: Path, model: TrainedModel, zones: Zones) -> tuple[str, bool]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import pytest
 
 from medgan import keys
 from medgan.archive import intake, phantom, scan, sources, structure, writer
@@ -113,3 +116,15 @@ def encapsulated(syntax: str, *codes: bytes, extra: Iterable[Element] = ()) -> b
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def closed(folder: Path, monkeypatch: pytest.MonkeyPatch, fault: OSError | None = None) -> None:
+    """Refuse to list `folder` with `fault`; else as a system does for whoever is not root."""
+    whole = os.scandir
+
+    def refusing(path: str | Path) -> object:
+        if Path(path) == folder:
+            raise fault or PermissionError
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)

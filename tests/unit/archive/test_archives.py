@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
-import os
 import shutil
 import stat
 import struct
@@ -18,9 +18,9 @@ import numcodecs
 import pytest
 
 from medgan.archive import container, instance, limits, phantom, scan, sources
-from medgan.errors import BadInstance, InvalidRequest, UnusableArchive
+from medgan.errors import BadInstance, InvalidRequest, StoreUnavailable, UnusableArchive
 from medgan.settings import Zones
-from tests.unit.archive.builders import KEYRING, scan_path, sound, write_files
+from tests.unit.archive.builders import KEYRING, closed, scan_path, sound, write_files
 
 FILES = {
     "a/Doe^Jane/IM1.dcm": sound(patient=1),
@@ -279,18 +279,6 @@ def test_a_folder_that_goes_while_others_are_listed_is_no_reason_to_stop(tmp_pat
     assert [path.name for path in found] == ["e.dcm"]
 
 
-def closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse to list `folder`, as a system does for whoever is not root."""
-    whole = os.scandir
-
-    def refusing(path: str | Path) -> object:
-        if Path(path) == folder:
-            raise PermissionError
-        return whole(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
-
-
 def test_a_folder_that_cannot_be_listed_is_quarantined_and_the_rest_is_read(
     tmp_path: Path, zones: Zones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +300,19 @@ def test_a_source_of_which_nothing_can_be_listed_is_refused(
     closed(source / folder, monkeypatch)
     with pytest.raises(UnusableArchive, match="permissions"):
         scan_path(source, zones)
+
+
+@pytest.mark.parametrize("folder", ["", "a", "a/Doe^Jane"])
+@pytest.mark.parametrize("fault", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE])
+def test_a_mount_that_fails_is_no_small_archive(
+    folder: str, fault: int, tmp_path: Path, zones: Zones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is scanned, and the error can be tried again; its message holds no path."""
+    source = write_files(tmp_path / "source", FILES)
+    closed(source / folder, monkeypatch, OSError(fault, "fault", str(source)))
+    with pytest.raises(StoreUnavailable, match=r"^a folder of the source did not answer: [^/]*$"):
+        scan_path(source, zones)
+    assert not (zones.identified / "intake").exists()
 
 
 def test_a_member_that_lies_about_its_size_is_quarantined(tmp_path: Path, zones: Zones) -> None:

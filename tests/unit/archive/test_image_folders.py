@@ -15,7 +15,7 @@ from medgan.archive import images, instance, pixels, sources
 from medgan.deid import apply, profile, pseudonym
 from medgan.errors import BadInstance, UnusableArchive
 from medgan.settings import Zones
-from tests.unit.archive.builders import KEYRING, scan_path, sound, write_files
+from tests.unit.archive.builders import KEYRING, closed, scan_path, sound, write_files
 
 _DRAW = np.random.default_rng(11)
 GREY16 = _DRAW.integers(0, 65536, (20, 30)).astype(np.uint16)
@@ -91,6 +91,20 @@ def test_the_table_groups_pictures_by_patient_and_labels_join(tmp_path: Path, zo
     again, found_again = scan_path(tmp_path / "in", zones)
     assert (again, found_again) == (report, found)
     assert {instance.parse(data).PatientID for data in _read(found_again, zones)} == {"P-1", "P-2"}
+
+
+def test_pictures_wait_while_their_table_may_lie_in_a_folder_that_cannot_be_listed(
+    tmp_path: Path, zones: Zones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, unnamed = TABLE + b"one.png,P-1,normal,CR\n", TABLE + b"two.png,P-2,normal,CR\n"
+    pictures = {f"{name}.png": _file(GREY + step, "PNG") for step, name in enumerate(("one", "two", "three"))}
+    source = write_files(tmp_path / "in", {**pictures, "t.csv": named, "closed/t.csv": unnamed})
+    closed(source / "closed", monkeypatch)
+    (report, _) = scan_path(source, zones)
+    assert (report.instances, report.waiting, report.rejected) == (1, 2, {"UNREADABLE_FOLDER": 1})
+    monkeypatch.undo()
+    (report, _) = scan_path(source, zones)
+    assert (report.instances, report.waiting, report.rejected) == (2, 0, {"NO_PATIENT": 1})
 
 
 def test_patients_whose_long_ids_begin_alike_stay_two(tmp_path: Path, zones: Zones) -> None:

@@ -141,6 +141,8 @@ def test_materialised_tier_holds_the_same_images_and_finds_flipped_bits(publishe
     assert np.array_equal(dataset.images, published.built.images)
     assert np.array_equal(dataset.reader.gather([1099, 0, 1024]), published.built.images[[1099, 0, 1024]])
     shard = materialise.place(published.folder) / "images.zarr/images/c/0/0/0"
+    checks = materialise.place(published.folder) / "checks.json"
+    said = checks.read_bytes()
     body = bytearray(shard.read_bytes())
     rng = np.random.default_rng(5)
     for position in rng.choice(1024 * 28 * 28 * 2 * 8, size=200, replace=False):
@@ -149,14 +151,43 @@ def test_materialised_tier_holds_the_same_images_and_finds_flipped_bits(publishe
         with pytest.raises(IntegrityError):
             opened(published).reader.gather([0])
         body[position // 8] ^= 1 << (position % 8)
+        checks.write_bytes(said)
 
 
-def test_a_tier_that_others_may_write_is_compared_with_what_was_signed(published):
+@pytest.mark.parametrize("damage", [lambda body: bytes([body[0] ^ 1]) + body[1:], lambda body: body[:-9]])
+def test_a_damaged_tier_is_told_once_and_written_anew_when_asked(published, damage):
+    opened(published).materialise()
+    shard = materialise.place(published.folder) / "images.zarr/images/c/0/0/0"
+    whole = shard.read_bytes()
+    shard.write_bytes(damage(whole))
+    with pytest.raises(IntegrityError, match="materialise the version again"):
+        opened(published).reader.gather([0])
+    assert np.array_equal(opened(published).images, published.built.images)
+    mended = opened(published).materialise()
+    assert isinstance(mended.reader, materialise.CheckedReader)
+    assert np.array_equal(mended.images, published.built.images)
+    assert shard.read_bytes() == whole
+
+
+def test_a_tier_that_others_could_write_is_written_anew_when_asked(published):
+    opened(published).materialise()
+    tier = materialise.place(published.folder)
+    tier.chmod(0o777)
+    before = tier.stat().st_ino
+    opened(published).materialise()
+    assert tier.stat().st_mode & 0o022 == 0
+    after = tier.stat().st_ino
+    opened(published).materialise()
+    assert tier.stat().st_ino == after != before
+
+
+@pytest.mark.parametrize("shared", ["shard", "cache", "above"])
+def test_a_tier_that_others_may_write_or_replace_is_compared_with_what_was_signed(published, shared):
     """Whoever shares a cache may forge pixels with their checksum: the reader refuses them, and takes true ones."""
     opened(published).materialise()
     tier = materialise.place(published.folder)
     shard = tier / "images.zarr/images/c/0/0/0"
-    shard.chmod(0o666)
+    {"shard": shard, "cache": tier.parent, "above": tier.parent.parent}[shared].chmod(0o777)
     assert np.array_equal(opened(published).images, published.built.images)
     body = bytearray(shard.read_bytes())
     body[0] ^= 1
@@ -167,14 +198,17 @@ def test_a_tier_that_others_may_write_is_compared_with_what_was_signed(published
     (tier / "checks.json").write_text(json.dumps(held))
     with pytest.raises(IntegrityError, match="materialise"):
         opened(published).reader.gather([0])
+    assert np.array_equal(opened(published).materialise().reader.read(), published.built.images)
 
 
-def test_a_tier_of_another_shape_or_type_is_not_read(published):
+@pytest.mark.parametrize(("said", "forged"), [("uint16", "int16"), ("{", "")])
+def test_a_tier_of_another_shape_or_type_is_not_read_and_is_written_anew_when_asked(published, said, forged):
     """The same bytes mean other images when their description is another."""
     opened(published).materialise()
     described = materialise.place(published.folder) / "images.zarr/images/zarr.json"
-    described.write_text(described.read_text().replace("uint16", "int16"))
+    described.write_text(described.read_text().replace(said, forged))
     assert not isinstance(opened(published).reader, materialise.CheckedReader)
+    assert isinstance(opened(published).materialise().reader, materialise.CheckedReader)
 
 
 def test_materialising_checks_the_pixels_against_the_signed_manifest(published):

@@ -52,7 +52,7 @@ def test_every_received_file_is_accounted_for_once_vendor_files_too(run, demo, z
 
 
 def test_what_lies_in_a_folder_that_cannot_be_listed_tonight_stays_in_the_collection(run, tmp_path, monkeypatch):
-    """Instances and labels stay; the folder is counted as refused."""
+    """Instances and labels stay, and are counted; the folder is counted as refused."""
     archive = tmp_path / "archive"
     for patient, folder in ((1, "open"), (2, "closed")):
         (archive / folder).mkdir(parents=True)
@@ -70,6 +70,7 @@ def test_what_lies_in_a_folder_that_cannot_be_listed_tonight_stays_in_the_collec
     monkeypatch.setattr(os, "scandir", refusing)
     after = run(archive)
     assert (before.stored, before.labels_joined, after.known) == (2, 2, 1)
+    assert (after.labels_joined, after.labels_unmatched) == (2, 0)
     assert after.quarantined == {"UNREADABLE_FOLDER": 1}
     assert after.snapshot == before.snapshot
 
@@ -86,7 +87,7 @@ def test_what_an_older_version_staged_before_it_was_killed_is_not_committed_by_a
     archive = tmp_path / "one.dcm"
     archive.write_bytes(phantom.phantom_study()[0])
     for version in ("old", "old", "new"):
-        monkeypatch.setattr(judgement, "_code", lambda version=version: version)
+        monkeypatch.setattr(judgement, "_CODE", version)
         with pytest.raises(KeyboardInterrupt):
             run(archive)
     assert planned[0] == planned[1]

@@ -34,7 +34,7 @@ def test_a_refused_frame_is_not_tried_again_and_is_still_counted(run, archive, s
 def test_another_profile_or_another_version_tries_it_again(run, archive, staged, monkeypatch):
     run(archive)
     run(archive, profile="basic+modified-dates")
-    monkeypatch.setattr(judgement, "_code", lambda: "another version")
+    monkeypatch.setattr(judgement, "_CODE", "another version")
     assert run(archive).quarantined == {"CORRUPT_PIXELS": 1}
     assert staged == [4, 1, 1]
 
