@@ -6,8 +6,9 @@ import pytest
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
 
-from medgan.archive import phantom
+from medgan.archive import phantom, quarantine
 from medgan.collection import judgement
+from medgan.records import sha256_hex
 from tests.unit.deid.builders import read, write
 
 from .conftest import write_zip
@@ -31,10 +32,12 @@ def test_a_refused_frame_is_not_tried_again_and_is_still_counted(run, archive, s
     assert staged == [4, 0]
 
 
-def test_another_profile_or_another_version_tries_it_again(run, archive, staged, monkeypatch):
+def test_another_profile_or_another_version_tries_it_again(run, archive, staged, zones):
     run(archive)
     run(archive, profile="basic+modified-dates")
-    monkeypatch.setattr(judgement, "_CODE", "another version")
+    (sha256,) = quarantine.recorded(zones)
+    refused = quarantine.load(zones, sha256)
+    quarantine.record(zones, refused.model_copy(update={"judged_by": sha256_hex(b"by another version")}))
     assert run(archive).quarantined == {"CORRUPT_PIXELS": 1}
     assert staged == [4, 1, 1]
 

@@ -3,12 +3,13 @@
 import errno
 import resource
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from medgan import keys
 from medgan.archive import guard, instance, intake, quarantine, scan, sources
-from medgan.collection import judgement, layout, stage, staging
+from medgan.collection import faces, judgement, layout, stage, staging
 from medgan.collection.staging import Batch
 from medgan.deid import profile
 from medgan.errors import BadInstance, InvalidRequest, StoreUnavailable
@@ -58,6 +59,12 @@ def test_a_worker_of_another_version_de_identifies_nothing(batch, context):
     with pytest.raises(InvalidRequest, match="another version"):
         stage.run(batch, replace(context, judged_by="0" * 64))
     assert not (context.folder / batch.name).exists()
+
+
+def test_a_worker_of_another_version_looks_for_no_face(batch, zones):
+    agree = partial(judgement.agree, "profile", "0" * 64)
+    with pytest.raises(InvalidRequest, match="another version"):
+        faces.of_study(batch.locators, zones=zones, key_handle=zones.pseudonym_key, agree=agree)
 
 
 def test_an_instance_that_this_machine_could_not_work_on_is_tried_again(batch, context, monkeypatch):
