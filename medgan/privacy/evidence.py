@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from medgan.errors import InvalidRequest
 from medgan.privacy.embedding import MOST_IMAGES, Embedding, fit
 from medgan.privacy.nearest import Nearest, correlation, margin, nearest, nearest_in_each
 from medgan.privacy.register import agreement
@@ -60,8 +61,9 @@ class Evidence:
     Nearness to train of `synthetic`, of `calibration` (holdout-1, and train against the rest of train) and of
     `control` (holdout-2); membership scores of train images (`members`) and holdout images (`others`) by attack;
     `authentic` counts of inauthentic and all images, synthetic then fresh real; which of train and of the others are
-    the most isolated; `twins` found. `same_patient` is how near images of holdout-2 come to another image of their
-    own patient, in E3 (empty where no patient has two).
+    the most isolated, by the similarity in E2 of their nearest (other) train image, `reach`; `twins` found.
+    `same_patient` is how near images of holdout-2 come to another image of their own patient, in E3 (empty where no
+    patient has two).
     """
 
     embedding: Embedding
@@ -76,6 +78,8 @@ class Evidence:
     authentic: tuple[int, int, int, int]
     isolated_train: npt.NDArray[np.bool_]
     isolated_others: npt.NDArray[np.bool_]
+    reach: Scores
+    reach_others: Scores
     twins: int
     synthetic_images: int
 
@@ -87,7 +91,11 @@ def similarity_to_train(queries: Views, real: RealImages, embedding: Embedding) 
 
 
 def collect(synthetic: Views, real: RealImages, *, seed: int) -> Evidence:
-    """Measure everything once. Linear in synthetic x train images."""
+    """Measure everything once. Linear in synthetic x train images.
+
+    Raises:
+        InvalidRequest: every image of a holdout is one of train, filed twice: nobody is left to compare with.
+    """
     *views, made = _drawn_together([real.train, real.holdout_1, real.holdout_2, synthetic], seed=seed)
     seen = np.concatenate([*views, made])
     embedding = fit(seen, seed=seed, synthetic=len(made), same_patient=_pairs_to_learn_from(real))
@@ -105,6 +113,11 @@ def collect(synthetic: Views, real: RealImages, *, seed: int) -> Evidence:
         _similarity(images, real.train, near) for images, near in ((real.holdout_1, from_1), (real.holdout_2, from_2))
     )
     keep_1, keep_2 = first.correlation < TWIN_CORRELATION, second.correlation < TWIN_CORRELATION
+    if not keep_1.any() or not keep_2.any():
+        raise InvalidRequest(
+            "every image of a holdout has a twin in train: the archive holds its images twice under other patients. "
+            "Leave the copies out, or give them the PatientID of their originals"
+        )
     inside = _train_against_train(real, embedding, seed=seed)
     members, others = _membership(to_train, to_holdout, (from_1, from_2), between, np.concatenate([keep_1, keep_2]))
     fresh = np.concatenate([real.holdout_1[keep_1], real.holdout_2[keep_2]])
@@ -123,6 +136,8 @@ def collect(synthetic: Views, real: RealImages, *, seed: int) -> Evidence:
         authentic=authentic,
         isolated_train=isolated_train,
         isolated_others=isolated_others,
+        reach=reach,
+        reach_others=reach_others,
         twins=int((~keep_1).sum() + (~keep_2).sum()),
         synthetic_images=len(synthetic),
     )
@@ -269,17 +284,26 @@ def _plain_nearest(
 
 
 def _isolated(reach: Scores, reach_others: Scores) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """The images whose nearest neighbour is farthest: of both sides the same share, so that they are alike in it.
+    """The train images (n,) whose nearest neighbour is farthest, and the others (m,) that are as far.
 
-    That share is 5 % (privacy.md, G6), or what makes 30 of the smaller side, or half.
+    Of train 5 % (privacy.md, G6), or 30, half at most: a number that the holdouts have no say in. Of the others all
+    that are as far as the nearest of those, so that both sides are alike in it. Where that makes fewer than 30 (or half
+    of the others) the next farthest fill up.
     """
-    share = min(0.5, max(_ISOLATED_SHARE, _ISOLATED_LEAST / min(len(reach), len(reach_others))))
-    return _farthest(reach, share), _farthest(reach_others, share)
+    order, order_others = np.argsort(reach, kind="stable"), np.argsort(reach_others, kind="stable")
+    count = _at_most_half(max(_ISOLATED_LEAST, round(_ISOLATED_SHARE * len(reach))), reach)
+    alike = int((reach_others <= reach[order[count - 1]]).sum())
+    count_others = max(alike, _at_most_half(_ISOLATED_LEAST, reach_others))
+    return _marked(order[:count], len(reach)), _marked(order_others[:count_others], len(reach_others))
 
 
-def _farthest(reach: Scores, share: float) -> npt.NDArray[np.bool_]:
-    chosen = np.zeros(len(reach), bool)
-    chosen[np.argsort(reach, kind="stable")[: max(1, round(share * len(reach)))]] = True
+def _at_most_half(count: int, of: Scores) -> int:
+    return min(count, max(1, len(of) // 2))
+
+
+def _marked(rows: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.bool_]:
+    chosen = np.zeros(count, bool)
+    chosen[rows] = True
     return chosen
 
 

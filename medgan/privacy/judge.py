@@ -25,6 +25,7 @@ P_DECIDES = 0.01
 TAIL = ("E1", "E2", "pixels")
 """Bands that a copy may show in: the coarse form (noise), the detail (gamma, blends), the pixels (any crop or zoom)."""
 _DIGITS = 6
+_LEAST_FOR_A_TREND = 30
 _LEAST_VERIFIED = 0.1
 """Share of holdout patients that a verification must recognise at the threshold, or its silence says nothing."""
 
@@ -150,16 +151,18 @@ def reidentification(evidence: Evidence, policy: Policy) -> GateTest:
 def membership(evidence: Evidence, policy: Policy, *, seed: int, isolated: bool = False) -> tuple[GateTest, ...]:
     """G4: can a train image be told from a fresh one by what lies near it among the synthetic images?
 
-    With `isolated`, G6: the same about the most isolated images of both sides.
+    With `isolated`, G6: the same about the most isolated images of both sides. Where others less isolated had to fill
+    up, nothing passes: too few are like those of train.
     """
     tests = []
+    filled = isolated and _filled(evidence)
     test, of = ("G6", "isolated records: ") if isolated else ("G4", "")
     for name, title in (("nearest", "nearest synthetic image"), ("ratio", "density ratio")):
         members, others = _a_score_a_patient(evidence, name, isolated=isolated)
         estimate, p_value = statistics.auc(members, others), statistics.auc_p_value(members, others)
         lower, upper = statistics.auc_bounds(members, others, seed=seed)
         most = policy.membership.auc_most
-        passed = upper <= most
+        passed = upper <= most and not filled
         bad = estimate > most and (p_value < P_DECIDES or (lower > most and p_value < P_LEANS))
         tests.append(
             GateTest(
@@ -173,7 +176,8 @@ def membership(evidence: Evidence, policy: Policy, *, seed: int, isolated: bool 
                 conclusive=passed or bad,
                 detail=f"AUC {estimate:.3f} ({lower:.3f} to {upper:.3f}), "
                 f"{len(members)} members, {len(others)} others, rank p {p_value:.2g}; "
-                f"{statistics.auc_seen(len(members), len(others)):.3f} would be seen nine times in ten",
+                f"{statistics.auc_seen(len(members), len(others)):.3f} would be seen nine times in ten"
+                f"{_isolation(evidence) if isolated else ''}",
             )
         )
         if not isolated:  # with a twentieth of the images no rate of 0.1 % can be told
@@ -182,16 +186,49 @@ def membership(evidence: Evidence, policy: Policy, *, seed: int, isolated: bool 
     return tuple(tests)
 
 
+def _as_isolated(evidence: Evidence) -> int:
+    """How many of the others are as far from train as its isolated images are from the rest of it."""
+    return int((evidence.reach_others <= evidence.reach[evidence.isolated_train].max()).sum())
+
+
+def _filled(evidence: Evidence) -> bool:
+    """Whether less isolated others had to fill up."""
+    return _as_isolated(evidence) < int(evidence.isolated_others.sum())
+
+
+def _isolation(evidence: Evidence) -> str:
+    """What share of each side G6 looked at, in words."""
+    train, others, alike = evidence.isolated_train, evidence.isolated_others, _as_isolated(evidence)
+    filled = f", filled up to {others.sum():,} with the next: too few to pass" if _filled(evidence) else ""
+    return (
+        f"; the most isolated {train.mean():.1%} of {len(train):,} train images, "
+        f"and the {alike:,} of {len(others):,} others as isolated{filled}"
+    )
+
+
 def _a_score_a_patient(evidence: Evidence, attack: str, *, isolated: bool) -> tuple[Scores, Scores]:
     """Scores of members and others by an attack: a patient's is the largest of its images'."""
     sides = []
-    for scores, patients, chosen in (
-        (evidence.members[attack], evidence.member_patients, evidence.isolated_train),
-        (evidence.others[attack], evidence.other_patients, evidence.isolated_others),
+    trend = _trend(evidence, attack) if isolated and _filled(evidence) else 0.0
+    for scores, reach, patients, chosen in (
+        (evidence.members[attack], evidence.reach, evidence.member_patients, evidence.isolated_train),
+        (evidence.others[attack], evidence.reach_others, evidence.other_patients, evidence.isolated_others),
     ):
         rows = chosen if isolated else np.ones(len(scores), bool)
-        sides.append(statistics.patient_maximum(scores[rows], patients[rows]))
+        sides.append(statistics.patient_maximum((scores - trend * reach)[rows], patients[rows]))
     return sides[0], sides[1]
+
+
+def _trend(evidence: Evidence, attack: str) -> float:
+    """What isolation alone makes of a score: its slope by reach, so that others who fill up stand for isolated ones.
+
+    A difference of similarities grows with the distance of everything, a ratio of distances does not. The slope is that
+    of the train images that are not isolated: what those that are leak is not in it.
+    """
+    rest = ~evidence.isolated_train
+    if attack == "ratio" or rest.sum() < _LEAST_FOR_A_TREND:
+        return 0.0
+    return float(np.polyfit(evidence.reach[rest], evidence.members[attack][rest], 1)[0])
 
 
 def _against_members(

@@ -64,7 +64,12 @@ def auc_bounds(
 
 
 def auc_seen(members: int, others: int) -> float:
-    """The smallest AUC that a rank test at 0.05 sees nine times in ten with these counts (Noether 1987)."""
+    """The smallest AUC that a rank test at 0.05 sees nine times in ten with these counts (Noether 1987).
+
+    1 where a side is empty.
+    """
+    if not members * others:
+        return 1.0
     error = np.sqrt((members + others + 1) / (12 * members * others))
     return min(1.0, float(0.5 + (stats.norm.ppf(0.95) + stats.norm.ppf(0.9)) * error))
 

@@ -4,7 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
+from medgan.errors import InvalidRequest
 from medgan.privacy import evidence, judge, policy, selftest
 from medgan.privacy.evidence import similarity_to_train
 from medgan.privacy.views import CHANGES, changed
@@ -94,7 +96,6 @@ def test_real_images_filed_twice_calibrate_nothing(case, honest):
 
 def test_copies_of_isolated_people_alone_are_found(case, honest, scale):
     rows = np.flatnonzero(honest.isolated_train)[:20]
-    assert honest.isolated_train.mean() == pytest.approx(honest.isolated_others.mean(), abs=0.01)
     copied = similarity_to_train(case.real.train[rows], case.real, honest.embedding)
     told = dataclasses.replace(honest, synthetic=copied, synthetic_images=len(rows))
     test = judge.isolated_tail(told, scale, STRICT)
@@ -109,6 +110,7 @@ def few_members(honest, scores):
         members=dict.fromkeys(honest.members, np.asarray(scores)),
         member_patients=np.arange(len(scores)).astype(object),
         isolated_train=np.ones(len(scores), bool),
+        reach=np.full(len(scores), honest.reach.max()),
     )
 
 
@@ -133,9 +135,100 @@ def test_what_is_open_leans_to_a_leak_where_its_estimate_is_beyond_the_limit_and
 
 @pytest.mark.parametrize(
     ("members", "others", "isolated"),
-    [(1000, 2000, (50, 100)), (200, 1000, (30, 150)), (40, 400, (20, 200)), (1, 1, (1, 1))],
+    [
+        (1000, 2000, (50, 100)),
+        (200, 1000, (30, 150)),
+        (10_000, 100, (500, 30)),
+        (10_000, 40, (500, 20)),
+        (1, 1, (1, 1)),
+    ],
 )
-def test_the_same_share_of_both_sides_is_isolated_and_enough_where_there_are_few(members, others, isolated):
-    sides = evidence._isolated(np.arange(members, dtype=float), np.arange(others, dtype=float))
+def test_the_isolated_of_train_are_no_more_for_few_holdouts_and_the_others_as_far_or_enough(members, others, isolated):
+    sides = evidence._isolated(*((np.arange(count) + 1) / count for count in (members, others)))
     assert tuple(side.sum() for side in sides) == isolated
     assert all(side[0] for side in sides)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cloud:
+    """Points around a middle, a few of them far out, instead of images; how far apart they lie instead of E2."""
+
+    train: np.ndarray
+    holdouts: tuple[np.ndarray, np.ndarray]
+    made: np.ndarray
+
+    @classmethod
+    def drawn(cls, seed, *, train, holdout, made):
+        rng = np.random.default_rng(seed)
+        ends = np.cumsum([train, holdout, holdout])
+        points = rng.normal(size=(ends[-1] + made, 8)) * np.exp(rng.normal(0, 0.4, (ends[-1] + made, 1)))
+        parts = np.split(points, ends)
+        return cls(train=parts[0], holdouts=(parts[1], parts[2]), made=parts[3])
+
+    def told(self, honest):
+        """The evidence as if it were about this cloud, as far as membership goes."""
+        (first, second), others = self.holdouts, np.concatenate(self.holdouts)
+        by_turns = np.arange(len(self.train)) % 2 == 0
+        reference = np.where(by_turns, _distance(self.train, first), _distance(self.train, second))
+        reference_others = np.concatenate([_distance(first, second), _distance(second, first)])
+        return isolation(
+            honest,
+            (-_distance(self.train, self.train, 2), -_distance(others, self.train)),
+            _attacks(_distance(self.train, self.made), reference),
+            _attacks(_distance(others, self.made), reference_others),
+        )
+
+
+def _distance(points, to, rank=1):
+    return cKDTree(to).query(points, k=[rank])[0][:, 0]
+
+
+def _attacks(to_made, to_reference):
+    return {"nearest": to_reference - to_made, "ratio": np.log(to_reference / to_made)}
+
+
+def isolation(honest, reach, members, others):
+    """The evidence with other nearness to train, scores of members and scores of others, each a patient."""
+    chosen = evidence._isolated(*reach)
+    return dataclasses.replace(
+        honest,
+        members=members,
+        others=others,
+        member_patients=np.arange(len(reach[0])).astype(object),
+        other_patients=np.arange(len(reach[1])).astype(object),
+        reach=reach[0],
+        reach_others=reach[1],
+        isolated_train=chosen[0],
+        isolated_others=chosen[1],
+    )
+
+
+@pytest.mark.parametrize("sizes", [(200, 600, 200), (1000, 50, 1000)], ids=["few train", "few others"])
+def test_isolated_people_of_an_honest_set_are_not_refused_however_few_one_side_has(honest, sizes):
+    clouds = [Cloud.drawn(seed, train=sizes[0], holdout=sizes[1], made=sizes[2]) for seed in range(12)]
+    tests = [judge.membership(cloud.told(honest), INTERNAL, seed=0, isolated=True) for cloud in clouds]
+    assert [test.detail for pair in tests for test in pair if test.conclusive and not test.passed] == []
+    assert sum(test.adverse for pair in tests for test in pair) <= 2  # p < 0.05 is one in twenty by chance
+    assert all(np.mean([pair[attack].estimate for pair in tests]) < 0.53 for attack in (0, 1))
+
+
+def test_a_leak_of_the_isolated_twentieth_is_found_beside_a_hundred_others(honest):
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        reach, reach_others, scores, others = (rng.normal(size=count) for count in (10_000, 100, 10_000, 100))
+        scores[np.argsort(reach)[:500]] += 1
+        told = isolation(
+            honest, (reach, reach_others), dict.fromkeys(honest.members, scores), dict.fromkeys(honest.others, others)
+        )
+        tests = judge.membership(told, INTERNAL, seed=0, isolated=True)
+        assert all(not test.passed and test.conclusive for test in tests)
+        assert "the most isolated 5.0% of 10,000 train images" in tests[0].detail
+        assert "filled up to 30" in tests[0].detail
+
+
+def test_holdouts_whose_images_are_all_in_train_as_well_are_refused_in_a_sentence(case):
+    people = dataclasses.replace(
+        case.real, holdout_2=case.real.train[:20], holdout_2_patients=np.arange(20).astype(object)
+    )
+    with pytest.raises(InvalidRequest, match="every image of a holdout has a twin in train"):
+        evidence.collect(case.real.holdout_1[:60], people, seed=0)

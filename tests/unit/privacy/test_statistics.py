@@ -66,3 +66,8 @@ def test_the_auc_that_is_said_to_be_seen_is_seen_nine_times_in_ten(members, othe
 def test_a_patient_counts_once():
     scores = statistics.patient_maximum(np.array([1.0, 5.0, 2.0]), np.array(["b", "a", "b"], dtype=object))
     assert scores.tolist() == [2.0, 5.0]
+
+
+@pytest.mark.parametrize(("members", "others"), [(0, 9), (9, 0), (0, 0)])
+def test_an_empty_side_sees_nothing(members, others):
+    assert statistics.auc_seen(members, others) == 1
