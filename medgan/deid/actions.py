@@ -25,7 +25,7 @@ _FEWEST_LETTERS = 6
 # So many bytes of real numbers are never letters by chance; integers have zeros above them.
 LETTERS_OF_NUMBERS = {b"FL": 12, b"FD": 8}
 TOP_AGE = b"090Y"
-_OFFSETS = frozenset((0x7FE00001, 0x7FE00002))  # what a text would mean as an offset lies beyond the file
+_OFFSETS = frozenset((0x7FE00001, 0x7FE00002, 0x7FE00003))  # what a text would mean as an offset lies beyond the file
 DUMMY_DATE, DUMMY_TIME = b"19000101", b"000000"
 DUMMY = {
     **dict.fromkeys((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"PN", b"AE", b"CS"), b"DEIDENTIFIED"),
@@ -43,6 +43,7 @@ DUMMY = {
 _DATE_PREFIXES = (4, 6, 8, None)
 _BLANK = b" \0"
 _COILS = frozenset(("ReceiveCoilName", "TransmitCoilName", "MultiCoilElementName"))  # may be a serial number
+RESCALING: Final = 0x00289145  # PixelValueTransformationSequence
 # Of type 1 in content items and annotations (PS3.3 C.17.3, C.10.10): measurement units, concept name, concept.
 CONCEPTS = frozenset((0x004008EA, 0x0040A043, 0x0040A168))
 _TEXT_VRS = frozenset((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"CS", b"PN", b"AE"))
@@ -51,7 +52,7 @@ _TEXT_VRS = frozenset((b"LO", b"SH", b"ST", b"LT", b"UT", b"UC", b"CS", b"PN", b
 class Rule(NamedTuple):
     """What a profile does to one attribute.
 
-    `vrs` are those it may have, the first being preferred; 0 values is any number; no number is larger than `most`.
+    `vrs` are those it may have, the first being preferred; 0 values is any number; no number is larger than `bound`.
     """
 
     tag: int
@@ -59,7 +60,7 @@ class Rule(NamedTuple):
     vrs: tuple[bytes, ...]
     max_values: int
     action: Action
-    most: float = table.MOST_NUMBER
+    bound: table.Bound = table.Bound()
 
 
 class Action(ABC):
@@ -290,7 +291,7 @@ class KeepNumber(Action):
         long = length >= LETTERS_OF_NUMBERS.get(vr, _FEWEST_LETTERS)
         if element.vr in _TEXT_VRS or (long and screen.spells(raw, size if vr in LETTERS_OF_NUMBERS else 1)):
             return None
-        kept = measures.binary(raw, vr, rule.most)
+        kept = measures.binary(raw, vr, rule.bound)
         return COPY if kept is raw else kept
 
 
@@ -304,14 +305,17 @@ class KeepNumberText(Action):
     )
 
     def value(self, element: Element, rule: Rule, work: Work) -> bytes | None:
-        """Decimal and integer strings by their grammar and size; without a rescaling that is none, no pixel is true."""
+        """Decimal and integer strings by their grammar and size; without a rescaling that is none, no pixel is true.
+
+        What pixels mean is said at the top and in a pixel value transformation; elsewhere a rescaling may be lost.
+        """
         raw = work.buffer[element.start : element.stop].strip(_BLANK)
-        kept = measures.decimal(raw, rule.most) if screen.NUMBERS.fullmatch(raw) else None
+        kept = measures.decimal(raw, rule.bound) if screen.NUMBERS.fullmatch(raw) else None
         if kept is not None:
             return COPY if kept is raw else kept
-        if table.needed(rule.keyword):
-            raise BadInstance("CORRUPT_HEADER", "what pixel values mean is said by no number")
-        return None
+        if rule.bound.lost == "refuse" and (work.within == RESCALING or work.top.get(element.tag) is element):
+            raise BadInstance("CORRUPT_HEADER", "what pixel values mean, or how many there are, is said by no number")
+        return b"" if rule.bound.lost == "empty" else None
 
 
 class KeepCode(Action):
@@ -360,7 +364,8 @@ class KeepPeople(KeepWords):
         """The value as it stands, or a dummy."""
         del rule
         text = work.text(element)
-        if not screen.text_passes(screen.PEOPLES.sub(" ", text), work.names):
+        strange = screen.PEOPLES.sub(lambda group: group[0] if group[0].lower() in work.names else " ", text)
+        if not screen.text_passes(strange, work.names):
             return DUMMY[b"LO"]
         work.written.add(screen.fold(text).encode())
         return COPY
@@ -391,7 +396,9 @@ class KeepItems(Action):
         del rule
         if element.items is None:
             return None
+        outer, work.within = work.within, element.tag
         kept = work.items(element.items)
+        work.within = outer
         return work.unknown_concept() if kept is None and element.tag in CONCEPTS else kept
 
 

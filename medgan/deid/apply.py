@@ -46,6 +46,8 @@ IMPLEMENTATION_NAME = b"MEDGAN_" + VERSION.replace(".", "_").encode()
 _BLANK = b" \0"
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 CHARACTER_SET, PATIENT_NAME, PATIENT_ID, ISSUER, BIRTH_DATE = 0x00080005, 0x00100010, 0x00100020, 0x00100021, 0x00100030
+WINDOW = frozenset((0x00281050, 0x00281051))  # center and width
+WINDOW_EXPLANATION = 0x00281055
 CODE_VALUE, LONG_CODE, CODE_SCHEME, CODE_MEANING = 0x00080100, 0x00080119, 0x00080102, 0x00080104
 _ID_KEYWORD = re.compile(r"ID(?:s|(?![a-z]))|Number|Identifier|Telephone")
 PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
@@ -122,6 +124,8 @@ class Work:
         )
         self.patient = self._patient()
         self.pixel_bytes: bytes = b""
+        self.within = 0
+        """Tag of the kept sequence whose items are being rewritten; 0 at the top."""
 
     def raw(self, tag: int) -> bytes:
         """Stripped bytes of a top-level attribute; empty where it is missing."""
@@ -169,7 +173,7 @@ class Work:
         out: list[tuple[int, bytes]] = []
         add, rules, counts, buffer = out.append, self.rules, self.counts, self.buffer
         last = -1
-        ordered = True
+        ordered, windowed = True, True
         for element in elements:
             tag = element.tag
             rule = rules.get(tag)
@@ -180,6 +184,7 @@ class Work:
             value = action.value(element, rule, self)
             if value is None:
                 counts["X"] += 1
+                windowed = windowed and tag not in WINDOW
                 continue
             counts[action.code] += 1
             if tag <= last:
@@ -199,6 +204,8 @@ class Work:
             kept = private.keep(elements, self)
             out += kept
             ordered = ordered and not kept
+        if not windowed:  # half of a window shows something else
+            out = [piece for piece in out if piece[0] not in WINDOW and piece[0] != WINDOW_EXPLANATION]
         return out if ordered else sorted(dict(reversed(out)).items())
 
     def items(self, items: list[list[Element]]) -> bytes | None:

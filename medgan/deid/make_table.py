@@ -91,6 +91,7 @@ BULK = {
     "DoubleFloatPixelData": "pixels",
     "ExtendedOffsetTable": "bulk",
     "ExtendedOffsetTableLengths": "bulk",
+    "EncapsulatedPixelDataValueTotalLength": "bulk",
     "RedPaletteColorLookupTableData": "bulk",
     "GreenPaletteColorLookupTableData": "bulk",
     "BluePaletteColorLookupTableData": "bulk",

@@ -38,7 +38,7 @@ def safe_rules() -> dict[tuple[str, int, int], Rule]:
 
 def _rule(group: int, meaning: str, vr: bytes, values: int) -> Rule:
     """The rule of a VR; without one (`b""`) the element's own decides, see `_as_sent`."""
-    return Rule(group << 16, meaning, (vr,), values, _JUDGED.get(vr, REMOVE), table.most(meaning))
+    return Rule(group << 16, meaning, (vr,), values, _JUDGED.get(vr, REMOVE), table.bound(meaning))
 
 
 @functools.cache

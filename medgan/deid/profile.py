@@ -141,7 +141,7 @@ def _overrides(site: str) -> dict[int, Rule]:
 
 
 def _rule(tag: int, keyword: str, vr: str, vm: str, action: Action) -> Rule:
-    return Rule(tag, keyword, _vrs(vr), _max_values(vm), action, table.most(keyword))
+    return Rule(tag, keyword, _vrs(vr), _max_values(vm), action, table.bound(keyword))
 
 
 def _compile(options: frozenset[str]) -> dict[int, Rule]:

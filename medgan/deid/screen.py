@@ -28,9 +28,14 @@ NUMBERS = re.compile(_NUMBER + rb"(?:\\" + _NUMBER + rb")*+\0?")
 _CODE = re.compile(rb"[A-Z0-9_ \\/+.,:()-]*\0?")
 TERM = re.compile(rb"[A-Z0-9_ ]{0,16}|[a-z]")
 _AGE = re.compile(rb"\d{3}[DWMY]")
-PEOPLES = re.compile(
-    r"\b(?:asian|african|american|black|native|alaskan?|hawaiian|pacific|islander|indian|latin[oa]|hispanic|european|arab|"
-    r"caribbean|chinese|japanese|korean|unk)\b",
+PEOPLES = re.compile(  # as hospitals and censuses write them, with how a question for it was not answered
+    r"\b(?:aborigin(?:al|es?)|afro|african?|alaskan?|aleut|american|amerindian|arab(?:ic)?|ashkenazi[cm]?|asian|bangladeshi|"
+    r"berber|biracial|black|brazilian|burmese|cambodian|caribbean|cauc(?:asoid)?|chinese|creole|cuban|declined|ethiopian|"
+    r"european|fijian|filipin[ao]|han|hawaiian|hispanic|hmong|indian|indigenous|indonesian|inuit|iranian|islander|"
+    r"japanese|jewish|korean|kurdish|lankan|laotian|latin[aox]|malay|m[aā]ori|melanesian|mestizo|mexican|micronesian|"
+    r"mongolian|multiracial|native|nepali|nigerian|nordic|pacific|pakistani|pasifika|persian|polynesian|punjabi|rican|"
+    r"samoan|sami|sephardi[cm]?|slavic|somali|taiwanese|tamil|thai|tongan|turkish|undisclosed|unk|unreported|"
+    r"unspecified|vietnamese)\b",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[A-Za-z]+")
@@ -45,6 +50,10 @@ _MONTH = (
 _BEGIN = r"(?<![A-Za-z\d])(?![TSCAPRLHF](?:/[TSCAPRLHF])+(?![\w/]))"  # of letters; T/S/C says how slices lie
 _GAP = r"[\s_.,/*+-]+"
 _NO_STAGE = r"(?!y?[cpr]?T(?:is|[0-4X][a-d]?)N[0-3X][a-c]?(?:M[01X][a-c]?)?(?![A-Za-z\d]))"  # of a tumour: pT3bN2aM0
+# Names as they are written in no term (HU, MA, LI and NG are some, Wu and WU none), and those that elements, low doses,
+# the left side, tumours and French articles are written like.
+_SHORT = r"(?:Bo|Cy|Do|Ed|Fu|Gu|H[au]|Jo|K[ou]|Ly|M[ai]|Ng|Oh|Qi|Su|Ty|Vo|Wu|X[iu]|Y[eu]|WU|XU|XI|YU|QI)"
+_ALSO_TERM = r"(?:Du|H[eo]|L[eiou]|Tu)"
 # What betrays somebody whatever words stand around it: dates, phone numbers and their like, addresses of machines,
 # a title with a name, initials, an age of 90.
 _TELLING = (
@@ -58,11 +67,12 @@ _TELLING = (
     re.compile(r"\b(?:Dr|Prof|Mr|Mrs|Ms|Miss|Herr|Frau|Mme|Dott)\b\.?(?:[\s,]+[A-Z][\w'-]*){1,4}"),
     re.compile(r"\bDR\.(?:[\s,]*[A-Z][\w'-]*){1,4}"),
     re.compile(r"(?<![\w.])(?:[A-Z]\.[ ]?){2,}"),
-    # The commonest names of two letters, as they are written in no term: HU, MA, LI and NG are some, Wu and WU none.
-    re.compile(
-        r"(?<![A-Za-z\d*_])(?:(?:Bo|Cy|D[ou]|Ed|Fu|Gu|H[aeou]|Jo|K[ou]|L[eiouy]|M[ai]|Ng|Oh|Qi|Su|T[uy]|Vo|Wu|"
-        r"X[iu]|Y[eu])|WU|XU|XI|YU|QI)(?![A-Za-z\d_])"
-    ),
+    # The commonest names of two letters. Some are terms too (Lu-177, He, Lo dose, Thorax Li): those go where a person
+    # stands, beside another such name, "Li, Bo", "Miller, Li", "Li^Bo", "B. Li".
+    re.compile(rf"(?<![A-Za-z\d*_])(?:{_SHORT}[\s,^]+{_ALSO_TERM}|{_ALSO_TERM}[\s,^]+{_SHORT})(?![A-Za-z\d_])"),
+    re.compile(rf"(?:^|[;^])\s*{_ALSO_TERM}(?=\s*[,^])"),
+    re.compile(rf"(?:[,^]|(?<![A-Za-z.])[A-Z]\.)\s*{_ALSO_TERM}(?![A-Za-z\d_]|-?\d)"),
+    re.compile(rf"(?<![A-Za-z\d*_]){_SHORT}(?![A-Za-z\d_])"),
     re.compile(r"\b0?(?:9\d|1[0-4]\d)(?=\s*(?:-\s*)?(?:y(?:ears?|rs?|o|/o)?\b|jahre))", re.IGNORECASE),
     re.compile(r"\bage[d:]?\s*(?:9\d|1[0-4]\d)\b", re.IGNORECASE),
     # What is spelled so that no word of it is seen: d-o-e, ja ne do, j1a2n3e4, %4A%61, &#74,
@@ -86,6 +96,8 @@ MIN_WORD_LETTERS = 3
 MOST_CHARACTERS = 1024  # of a technical text, as of ST (PS3.5 6.2), and of what is remembered
 MOST_SERIAL_DIGITS = 8  # of a coil; telephone and national numbers have more
 _FEWEST_SPELLED = 5
+_FEWEST_FOREIGN = 10  # bytes: a colour of three numbers is a Western word by chance, one in fifty
+_BETWEEN_LETTERS = b" ^=,.'-"
 _END_LETTERS = 12
 _PLAIN_TEXT, _PLAIN_RUN = re.compile(rb"[A-Za-z0-9 ^=,.'-]{12}"), re.compile(rb"[A-Za-z0-9 ^=,.'-]{12,}")
 _FEWEST_TURNS = 2
@@ -167,11 +179,12 @@ def spells(raw: bytes, size: int) -> bool:
     text = raw.rstrip(b" \0")
     if len(text) < _FEWEST_SPELLED:
         return False
+    short = len(raw) < _FEWEST_FOREIGN
     if not text.isascii():
-        return size == 1 and _reads_as_words(text)
-    if not text.decode("ascii").isprintable():
-        return False
-    return size == 1 or text[size - 1 :: size].translate(None, b" ").isalnum()
+        return size == 1 and not short and _reads_as_words(text)
+    if size == 1:
+        return text.translate(None, _BETWEEN_LETTERS).isalnum() if short else text.decode("ascii").isprintable()
+    return text.decode("ascii").isprintable() and text[size - 1 :: size].translate(None, b" ").isalnum()
 
 
 def _reads_as_words(raw: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import math
 from importlib import resources
 from typing import NamedTuple
 
@@ -52,6 +53,17 @@ class Allowed(NamedTuple):
     rule: str
 
 
+class Bound(NamedTuple):
+    """How large a number may be: none beyond `most`, five digits beyond `exact`.
+
+    A number that is `lost` goes; `empty` keeps its attribute (type 2, PS3.5 7.4.3), `refuse` refuses the instance.
+    """
+
+    most: float = MOST_NUMBER
+    exact: float = MOST_NUMBER
+    lost: str = ""
+
+
 @functools.cache
 def rows() -> tuple[Row, ...]:
     """Table E.1-1, sorted by tag."""
@@ -84,18 +96,18 @@ def vocabulary() -> frozenset[str]:
 
 
 @functools.cache
-def _bounds() -> dict[str, tuple[float, bool]]:
-    return {line["keyword"]: (float(line["most"]), line["needed"] == "yes") for line in lines("bounds.csv")}
+def _bounds() -> dict[str, Bound]:
+    bounds = {}
+    for line in lines("bounds.csv"):
+        most = float(line["most"])
+        exact = most if most <= MOST_EXACT or math.isinf(most) else MOST_NUMBER
+        bounds[line["keyword"]] = Bound(most, float(line["exact"] or exact), line["lost"])
+    return bounds
 
 
-def most(keyword: str) -> float:
-    """The largest magnitude that the attribute's number can have in its unit (PS3.3): with more it is none."""
-    return _bounds().get(keyword, (MOST_NUMBER, False))[0]
-
-
-def needed(keyword: str) -> bool:
-    """Whether pixel values mean something else without this number."""
-    return _bounds().get(keyword, (MOST_NUMBER, False))[1]
+def bound(keyword: str) -> Bound:
+    """What the attribute's number can be in its unit (PS3.3), and what becomes of it when it is more."""
+    return _bounds().get(keyword, Bound())
 
 
 def _read(name: str) -> str:
