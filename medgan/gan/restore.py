@@ -2,9 +2,8 @@
 
 First the generator learns from pixels alone (Charbonnier), then against a critic of [image, degraded] with the
 spectrum beside it, so that it is right before it is sharp; how much both count follows from how sharp the answer has
-to be (`sharpness`). Where the forward operator is known the answer is projected onto what was
-measured, in training and in use. A second output learns the size of the error; scaled on held-out patients it bounds
-95 % of errors.
+to be (`sharpness`). Where the forward operator is known the answer is projected onto what was measured, in training
+and in use. A second output learns the size of the error; scaled on held-out patients it bounds 95 % of errors.
 """
 
 from __future__ import annotations

@@ -10,10 +10,11 @@ import torch
 
 from medgan.errors import InvalidRequest
 from medgan.gan.degrade import TASKS, task
-from medgan.gan.holes import Holes, dropped, patches, strokes, thin_plate
+from medgan.gan.holes import Holes, dropped, patches, strokes
 from medgan.gan.jpeg import Jpeg
 from medgan.gan.kspace import KSpaceCrop, crop_matrix, fill_matrix
 from medgan.gan.noise import LowDose, RicianNoise
+from medgan.gan.plate import thin_plate
 from tests.builders.cohort import radiographs
 
 
