@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
-from math import log2
+from math import isfinite, log2
 from typing import Any, Literal
 
 from medgan.errors import InvalidRequest
@@ -137,8 +137,8 @@ class TrainConfig:
         self._require(sketched, f"a sketch needs the dcgan backbone and {_SKETCH_PX} px or more: set it to 0")
         halved = 0 <= self.sketch < self.latent_dim and self.sketch & (self.sketch - 1) == 0
         self._require(halved, f"a sketch has 1, 2, 4, ... groups a class, not {self.sketch}")
-        pulls = min(self.spectrum_weight, self.sketch_weight)
-        self._require(pulls >= 0, "spectrum_weight and sketch_weight must not be negative")
+        pulls = all(isfinite(weight) and weight >= 0 for weight in (self.spectrum_weight, self.sketch_weight))
+        self._require(pulls, "spectrum_weight and sketch_weight are finite and not negative")
         self._require(not self.sketch_weight or self.sketch > 0, "sketch_weight needs a sketch")
         self._require(self.threads >= 1, "at least one thread is needed")
         self._require(min(self.penalty_every, self.critic_steps) >= 1, "penalty_every and critic_steps start at 1")
@@ -191,6 +191,8 @@ class TrainConfig:
         value = {"code_version": CODE_VERSION, **asdict(self)}
         if self.privacy is None:
             del value["privacy"]  # models from before there was a choice keep their names
+        if value["sketch"] == 1 and not value["sketch_weight"]:
+            value["sketch"] = True  # as one group was written when there was no number
         for name, plain in _LATER.items():
             if value[name] == plain:
                 del value[name]  # likewise

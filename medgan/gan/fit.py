@@ -313,7 +313,8 @@ class Run:
 def _identity(config: TrainConfig, images: TrainingSet, private: Private | None) -> str:
     """Digest of what a state belongs to: the configuration and what the training set looks like from outside.
 
-    Where noise hides the pixels, exactly which pixels and whose: the same noise on other images would uncover both.
+    A sketch depends on whose the images are. Where noise hides the pixels, exactly which pixels and whose: the same
+    noise on other images would uncover both.
     """
     facts = [
         config.digest,
@@ -323,6 +324,8 @@ def _identity(config: TrainConfig, images: TrainingSet, private: Private | None)
         images.hi,
         conditions.to_json(images.fields),
     ]
+    if config.sketch and images.patients is not None:
+        facts.append(hashlib.sha256("\n".join(map(str, images.patients.tolist())).encode()).hexdigest())
     if private is not None and config.privacy is not None:
         facts += [
             hashlib.sha256(np.ascontiguousarray(images.pixels).tobytes()).hexdigest(),

@@ -44,6 +44,8 @@ class TrainingSet:
             raise InvalidRequest(f"{shape[0]} images but {len(self.class_index)} class indices")
         if self.class_index.min() < 0 or self.class_index.max() >= len(self.classes):
             raise InvalidRequest(f"a class index lies outside the {len(self.classes)} classes")
+        if self.patients is not None and len(self.patients) != shape[0]:
+            raise InvalidRequest(f"{shape[0]} images but {len(self.patients)} patients")
         if not self.hi > self.lo:
             raise InvalidRequest("the intensity range is empty")
         if not self.fields:
@@ -140,6 +142,7 @@ def read_plain(images: Path, labels: Path | None = None, *, names: Sequence[str]
     patients = columns.pop("patients", np.arange(len(pixels)))
     fields, features = conditions.learn_all(columns, patients)
     return TrainingSet(
+        patients=patients,
         fields=fields,
         features=features,
         pixels=pixels,

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 
 from medgan.errors import InvalidRequest
 from medgan.gan import generator
+from medgan.gan import sketch as sketches
 from medgan.gan.fit import fit
-from medgan.gan.images import TrainingSet
+from medgan.gan.images import TrainingSet, read_plain
 from medgan.gan.sketch import SIDE, Sketch
 from tests.unit.gan.builders import small_config, small_set
 
@@ -69,7 +70,7 @@ def test_a_component_stands_for_sixteen_images_and_a_class_of_few_for_all():
     images.class_index[:10] = 1
     sketch = learned(images)
     ranks = [int((basis.abs().sum(1) > 0).sum()) for basis in sketch.basis]
-    assert ranks == [86 // 16, 96 // 16, 96 // 16]
+    assert ranks == [86 // 16, 86 // 16, 86 // 16]
     assert torch.equal(sketch.mean[1], sketch.mean[2])
 
 
@@ -79,11 +80,69 @@ def test_it_is_patients_that_are_counted_and_of_ten_nothing_is_taken():
     people = np.arange(96)
     people[:40] = people[:40] % 4  # the first class is forty images of four people
     sketch = learned(dataclasses.replace(images, patients=people))
-    assert torch.equal(sketch.mean[0], sketch.mean[2])
-    assert not torch.equal(sketch.mean[1], sketch.mean[2])
+    others = torch.from_numpy(coarse(images)[40:].mean(0)).float()
+    assert torch.allclose(sketch.mean, others.expand(3, -1), atol=1e-5)
     few = learned(dataclasses.replace(images, patients=np.arange(96) % 10))
     assert not few.mean.any()
     assert not few.basis.any()
+
+
+def test_a_class_of_few_is_in_no_statistics_so_no_subtraction_uncovers_it():
+    images = small_set(96)
+    images.class_index[:] = 0
+    images.class_index[:10] = 1
+    before = learned(images)
+    images.pixels[:10] = 0
+    after = learned(images)
+    assert torch.equal(before.mean, after.mean)
+    assert torch.equal(before.basis, after.basis)
+
+
+def test_groups_and_components_count_patients_and_each_weighs_as_much_as_any_other():
+    images = small_set(1100)
+    images.class_index[:] = 0
+    few = learned(dataclasses.replace(images, patients=np.arange(1100) % 200), 4)
+    assert len(few.mean[:4].unique(dim=0)) == 1
+    assert int((few.basis[0].abs().sum(1) > 0).sum()) == 200 // 16
+    people = np.minimum(np.arange(1100), 300)  # eight hundred images of the last one
+    sketch = learned(dataclasses.replace(images, patients=people))
+    real = coarse(images)
+    each = np.concatenate([real[:300], real[300:].mean(0, keepdims=True)])
+    assert np.allclose(sketch.mean[0], each.mean(0), atol=1e-5)
+
+
+def test_one_strange_patient_is_no_component():
+    images = small_set(600)
+    images.class_index[:] = 0
+    images.pixels[7] = np.kron(np.indices((16, 16)).sum(0) % 2, np.ones((2, 2))) * 65535
+    axis = coarse(images)[7] - coarse(images).mean(0)
+    basis = learned(images).basis[0].numpy()
+    basis = basis[np.abs(basis).sum(1) > 0]
+    near = np.abs(basis @ axis) / np.linalg.norm(basis, axis=1) / np.linalg.norm(axis)
+    assert len(basis) > 20
+    assert near.max() < 0.6
+
+
+def test_images_are_held_only_as_far_as_their_own_sketch_says_how_pictures_differ():
+    images = small_set(96)
+    images.class_index[:] = 0
+    images.class_index[:10] = 1
+    sketch = learned(images)
+    assert sketch.trust.tolist() == pytest.approx([5 / 16, 0, 5 / 16])
+    z, x = torch.randn(8, 64), torch.ones(8, 1, 32, 32)
+    assert sketch.strayed(x, z, torch.zeros(8, dtype=torch.int64)) > 0
+    assert sketch.strayed(x, z, torch.ones(8, dtype=torch.int64)) == 0
+    whole = small_set(600)
+    whole.class_index[:] = 0
+    assert learned(whole).trust[0] == 1
+
+
+def test_patients_of_a_plain_file_are_counted_too(tmp_path):
+    images = small_set(96)
+    np.savez(tmp_path / "set.npz", images=images.pixels, labels=images.class_index, patients=np.arange(96) % 3)
+    assert not learned(read_plain(tmp_path / "set.npz")).mean.any()
+    with pytest.raises(InvalidRequest, match="patients"):
+        dataclasses.replace(images, patients=np.arange(95))
 
 
 def test_an_untrained_generator_makes_pictures_as_varied_as_real_ones():
@@ -115,8 +174,10 @@ def test_held_to_its_sketch_a_generator_stays_nearer_to_it(tmp_path):
         small_config(sketch_weight=1.0)
 
 
-def test_a_sketched_run_goes_on_bit_for_bit_and_its_statistics_stay(tmp_path):
-    config, images = small_config(sketch=2), small_set()
+def test_a_sketched_run_goes_on_bit_for_bit_and_its_statistics_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(sketches, "_TOGETHER", 8)  # so that few images fall into groups
+    config, images = small_config(sketch=2, sketch_weight=1.0), small_set()
+    assert len(learned(images, 2).mean.unique(dim=0)) == 6
     fit(images, config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         fit(images, config, tmp_path / "broken", on_tick=interrupt)
@@ -148,4 +209,5 @@ def test_a_configuration_without_later_choices_keeps_the_name_it_had():
     assert config.digest == "92e8db16218f533ec5f3b126bbfed4e8d4016489e7d93183f1b225ae69d186f9"
     one_group = small_config(sketch=True)  # as it was written when there was no number
     assert one_group.digest == "6f7c81b750bfd83ec14a23094272aac5eaea9d19070cb3cb98adc78116e02220"
-    assert small_config(sketch=1).digest != config.digest != small_config(spectrum_target="classes").digest
+    assert small_config(sketch=1).digest == one_group.digest
+    assert small_config(sketch=2).digest != config.digest != small_config(spectrum_target="classes").digest
