@@ -191,8 +191,7 @@ class TrainConfig:
         value = {"code_version": CODE_VERSION, **asdict(self)}
         if self.privacy is None:
             del value["privacy"]  # models from before there was a choice keep their names
-        if value["sketch"] == 1 and not value["sketch_weight"]:
-            value["sketch"] = True  # as one group was written when there was no number
+        value["sketch"] = int(value["sketch"])  # `true` was one group, of other statistics: it has another name now
         for name, plain in _LATER.items():
             if value[name] == plain:
                 del value[name]  # likewise

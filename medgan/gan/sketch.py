@@ -63,7 +63,7 @@ class Sketch(nn.Module):
         self.read = same(1, config.widths[HALF_WAY], dims)
         self.register_buffer("mean", torch.zeros(rows, SIDE**dims))
         self.register_buffer("basis", torch.zeros(rows, config.latent_dim, SIDE**dims))
-        self.register_buffer("trust", torch.ones(rows), persistent=False)
+        self.register_buffer("trust", torch.zeros(rows), persistent=False)
         self.register_buffer("widen", torch.from_numpy(_bilinear(SIDE, size_px)), persistent=False)
 
     def forward(self, z_NZ: Tensor, class_N: Tensor) -> tuple[Tensor, Tensor]:
