@@ -202,17 +202,17 @@ def _folder(root: Path, most: int) -> Iterator[Path]:
         folder, depth = pending.pop()
         try:
             entries = sorted((one.name, one.path, one.is_dir(follow_symlinks=False)) for one in os.scandir(folder))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue  # let go of since its parent was listed
-        except PermissionError:
+        except OSError as failed:
+            if not isinstance(failed, PermissionError) and failed.errno != errno.ENAMETOOLONG:
+                message = "a folder of the source did not answer: check its disk or mount, then run again"
+                raise StoreUnavailable(message) from None
             if depth:
                 yield Path(folder)
                 continue
             message = "the folder of the source cannot be listed: check its permissions"
             raise UnusableArchive(message) from None
-        except OSError:
-            message = "a folder of the source did not answer: check its disk or mount, then run again"
-            raise StoreUnavailable(message) from None
         folders: list[tuple[Path, int]] = []
         for _, place, holds_more in entries:
             seen += 1

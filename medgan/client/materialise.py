@@ -42,12 +42,13 @@ def place(folder: Path) -> Path:
 def materialise(folder: Path, *, on_progress: Progress | None = None) -> Path:
     """Write the fast tier of the pulled version in `folder`, or find it; gives its folder. Progress is in images.
 
-    One that was found damaged, has another shape, or that others wrote or may write is written anew.
+    One that was found damaged, has another shape, or that others may write is written anew. What others wrote, and
+    what lies where nobody's right to write can be taken away, stays: readers compare it with what was signed.
     `InvalidRequest` when the disk has no room for it (it needs the decoded size).
     """
     target = place(folder)
     body = (folder / MANIFEST).read_bytes()
-    if _layout(folder, body) is not None and _ours(target):
+    if _layout(folder, body) is not None and (_ours(target) or not _can_be_ours(target)):
         return target
     reader = shards.open_images(folder / _ARRAY)
     if reader is None:
@@ -168,6 +169,15 @@ def _signed_pixels(manifest: Manifest) -> dict[str, str]:
 def _kind(layout: shards.Layout) -> tuple[object, ...]:
     """What makes the same bytes the same images."""
     return layout.shape, layout.dtype, layout.shard_rows, layout.attributes
+
+
+def _can_be_ours(target: Path) -> bool:
+    """Whether it belongs to this user, on a file system that keeps modes (CIFS, FAT and some FUSE do not)."""
+    mode = target.lstat().st_mode
+    if target.is_symlink() or target.lstat().st_uid != os.geteuid():
+        return False
+    target.chmod(stat.S_IMODE(mode) & ~_OTHERS_WRITE)
+    return target.lstat().st_mode & _OTHERS_WRITE == 0
 
 
 def _ours(target: Path) -> bool:

@@ -79,9 +79,10 @@ def clean(data: bytes, dataset: Dataset, *, reviewed: bool = False) -> bytes:
     decoded = pixels.decode(dataset)
     if min(decoded.frames.shape[1:3]) < MIN_SIDE_PIXELS:
         return data
-    boxes = (
-        text_boxes(decoded, known=known_regions(dataset, decoded.frames.shape[1:3])) if risky else drawn_boxes(decoded)
-    )
+    if risky or decoded.frames.ndim == 4:  # noqa: PLR2004 - in colour: whatever it says, that is not measured
+        boxes = text_boxes(decoded, known=known_regions(dataset, decoded.frames.shape[1:3]))
+    else:
+        boxes = drawn_boxes(decoded)
     return blank(dataset, decoded, boxes) if boxes else data
 
 

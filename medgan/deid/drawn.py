@@ -27,20 +27,26 @@ MIN_INK_PIXELS = 40
 MOST_GREYS = 1 << 16  # a histogram of more costs more than sorting
 GREYS_BESIDE = 4  # occupied greys on each side: scales have gaps
 OWN_GREYS = 3  # greys of their own looked at, the most frequent
-TALLEST_SHARE, SHORTEST_PIXELS, WIDEST = 0.12, 6, 4.0  # a piece: of the rows, pixels, heights (letters touch)
+TALLEST_SHARE, TALLEST_PIXELS = 0.25, 28  # a piece: of the rows, on small matrices pixels
+SHORTEST_PIXELS, WIDEST = 6, 4.0  # a piece: pixels, heights (letters touch)
 SOLID = 0.78  # of its box, what a disc fills; strokes fill less
 SLIMMEST_PIXELS = 3  # a slimmer piece is a bar, and so are clips
 GAP = 0.9  # of a piece's height, to the next of the line
 MIN_PIECES, MIN_STROKES = 4, 3
 SIMILAR = 0.55  # of the usual height: letters and digits of one line
+MOST_FRAMES = 32
+MOST_COLUMNS = 1000  # read at once: the recogniser shrinks what is longer than 2,000
 MOST_LINES = 4  # read per instance, those with the most pieces
 MIN_CHARACTERS, MIN_DIFFERENT, MIN_CONFIDENCE = 3, 2, 0.8
 
 
 def lines(decoded: Decoded) -> list[Box]:
-    """Boxes of lines that can be read on any frame of (F, H, W[, 3]); tight, without duplicates."""
+    """Boxes of lines that can be read on grey frames (F, H, W); tight, without duplicates.
+
+    Of more than 32 frames, on their brightest and darkest projection and 30 of them: text is on most or in one view.
+    """
     found: dict[Box, tuple[int, NDArray[np.bool_]]] = {}
-    for frame in decoded.frames:
+    for frame in _looked_at(decoded.frames):
         for ink in _inks(frame):
             for box, pieces, crop in _lines(ink):
                 found.setdefault(box, (pieces, crop))
@@ -48,12 +54,17 @@ def lines(decoded: Decoded) -> list[Box]:
     return [box for box in likely if _is_text(found[box][1])]
 
 
+def _looked_at(frames: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    if len(frames) <= MOST_FRAMES:
+        yield from frames
+        return
+    yield frames.max(axis=0)
+    yield frames.min(axis=0)
+    yield from frames[np.linspace(0, len(frames) - 1, MOST_FRAMES - 2).round().astype(int)]
+
+
 def _inks(frame: NDArray[Any]) -> Iterator[NDArray[np.bool_]]:
     """(H, W) bool: the ends of the scale, greys of their own, body, background, what stands out of the body."""
-    if frame.ndim == 3:  # noqa: PLR2004 - colour
-        yield (frame == frame.max()).all(axis=2)
-        yield (frame == frame.min()).all(axis=2)
-        return
     greys, counts = _histogram(frame)
     if len(greys) < 2:  # noqa: PLR2004 - one value is no picture
         return
@@ -98,7 +109,7 @@ def _lines(ink: NDArray[np.bool_]) -> Iterator[tuple[Box, int, NDArray[np.bool_]
 
     _, labels, found, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8), connectivity=8)
     lefts, tops, widths, heights, areas = found[1:].T
-    piece = (heights >= SHORTEST_PIXELS) & (heights <= max(TALLEST_SHARE * len(ink), 2 * SHORTEST_PIXELS))
+    piece = (heights >= SHORTEST_PIXELS) & (heights <= max(TALLEST_SHARE * len(ink), TALLEST_PIXELS))
     piece &= widths <= WIDEST * heights
     stroke = piece & (areas < SOLID * heights * widths) & (widths >= SLIMMEST_PIXELS)
     if piece.sum() < MIN_PIECES or stroke.sum() < MIN_STROKES:
@@ -122,6 +133,11 @@ def _lines(ink: NDArray[np.bool_]) -> Iterator[tuple[Box, int, NDArray[np.bool_]
 
 def _is_text(ink: NDArray[np.bool_]) -> bool:
     """Whether the recogniser reads letters or digits, not one and the same, in a line of (H, W) ink."""
+    starts = range(0, max(1, ink.shape[1] - MOST_COLUMNS // 4), MOST_COLUMNS * 3 // 4)
+    return any(_reads(ink[:, start : start + MOST_COLUMNS]) for start in starts)
+
+
+def _reads(ink: NDArray[np.bool_]) -> bool:
     margin = max(4, len(ink) // 3)
     shown = np.repeat(np.where(np.pad(ink, margin), np.uint8(0), np.uint8(255))[..., None], 3, axis=2)
     with warnings.catch_warnings():

@@ -279,12 +279,13 @@ def test_a_folder_that_goes_while_others_are_listed_is_no_reason_to_stop(tmp_pat
     assert [path.name for path in found] == ["e.dcm"]
 
 
+@pytest.mark.parametrize("fault", [PermissionError(), OSError(errno.ENAMETOOLONG, "File name too long")])
 def test_a_folder_that_cannot_be_listed_is_quarantined_and_the_rest_is_read(
-    tmp_path: Path, zones: Zones, monkeypatch: pytest.MonkeyPatch
+    fault: OSError, tmp_path: Path, zones: Zones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_files(tmp_path / "source", {**FILES, "lost+found/hidden": sound(patient=3)})
     (whole, _) = scan_path(source, zones)
-    closed(source / "lost+found", monkeypatch)
+    closed(source / "lost+found", monkeypatch, fault)
     report, found = scan_path(source, zones)
     assert (report.instances, report.rejected) == (whole.instances - 1, {"UNREADABLE_FOLDER": 1})
     assert len(found.received) == whole.instances

@@ -93,6 +93,34 @@ def test_text_over_the_anatomy_of_an_original_waits_for_somebody(grey, cleaning,
     assert refused.value.reason == "BURNED_IN"
 
 
+@pytest.mark.parametrize("ink", [(255, 255, 0), (0, 255, 0), (255, 255, 255)])
+def test_an_original_in_colour_is_searched_as_any_picture_is(ink, cleaning, keyring):
+    canvas = Image.new("RGB", (256, 256), (60, 60, 60))
+    ImageDraw.Draw(canvas).text((20, 30), "MILLER ANNA", fill=ink, font=ImageFont.load_default(size=20))
+    dataset = read(phantom_with(Modality="NM", ImageType=["ORIGINAL", "PRIMARY"]))
+    dataset.PhotometricInterpretation, dataset.SamplesPerPixel, dataset.PlanarConfiguration = "RGB", 3, 0
+    dataset.Rows, dataset.Columns, dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 256, 256, 8, 8, 7
+    dataset.PixelRepresentation, dataset.PixelData = 0, canvas.tobytes()
+    clean = apply.deidentify(write(dataset), profile=cleaning, keyring=keyring)
+    assert len(np.unique(pixels.decode(clean.dataset).frames.reshape(-1, 3), axis=0)) <= 2
+
+
+def test_letters_as_large_as_a_headline_are_found_on_a_small_matrix(cleaning, keyring):
+    canvas = Image.new("L", (128, 128))
+    ImageDraw.Draw(canvas).text((8, 40), "MILLER", fill=255, font=ImageFont.load_default(size=24))
+    counts = np.random.default_rng(0).poisson(20, (128, 128))
+    data = original(np.where(np.asarray(canvas) > 127, 400, counts), "NM")
+    with pytest.raises(BadInstance, match="somebody has to look"):
+        apply.deidentify(data, profile=cleaning, keyring=keyring)
+
+
+def test_a_long_thin_line_is_read_in_parts(cleaning, keyring):
+    row = np.zeros((40, 3200), np.int16)
+    row[12:20, 100:3100:12] = row[12:14, 100:3100] = 2047  # a ruler
+    clean = apply.deidentify(original(row), profile=cleaning, keyring=keyring)
+    assert np.array_equal(pixels.decode(clean.dataset).frames[0], row)
+
+
 def with_metal(height: int, width: int, gap: int) -> np.ndarray:
     values = body()
     for number in range(8):

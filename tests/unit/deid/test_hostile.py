@@ -12,7 +12,7 @@ from pydicom import Dataset, Sequence, datadict
 from pydicom.encaps import encapsulate, generate_fragments
 
 from medgan.archive import limits, pixels
-from medgan.deid import apply, profile, screen, table
+from medgan.deid import apply, measures, profile, screen, table
 from medgan.errors import BadInstance
 from tests.unit.deid.builders import REAL, phantom_with, read, write
 
@@ -489,7 +489,7 @@ def test_of_large_amounts_five_digits_stay(basic, keyring):
     """Enough for any dose, and no record number; beside a large amount a small one stays as it is."""
     values = {
         "RadionuclideTotalDose": ("353856712.5", 353860000), "CountsAccumulated": ("471182936", 471180000),
-        "CenterFrequency": (471182936.0, 471180000), "SeriesNumber": ("73100000", 73100000),
+        "CenterFrequency": (471182936.0, 471180000), "SeriesNumber": ("73100000", None),
         "RadiopharmaceuticalSpecificActivity": ("9999999900000000", 1e16), "TriggerTime": ("30001234.5", 30001000),
         "WindowWidth": (["400.5", "123456"], [400.5, 123460]),
         "WindowCenter": (["40.25", "-234567.5"], [40.25, -234570]),
@@ -498,6 +498,11 @@ def test_of_large_amounts_five_digits_stay(basic, keyring):
     data = phantom_with(**{keyword: value for keyword, (value, _) in values.items()})
     clean = apply.deidentify(data, profile=basic, keyring=keyring).dataset
     assert {keyword: clean[keyword].value for keyword in values} == {key: left for key, (_, left) in values.items()}
+
+
+def test_a_saturated_counter_goes_and_does_not_stop_the_image():
+    full = b"\7\0\0\0\xff\xff\xff\xff"
+    assert measures.binary(full, b"UL", table.bound("HistogramData")) is None
 
 
 def test_the_length_of_pixel_data_stays_and_a_longer_one_goes(basic, keyring):
