@@ -173,10 +173,10 @@ def _kind(layout: shards.Layout) -> tuple[object, ...]:
 
 def _can_be_ours(target: Path) -> bool:
     """Whether it belongs to this user, on a file system that keeps modes (CIFS, FAT and some FUSE do not)."""
-    mode = target.lstat().st_mode
-    if target.is_symlink() or target.lstat().st_uid != os.geteuid():
+    found = target.lstat()
+    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid():
         return False
-    target.chmod(stat.S_IMODE(mode) & ~_OTHERS_WRITE)
+    target.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS_WRITE)
     return target.lstat().st_mode & _OTHERS_WRITE == 0
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgan.archive import pixels
-from medgan.deid import drawn
+from medgan.deid import drawn, ocr
 from medgan.errors import BadInstance
 
 if TYPE_CHECKING:
@@ -145,26 +145,14 @@ def _render(view: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 @functools.lru_cache(maxsize=1)
-def _detector() -> Any:
-    from rapidocr import RapidOCR
-
-    settings = {
-        "Global.log_level": "error",
-        "Global.use_cls": False,
-        "Global.use_rec": False,
-        "Det.box_thresh": TEXT_SCORE,
-        "Det.limit_side_len": DETECTOR_SIDE_PIXELS,
-        "EngineConfig.onnxruntime.intra_op_num_threads": 1,
-        "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-    }
-    return RapidOCR(params=settings)
+def _detector() -> ocr.Engine:
+    sharp = {"Det.box_thresh": TEXT_SCORE, "Det.limit_side_len": DETECTOR_SIDE_PIXELS}
+    return ocr.engine(finds=True, reads=False, settings=sharp)
 
 
 def detect(view: NDArray[np.uint8]) -> list[Box]:
     """Boxes of lines of text in an (H, W, 3) uint8 picture."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        said = _detector()(view, use_det=True, use_cls=False, use_rec=False)
+    said = _detector()(view)
     if said is None or said.boxes is None:
         return []
     tallest = max(MAX_LINE_SHARE * view.shape[0], min(LINE_PIXELS, SMALL_LINE_SHARE * view.shape[0]))

@@ -8,10 +8,11 @@ several neighbouring pieces of one height are no solid blobs, and a recogniser (
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from medgan.deid import ocr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,9 +141,7 @@ def _is_text(ink: NDArray[np.bool_]) -> bool:
 def _reads(ink: NDArray[np.bool_]) -> bool:
     margin = max(4, len(ink) // 3)
     shown = np.repeat(np.where(np.pad(ink, margin), np.uint8(0), np.uint8(255))[..., None], 3, axis=2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        said = _recogniser()(shown, use_det=False, use_cls=False, use_rec=True)
+    said = _recogniser()(shown)
     if said is None or not said.txts or said.scores[0] < MIN_CONFIDENCE:
         return False
     characters = [character for character in said.txts[0] if character.isalnum()]
@@ -150,14 +149,5 @@ def _reads(ink: NDArray[np.bool_]) -> bool:
 
 
 @functools.lru_cache(maxsize=1)
-def _recogniser() -> Any:
-    from rapidocr import RapidOCR
-
-    settings = {
-        "Global.log_level": "error",
-        "Global.use_det": False,
-        "Global.use_cls": False,
-        "EngineConfig.onnxruntime.intra_op_num_threads": 1,
-        "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-    }
-    return RapidOCR(params=settings)
+def _recogniser() -> ocr.Engine:
+    return ocr.engine(finds=False, reads=True)

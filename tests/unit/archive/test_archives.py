@@ -7,10 +7,12 @@ import errno
 import gzip
 import io
 import lzma
+import os
 import shutil
 import stat
 import struct
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -291,6 +293,22 @@ def test_a_folder_that_cannot_be_listed_is_quarantined_and_the_rest_is_read(
     assert len(found.received) == whole.instances
     monkeypatch.undo()
     assert scan_path(source, zones)[0].scan_id == whole.scan_id
+
+
+def test_a_folder_that_the_system_lets_nobody_list_is_given_like_a_file() -> None:
+    """With real permissions, which root has to lay down to feel."""
+    mine = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        source = write_files(Path(name), {"one": b"1", "lost+found/hidden": b"2"})
+        source.chmod(0o755)
+        (source / "lost+found").chmod(0o700 if mine == 0 else 0)
+        try:
+            os.seteuid(65534 if mine == 0 else mine)
+            given = [path.name for path in container.files(source)]
+        finally:
+            os.seteuid(mine)
+            (source / "lost+found").chmod(0o700)
+    assert given == ["one", "lost+found"]
 
 
 @pytest.mark.parametrize("folder", ["", "a"])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
+import resource
 
 import numpy as np
 import pytest
@@ -73,10 +72,10 @@ def test_large_cohorts_are_read_into_a_file_that_nobody_sees_and_hold_the_same_i
 def test_a_full_disk_is_told_in_a_sentence_before_anything_is_written(zones, monkeypatch):
     built = build.synthetic_cohort(zones, count=40)
     monkeypatch.setattr(stored, "_IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(StoreUnavailable, match="No space left"):
-        synthetic.load(built.cleared.synthetic.synthetic, zones=zones, spool=True)
-
-
-def full(*_):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # the system itself gives no more
+        with pytest.raises(StoreUnavailable, match="File too large"):
+            synthetic.load(built.cleared.synthetic.synthetic, zones=zones, spool=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
