@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from medgan.errors import InvalidRequest, MedganError
+from medgan.errors import InvalidRequest, MedganError, of_system
 from medgan.records import (
     AdaptRequest,
     ArchiveRef,
@@ -48,7 +48,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="The flows of medgan: each command runs one, `nightly` runs them all. "
-    "Exit status: 0 done, 2 unusable input, 4 validation failed, 5 training diverged, 6 refused by the gate.",
+    "Exit status: 0 done, 2 unusable input, 4 validation failed, 5 training diverged, 6 refused by the gate, "
+    "8 another is at work, 9 a disk or server did not answer.",
 )
 
 Archive = Annotated[Path, typer.Option(help="Folder, zip or tar of DICOM; may hold a labels.csv keyed by PatientID.")]
@@ -318,7 +319,7 @@ def _parameters(
     """Flow parameters: the site's file, then what the command line says."""
     try:
         parameters: dict[str, Any] = {} if site is None else dict(yaml.safe_load(_text(site)))
-    except (yaml.YAMLError, TypeError, ValueError):
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError):
         raise InvalidRequest("the --site file is not a YAML mapping; see deployments/sites/demo.yaml") from None
     parameters |= {key: value for key, value in overrides.items() if value is not None}
     if kimg is not None:
@@ -397,6 +398,8 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError as error:
         raise InvalidRequest(f"a file given on the command line cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("a file given on the command line is no text (UTF-8)") from None
 
 
 def _emit(outcome: Record) -> None:
@@ -407,11 +410,14 @@ def main() -> None:
     """Run a command; a foreseen error is one sentence on standard error and its own exit status."""
     errors = Console(stderr=True)
     try:
-        app()
+        try:
+            app()
+        except OSError as error:
+            raise of_system(error) from None
     except MedganError as error:
         errors.print(f"[bold red]{error.kind}[/]: {escape(str(error))}", highlight=False)
         sys.exit(error.exit_status)
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:
         errors.print(f"[bold red]unexpected[/]: {type(error).__name__}; is the workspace writable?", highlight=False)
         sys.exit(1)
 

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from medgan.errors import MedganError
+from medgan.errors import MedganError, of_system, printable
 
 app = typer.Typer(
     name="medgan",
@@ -90,9 +90,12 @@ for _room in _ROOMS:
 def main() -> None:
     """Run a command; a foreseen error is one sentence on standard error and its own exit status."""
     try:
-        app()
+        try:
+            app()
+        except OSError as error:
+            raise of_system(error) from None
     except MedganError as error:
-        sentence = f"[bold red]{error.kind}[/]: {escape(str(error))}"
+        sentence = f"[bold red]{error.kind}[/]: {escape(printable(str(error)))}"
         Console(stderr=True, emoji=False).print(sentence, highlight=False, soft_wrap=True)
         sys.exit(error.exit_status)
 

@@ -20,6 +20,7 @@ value read from a header, a path inside an archive, or a name: messages end in P
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar
 
 
@@ -114,3 +115,17 @@ class StoreUnavailable(MedganError):
     kind = "store-unavailable"
     retryable = True
     exit_status = 9
+
+
+def of_system(error: OSError) -> StoreUnavailable:
+    """An `OSError` that nobody foresaw, as one of ours: its reason in the system's words, never its path."""
+    reason = os.strerror(error.errno) if error.errno else "input/output error"
+    return StoreUnavailable(
+        f"a file or folder could not be read or written ({reason}): look at its path, its permissions and the free "
+        "space, then run again"
+    )
+
+
+def printable(text: str) -> str:
+    """Words of strangers (a publisher's title or reason) for a terminal: what would steer it is shown as a mark."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)

@@ -7,6 +7,7 @@ else, because Prefect keeps messages and tracebacks in its database.
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -23,7 +24,7 @@ from prefect.runtime import flow_run
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from medgan.errors import InvalidRequest, MedganError, StoreUnavailable
+from medgan.errors import InvalidRequest, MedganError, StoreUnavailable, of_system
 from medgan.settings import Zones
 from tasks import page
 
@@ -38,6 +39,9 @@ _PAUSES_SECONDS = (5.0, 30.0, 60.0, 300.0, 600.0, 900.0)
 
 
 _MOST_TRIES = 5
+_DISK_REFUSES = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM}
+)
 
 
 class UnexpectedFailure(MedganError):
@@ -69,7 +73,7 @@ def step(
 
 
 def scrubbed(verb: Callable[P, R]) -> Callable[P, R]:
-    """Let `MedganError` pass and replace every other exception by its type and place."""
+    """Let `MedganError` pass, tell of a disk that refuses, replace every other exception by its type and place."""
 
     @functools.wraps(verb)
     def border(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -87,6 +91,8 @@ def _without_identifiers(caught: Exception) -> MedganError:
     if isinstance(caught, MedganError):
         caught.__cause__ = caught.__context__ = None
         return caught.with_traceback(None)
+    if isinstance(caught, OSError) and caught.errno in _DISK_REFUSES:
+        return of_system(caught)
     trace, place = caught.__traceback__, "an unknown place"
     while trace is not None:
         place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from medgan.errors import printable
+
 _INTERRUPTED = 130
 
 app = typer.Typer(help="List, pull, verify and compare published synthetic data sets.", no_args_is_help=True)
@@ -30,7 +32,7 @@ def list_releases(registry: RegistryOption = None, trust: TrustOption = None) ->
     """Data sets and versions of a registry."""
     from medgan.client import report
 
-    table = Table("data set", "version", "status", "images", "MB", "created", title=None, box=None)
+    table = _Table("data set", "version", "status", "images", "MB", "created", title=None, box=None)
     for entry in report.versions(registry=registry, trust=trust):
         for version in reversed(entry.versions):
             marks = [name for name, chosen in sorted(entry.channels.items()) if chosen == version.version]
@@ -46,7 +48,7 @@ def info(spec: SpecArgument, registry: RegistryOption = None, trust: TrustOption
     from medgan.client import report
 
     manifest = report.info(spec, registry=registry, trust=trust)
-    table = Table.grid(padding=(0, 2))
+    table = _Table(box=None, padding=(0, 2), show_header=False)
     table.add_row("data set", f"{manifest.name}@{manifest.version}: {manifest.title}")
     table.add_row("created", manifest.created)
     table.add_row("licence", manifest.licence)
@@ -151,7 +153,14 @@ def diff(
     from medgan.client import diff as diffs
 
     found = diffs.diff(first, second, registry=registry, trust=trust)
-    typer.echo(found.model_dump_json(indent=1) if as_json else "\n".join(found.lines()))
+    typer.echo(found.model_dump_json(indent=1) if as_json else "\n".join(map(printable, found.lines())))
+
+
+class _Table(Table):
+    """A table whose words are a publisher's: none of them steers the terminal."""
+
+    def add_row(self, *cells: str) -> None:  # type: ignore[override]  # of all that rich takes
+        super().add_row(*map(printable, cells))
 
 
 def _show(table: Table) -> None:

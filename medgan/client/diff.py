@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def numbers(quality: Any, privacy: Any) -> dict[str, float]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _checked(body: bytes, sha256: str) -> Any:
@@ -122,7 +122,7 @@ def _checked(body: bytes, sha256: str) -> Any:
         raise IntegrityError("a report is not the one that was signed: ask the publisher")
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -8,17 +8,16 @@ what they mean physically (slope, intercept, units, spacing) goes into the metad
 
 from __future__ import annotations
 
-import csv
 import gzip
 import importlib
 import json
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,12 +90,8 @@ def export_png(dataset: Dataset, folder: Path, *, on_progress: OnProgress | None
 
     with begun(dataset, folder, "png"):
         one_by_one(dataset, folder, ".png", write, on_progress)
-        with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as table:
-            writer = csv.writer(table)
-            writer.writerow(["file_name", *dataset.labels.columns])
-            for index in range(len(dataset)):
-                name = f"images/{int(dataset.rows[index]):07d}.png"
-                writer.writerow([name, *dataset.labels.iloc[index].tolist()])
+        names = [f"images/{int(row):07d}.png" for row in dataset.rows]
+        write_labels(dataset, folder / "metadata.csv", file_name=names)
         readme(dataset, folder)
     return folder
 
@@ -121,7 +116,7 @@ def export_nifti(dataset: Dataset, folder: Path, *, on_progress: OnProgress | No
             one_by_one(dataset, folder, ".nii.gz", write, on_progress)
         else:
             _slices(dataset, folder / "images.nii.gz", on_progress)
-        dataset.labels.to_csv(folder / "labels.csv", index=False)
+        write_labels(dataset, folder / "labels.csv")
         readme(dataset, folder)
     return folder
 
@@ -236,6 +231,20 @@ def one_by_one(
             partial.replace(path)
         if on_progress is not None:
             on_progress(index + 1, len(dataset))
+
+
+def write_labels(dataset: Dataset, path: Path, **first: Sequence[str]) -> None:
+    """Write the labels as CSV, `first` columns in front of them. Text that a spreadsheet would run is led by a quote.
+
+    A spreadsheet takes a cell that begins with = + - @ for a formula, and labels are somebody's words (OWASP, "CSV
+    injection").
+    """
+    labels = dataset.labels.map(_no_formula).rename(columns=_no_formula).assign(**first)
+    labels[[*first, *(name for name in labels.columns if name not in first)]].to_csv(path, index=False)
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def readme(dataset: Dataset, folder: Path) -> None:

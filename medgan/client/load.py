@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medgan.client import progress, verify
+from medgan.client import agreement, progress, verify
 from medgan.client import pull as pulls
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import Manifest
@@ -109,10 +109,7 @@ class Dataset:
     @cached_property
     def labels(self) -> pd.DataFrame:
         """Row i is image i: `id`, `split`, `class`, and `sex`, `age_band` where synthesised."""
-        import pandas as pd
-
-        table = pd.read_parquet(self.folder / LABELS)
-        return table if self.split is None else table.iloc[self.rows].reset_index(drop=True)
+        return self._table if self.split is None else self._table.iloc[self.rows].reset_index(drop=True)
 
     @cached_property
     def images(self) -> npt.NDArray[np.uint16]:
@@ -124,10 +121,8 @@ class Dataset:
     def rows(self) -> npt.NDArray[np.int64]:
         """(len,) int64: the row of the version's array that holds each image of the split."""
         if self.split is None:
-            return np.arange(len(self.labels))
-        import pandas as pd
-
-        splits = pd.read_parquet(self.folder / LABELS, columns=["split"])["split"]
+            return np.arange(len(self._table))
+        splits = self._table["split"]
         rows = np.flatnonzero((splits == self.split).to_numpy())
         if not len(rows):
             known = ", ".join(sorted(set(splits)))
@@ -139,7 +134,10 @@ class Dataset:
         """The fastest direct reader there is: the materialised tier, else the shards, else None for other layouts."""
         from medgan.client import materialise, shards
 
-        return materialise.open_materialised(self.folder) or shards.open_images(self.folder / IMAGES / "images")
+        found = materialise.open_materialised(self.folder) or shards.open_images(self.folder / IMAGES / "images")
+        if found is not None:
+            agreement.layout(found.layout, self.manifest)
+        return found
 
     def materialise(self) -> Dataset:
         """Write the uncompressed tier beside the version, once, and read from it; see `medgan.client.materialise`."""
@@ -195,7 +193,7 @@ class Dataset:
     @cached_property
     def attrs(self) -> dict[str, Any]:
         """`intensity_range`, `rescale_slope`, `rescale_intercept`, `units`, `spacing_mm` of the array."""
-        return dict(self._array.attrs)
+        return agreement.attributes(dict(self._array.attrs), self.manifest)
 
     def scaled(self, images: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
         """Stored values to [-1, 1] by `intensity_range`, float32; values outside the window are clipped."""
@@ -210,7 +208,9 @@ class Dataset:
         return TorchDataset(self)
 
     @cached_property
-    def _array(self) -> Any:
-        import zarr
+    def _table(self) -> pd.DataFrame:
+        return agreement.table(self.folder / LABELS, self.manifest)
 
-        return zarr.open_group(self.folder / IMAGES, mode="r", zarr_format=3)["images"]
+    @cached_property
+    def _array(self) -> Any:
+        return agreement.array(self.folder / IMAGES, self.manifest)

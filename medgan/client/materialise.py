@@ -208,7 +208,7 @@ def _layout(folder: Path, body: bytes) -> shards.Layout | None:
     target = place(folder)
     try:
         held = json.loads((target / CHECKS).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(held, dict) or held.get("manifest_sha256") != sha256_hex(body):
         return None

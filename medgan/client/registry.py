@@ -153,7 +153,7 @@ class HttpSource:
 
 @functools.cache  # as urllib keeps its own: one set of proxies and certificates a process
 def _opener() -> OpenerDirector:
-    """Follows redirects as urllib does, and hangs up where it is sent on to what is no address (urllib does not)."""
+    """Follows redirects, never out of https or to another protocol, and hangs up where it is sent to no address."""
     from urllib.request import HTTPRedirectHandler, build_opener
 
     class Redirects(HTTPRedirectHandler):
@@ -163,6 +163,11 @@ def _opener() -> OpenerDirector:
             except ValueError:
                 fp.close()
                 raise
+
+        def redirect_request(self, req: Request, *about: Any) -> Request | None:
+            if urlsplit(about[-1]).scheme not in {"https", req.type}:
+                raise ValueError
+            return super().redirect_request(req, *about)
 
         http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 

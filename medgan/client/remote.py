@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medgan.client import disk, shards, verify
+from medgan.client import agreement, disk, shards, verify
 from medgan.client import index as indexes
 from medgan.client import pull as pulls
 from medgan.client import trust as trusts
@@ -90,6 +90,7 @@ class RemoteDataset(Dataset):
         layout = shards.read_layout(self.folder / _ARRAY)
         if layout is None:
             raise InvalidRequest("this version's arrays have another layout: pull it, and read them with zarr-python")
+        agreement.layout(layout, self.manifest)
         files = {file.path: file for file in self.manifest.files if file.pixel_sha256}
         return RemoteReader(
             self.folder, layout, files, source=self._source, where=f"{self.name}/{self.version}", keep=self._keep

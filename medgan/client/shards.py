@@ -83,7 +83,7 @@ def parse_layout(body: bytes) -> Layout | None:
     """The layout in the text of a `zarr.json` when it is one this module reads, else None."""
     try:
         meta = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise IntegrityError("the array's description cannot be read: pull the version again") from None
     try:
         return _parse(meta)

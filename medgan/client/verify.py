@@ -7,7 +7,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
@@ -49,6 +49,9 @@ def read_manifest(body: bytes, envelope: bytes, *, keys: Sequence[str], name: st
     paths = [safe_path(file.path) for file in manifest.files]
     if paths != sorted(set(paths)) or {MANIFEST, ENVELOPE} & set(paths):
         raise IntegrityError(f"the manifest of {what} lists a file twice or out of order: it is not believed")
+    folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+    if folders & set(paths) or len({path.casefold() for path in paths}) < len(paths):
+        raise IntegrityError(f"the manifest of {what} lists files that cannot lie in one folder: it is not believed")
     return manifest
 
 
@@ -130,7 +133,7 @@ def _refuse(error: OSError) -> None:
 def _json(body: bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise IntegrityError(f"the statement about {what} is malformed: it is not believed")

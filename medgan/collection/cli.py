@@ -20,6 +20,7 @@ app.add_typer(collection, name="collection")
 NameArgument = Annotated[str, typer.Argument(help="Name of the collection, for example main.")]
 StateArgument = Annotated[str, typer.Argument(help="A snapshot id, a tag, or head.")]
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder that holds the zones.")]
+_CENTURY_DAYS = 36_500
 
 
 @collection.command()
@@ -81,7 +82,7 @@ def erase(
     name: NameArgument,
     workspace: WorkspaceOption,
     patient: Annotated[str | None, typer.Option(help="The patient's pseudonym, pt-...")] = None,
-    grace_days: Annotated[int, typer.Option(min=0, help="Keep history for so many days.")] = 0,
+    grace_days: Annotated[int, typer.Option(min=0, max=_CENTURY_DAYS, help="Keep history for so many days.")] = 0,
 ) -> None:
     """Forget a patient. Without --patient the original id is read from standard input: ISSUER<tab>ID, or ID."""
     from medgan.collection import erase as erasing
@@ -105,7 +106,9 @@ def erase(
 
 @collection.command()
 def expire(
-    name: NameArgument, workspace: WorkspaceOption, days: Annotated[int, typer.Option(min=0, help="Age in days.")]
+    name: NameArgument,
+    workspace: WorkspaceOption,
+    days: Annotated[int, typer.Option(min=0, max=_CENTURY_DAYS, help="Age in days.")],
 ) -> None:
     """Let every state older than so many days go, but the newest; frees what only they held."""
     from medgan.collection import store
@@ -120,7 +123,7 @@ def prune(
     name: NameArgument,
     source: Annotated[str, typer.Argument(help="A registered remote source.")],
     workspace: WorkspaceOption,
-    days: Annotated[int, typer.Option(min=0, help="Days that a copy stays after it landed.")] = 0,
+    days: Annotated[int, typer.Option(min=0, max=_CENTURY_DAYS, help="Days that a copy stays after it landed.")] = 0,
 ) -> None:
     """Delete what landed from a remote source and is in the collection; `medgan source fetch --again` brings it back.
 
@@ -167,8 +170,11 @@ def _pseudonym_from_stdin(zones: Zones) -> str:
     """Pseudonym of the id on standard input: an argument would stand in the process list and the shell's history."""
     from medgan import keys
     from medgan.deid import pseudonym
+    from medgan.errors import InvalidRequest
 
     issuer, _, patient_id = sys.stdin.readline().rstrip("\r\n").rpartition("\t")
+    if not patient_id.strip():
+        raise InvalidRequest("no patient: name a pseudonym by --patient, or write ISSUER<tab>ID to standard input")
     return pseudonym.patient(keys.load(zones.pseudonym_key), issuer.strip(), patient_id.strip()).key
 
 

@@ -33,6 +33,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         fsync_folder(path.parent)
 
 
+def sweep(folder: Path) -> None:
+    """Delete the files that killed runs left unfinished in `folder`; only for whoever holds its lock."""
+    with explained_disk():
+        for left in folder.glob(f".*{PARTIAL}"):
+            if left.is_file():
+                left.unlink()
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` that becomes `path` when the block ends well.

@@ -25,7 +25,7 @@ from medgan import keys
 from medgan.archive import sources
 from medgan.archive.prune import Pruned
 from medgan.collection import durable, landed, layout, packs, read, store, write
-from medgan.errors import InvalidRequest
+from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import CollectionSnapshot, Handle
 from medgan.records.erasure import Erasure
 from medgan.settings import Zones
@@ -38,6 +38,7 @@ def erase(collection: str, patient: str, *, zones: Zones, grace: timedelta = tim
 
     Raises:
         InvalidRequest: no such collection, or not a pseudonym.
+        IntegrityError: what was made of the patient cannot be told, because a record is broken.
         Conflict: an ingest is writing; try again when it is done.
     """
     _checked(patient)
@@ -135,8 +136,10 @@ def affected(patient: str, *, zones: Zones) -> Erasure:
 
 
 def _may_have_learned(restorer: Path, patient: str) -> bool:
-    listed = restorer / layout.LEARNED_FROM
-    return not listed.is_file() or patient in json.loads(listed.read_bytes())
+    try:
+        return patient in json.loads((restorer / layout.LEARNED_FROM).read_bytes())
+    except (OSError, ValueError):
+        return True
 
 
 def _nameless(zones: Zones) -> Iterator[str]:
@@ -181,7 +184,10 @@ def _delete_cohort(cohort: str, zones: Zones) -> None:
 
 
 def _holds(table: Path, patient: str) -> bool:
-    return table.is_file() and bool((pd.read_parquet(table, columns=["patient_key"])["patient_key"] == patient).any())
+    try:
+        return table.is_file() and patient in set(pd.read_parquet(table, columns=["patient_key"])["patient_key"])
+    except (OSError, ValueError):
+        raise _untold() from None
 
 
 def _folders(root: Path) -> list[Path]:
@@ -190,9 +196,19 @@ def _folders(root: Path) -> list[Path]:
 
 def _records(root: Path, pattern: str) -> Iterator[dict[str, Any]]:
     for path in sorted(root.glob(pattern)):
-        found = json.loads(path.read_bytes())
+        try:
+            found = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            raise _untold() from None
         if isinstance(found, dict):
             yield found
+
+
+def _untold() -> IntegrityError:
+    return IntegrityError(
+        "a record of a cohort, model or release cannot be read, so what was made of the patient cannot be told: "
+        "restore it from a copy, then erase again; nothing is deleted yet"
+    )
 
 
 def _checked(handle: str) -> str:

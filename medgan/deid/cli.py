@@ -138,6 +138,8 @@ def audit_verify(
     if not inner.is_dir():
         raise InvalidRequest("there is no audit log there")
     head, runs, instances = audit.verify(inner)
+    if not runs:  # whoever checks a log must not be told that nothing holds together
+        raise InvalidRequest("there is no audit log there")
     files = f", {batch.check_files(inner.parent):,} files are what they say" if inner.name == batch.AUDIT else ""
     typer.echo(f"{instances:,} lines of {runs:,} runs hold together{files}; head {head[:16]}")
 

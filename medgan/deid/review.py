@@ -29,7 +29,12 @@ def decisions_folder(zones: Zones) -> Path:
 
 
 def pending(zones: Zones) -> list[tuple[QuarantineRecord, str]]:
-    """Every quarantine record with the latest decision on it (empty where there is none), by digest."""
+    """Every quarantine record with the latest decision on it (empty where there is none), by digest.
+
+    `InvalidRequest` where there is no identified zone: an empty list would say that nothing was refused.
+    """
+    if not zones.identified.is_dir():
+        raise InvalidRequest("this workspace has no identified zone: nothing was scanned here, or its path is another")
     decided, released = decisions(zones), releases(zones)
     records = [
         QuarantineRecord.model_validate_json(path.read_bytes())

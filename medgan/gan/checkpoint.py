@@ -6,7 +6,6 @@ Nothing is unpickled. The position in the run travels in the file's own header, 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medgan.errors import IntegrityError
+from medgan.collection import durable
+from medgan.errors import IntegrityError, StoreUnavailable
 from medgan.gan.step import Best, Ladder, Optimiser, Players
+from medgan.sync import fsync_file, fsync_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,18 +33,8 @@ class Position:
     best: dict[str, Any] = field(default_factory=dict)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: temporary name in the same folder, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def save_network(path: Path, network: nn.Module) -> None:
-    """Write one network's tensors to `path`."""
+    """Write one network's tensors to `path`; `StoreUnavailable` when the disk refuses."""
     _save(path, {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, {})
 
 
@@ -56,7 +47,7 @@ def load_network(path: Path, network: nn.Module) -> None:
 
 
 def save_state(path: Path, players: Players, *, seconds: float, config_sha256: str) -> None:
-    """Write everything a run needs to go on."""
+    """Write everything a run needs to go on; `StoreUnavailable` when the disk refuses."""
     tensors: dict[str, Tensor] = {}
     for name, network in _networks(players).items():
         tensors |= {f"{name}/{key}": tensor.contiguous() for key, tensor in network.state_dict().items()}
@@ -126,8 +117,14 @@ def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary, metadata)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with durable.scratch(path) as partial:
+        try:
+            save_file(tensors, partial, metadata)
+        except SafetensorError:  # how it tells of a full disk: no `OSError`, and no number
+            raise StoreUnavailable(
+                "the weights could not be written: make room on the disk, then run again; training goes on from its "
+                "last tick"
+            ) from None
+        fsync_file(partial)
+        partial.replace(path)
+        fsync_folder(path.parent)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medgan.collection import durable
 from medgan.errors import InvalidRequest, TrainingDiverged
 from medgan.gan import checkpoint, conditions, grid
 from medgan.gan.arithmetic import fixed
@@ -105,15 +106,16 @@ def fit(
     Raises:
         InvalidRequest: images of another size, a batch the processes cannot share, a device that is not there.
         TrainingDiverged: a loss became non-finite, or images collapsed, more often than `config.retreats`.
+        StoreUnavailable: the disk refuses; what stands goes on from its last tick.
     """
     _check(images, config, world)
     if config.patience_kimg and watch is None:
         raise InvalidRequest("patience_kimg waits for a judge's distance: say who judges, or set it to 0")
     if config.privacy is not None and (private is None or len(private.patients) != len(images.class_index)):
         raise InvalidRequest("differential privacy protects patients: say whose each training image is")
-    if world.leads:
-        (folder / GRIDS).mkdir(parents=True, exist_ok=True)
-    with fixed(config.threads):
+    with fixed(config.threads), durable.explained_disk():
+        if world.leads:
+            (folder / GRIDS).mkdir(parents=True, exist_ok=True)
         run = Run(images=images, config=config, folder=folder, world=world, on_tick=on_tick, private=private)
         run.resume()
         if watch and config.privacy is None and not run.over:
@@ -135,7 +137,7 @@ def fit(
                 "attrs": {"intensity_range": [images.lo, images.hi], **(attrs or {})},
             }
             text = json.dumps(described, sort_keys=True, indent=1, allow_nan=False)
-            checkpoint.write_atomically(folder / CONFIG, text.encode())
+            durable.write_bytes(folder / CONFIG, text.encode())
             if config.privacy is not None:
                 from medgan.gan.private import forget
 
@@ -268,7 +270,7 @@ class Run:
         path = self.folder / GRIDS / f"{int(kimg):06d}.png"
         flat_NHW = made_NHW if self.config.dims == 2 else made_NHW[:, self.config.size_px // 2]  # noqa: PLR2004
         grey_NHW = grid.to_grey(flat_NHW, self.images.lo, self.images.hi)
-        checkpoint.write_atomically(path, grid.png(grid.tile(grey_NHW, GRID_SIDE)))
+        durable.write_bytes(path, grid.png(grid.tile(grey_NHW, GRID_SIDE)))
         tick = Tick(
             step=self.players.step,
             kimg=kimg,
@@ -339,7 +341,7 @@ def _truncate_curve(path: Path, step: int) -> None:
     """Forget the lines of a curve that lie beyond the state a run resumes from."""
     if path.is_file():
         lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        checkpoint.write_atomically(path, "".join(line + "\n" for line in lines).encode())
+        durable.write_bytes(path, "".join(line + "\n" for line in lines).encode())
 
 
 def _step_of(line: str) -> float:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medgan.collection import durable
 from medgan.errors import TrainingDiverged
 from medgan.gan import checkpoint, ema, familiar
 from medgan.gan.arithmetic import fixed
@@ -157,10 +158,11 @@ def fit(
     Raises:
         InvalidRequest: images that are too small, an unknown task.
         TrainingDiverged: a loss became non-finite.
+        StoreUnavailable: the disk refuses; what stands goes on from its last tick.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     rows, held = scans.split()
-    with fixed(config.threads):
+    with fixed(config.threads), durable.explained_disk():
+        folder.mkdir(parents=True, exist_ok=True)
         players = start(config)
         checkpoint.load_state(folder / STATE, players, config_sha256=config.digest)
         recent: list[Progress] = []
@@ -184,7 +186,7 @@ def fit(
         **described,
     }
     text = json.dumps(description, sort_keys=True, indent=1, allow_nan=False)
-    checkpoint.write_atomically(folder / DESCRIPTION, text.encode())
+    durable.write_bytes(folder / DESCRIPTION, text.encode())
     return Restorer(folder)
 
 

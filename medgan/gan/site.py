@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from medgan.cohort import read
+from medgan.collection import durable
 from medgan.errors import InvalidRequest, PrivacyRefused
 from medgan.gan import adapt, checkpoint, level
-from medgan.gan.checkpoint import write_atomically
 from medgan.gan.images import TrainingSet
 from medgan.gan.sample import CONFIG, WEIGHTS
 from medgan.gan.train import RECORD, load
@@ -59,7 +59,7 @@ def adapt_to_site(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.save_network(folder / WEIGHTS, outcome.network.merged())
     described |= {level.LEVEL: level.SITE, "adapted": _facts(base, outcome, patients)}
-    write_atomically(folder / CONFIG, json.dumps(described, sort_keys=True, indent=1, allow_nan=False).encode())
+    durable.write_bytes(folder / CONFIG, json.dumps(described, sort_keys=True, indent=1, allow_nan=False).encode())
     model = TrainedModel(
         model=handle,
         cohort=cohort.cohort.cohort,
@@ -73,7 +73,7 @@ def adapt_to_site(
         kimg=outcome.steps * 16 / 1000,
         seconds=round(time.perf_counter() - begun, 1),
     )
-    write_atomically(folder / RECORD, model.canonical())
+    durable.write_bytes(folder / RECORD, model.canonical())
     return model
 
 
@@ -95,7 +95,7 @@ def adapt_to_patients(
     digest = adapt.save_adapter(folder / ADAPTER, outcome.network)
     patients = cohort.cohort.patients["train"]
     described |= {level.LEVEL: level.PATIENT, "adapted": _facts(base, outcome, patients)}
-    write_atomically(folder / CONFIG, json.dumps(described, sort_keys=True, indent=1, allow_nan=False).encode())
+    durable.write_bytes(folder / CONFIG, json.dumps(described, sort_keys=True, indent=1, allow_nan=False).encode())
     record = PatientAdapter(
         adapter=handle,
         base=base.model,
@@ -105,7 +105,7 @@ def adapt_to_patients(
         trained_share=outcome.network.share(),
         steps=outcome.steps,
     )
-    write_atomically(path, record.canonical())
+    durable.write_bytes(path, record.canonical())
     return record
 
 

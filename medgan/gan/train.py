@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgan.cohort import read
+from medgan.collection import durable
 from medgan.errors import InvalidRequest
 from medgan.gan import board, budget, conditions, recipes
 from medgan.gan.accountant import Ledger
-from medgan.gan.checkpoint import write_atomically
 from medgan.gan.config import DP, TrainConfig
 from medgan.gan.fit import OnTick, Private, Tick, fit
 from medgan.gan.images import TrainingSet
@@ -50,6 +50,8 @@ def train(
         InvalidRequest: unknown recipe, or one of another image size.
         PrivacyRefused: the collection's differential-privacy budget does not allow this training.
         TrainingDiverged: a loss stayed non-finite after every roll-back.
+        Conflict: another process trains this very model.
+        StoreUnavailable: the disk refuses; run again, and it goes on from its last tick.
     """
     privacy = _guarantee(request.privacy, cohort.cohort.patients["train"])
     config = recipes.build(
@@ -64,6 +66,22 @@ def train(
     finished = load(folder)
     if finished is not None:
         return finished
+    with durable.locked(folder.parent / ".locks" / handle, wait=False):
+        durable.sweep(folder)
+        return _train(cohort, request, config, folder, zones=zones, on_tick=on_tick, watch=watch)
+
+
+def _train(
+    cohort: ValidatedCohort,
+    request: TrainRequest,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    zones: Zones,
+    on_tick: OnTick | None,
+    watch: Watch | None,
+) -> TrainedModel:
+    """Train into `folder`, whose lock is ours, and write the model's record last."""
     loaded = read.load(cohort.cohort, zones=zones)
     images, class_index, table = loaded.split("train")
     patients = table["patient_key"].to_numpy(dtype=object)
@@ -80,7 +98,6 @@ def train(
         features=features,
         patients=patients,
     )
-    folder.mkdir(parents=True, exist_ok=True)
     account = _Account(cohort, request, config, patients, zones)
     trained = fit(
         training_set,
@@ -92,7 +109,7 @@ def train(
         watch=watch,
     )
     model = TrainedModel(
-        model=handle,
+        model=folder.name,
         cohort=cohort.cohort.cohort,
         collection_snapshot=cohort.cohort.collection_snapshot,
         config_sha256=config.digest,
@@ -103,7 +120,7 @@ def train(
         seconds=round(trained.seconds, 1),
         privacy=account.budget(),
     )
-    write_atomically(folder / RECORD, model.canonical())
+    durable.write_bytes(folder / RECORD, model.canonical())
     return model
 
 

@@ -11,9 +11,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 
 from medgan.cohort import planes, read
 from medgan.cohort import synthetic as synthetic_cohorts
+from medgan.collection import durable
 from medgan.errors import InvalidRequest
 from medgan.gan import grid
-from medgan.gan.checkpoint import write_atomically
 from medgan.quality import report
 from medgan.quality.compare import Comparison, Sample, compare
 from medgan.records import QualityReport, SyntheticCohort, ValidatedCohort, sha256_hex
@@ -62,7 +62,7 @@ def measure(synthetic: SyntheticCohort, cohort: ValidatedCohort, *, zones: Zones
         comparison = compare(ours, train, holdout, classes=len(real.classes))
     beside = zones.pseudonymised / "models" / synthetic.model / "grids"
     beside.mkdir(parents=True, exist_ok=True)
-    write_atomically(beside / f"beside-{synthetic.synthetic}.png", _real_beside_synthetic(train, ours))
+    durable.write_bytes(beside / f"beside-{synthetic.synthetic}.png", _real_beside_synthetic(train, ours))
     return _write(home, synthetic, comparison, ours, real.classes)
 
 
@@ -95,9 +95,9 @@ def _write(
     text = json.dumps(
         {**facts, "measures": measures, "curves": comparison.curves}, sort_keys=True, indent=1, allow_nan=False
     ).encode()
-    write_atomically(home / REPORT, text)
+    durable.write_bytes(home / REPORT, text)
     page = report.page(comparison.measures, comparison.curves, facts, _grid(ours))
-    write_atomically(home / PAGE, page.encode())
+    durable.write_bytes(home / PAGE, page.encode())
     record = QualityReport(
         synthetic=synthetic.synthetic,
         cohort=synthetic.cohort,
@@ -106,7 +106,7 @@ def _write(
         measures=comparison.measures,
         report_sha256=sha256_hex(text),
     )
-    write_atomically(home / RECORD, record.canonical())
+    durable.write_bytes(home / RECORD, record.canonical())
     return record
 
 

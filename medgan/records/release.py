@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from medgan.records.base import Handle, Name, Record, Sha256
+
+VersionNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){2}$")]
 
 
 class ReleaseRequest(Record):
@@ -36,7 +40,7 @@ class Release(Record):
     """A published, immutable version."""
 
     name: Name
-    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    version: VersionNumber
     manifest_sha256: Sha256
     images: int
     bytes: int
@@ -97,7 +101,7 @@ class ReleaseTerms(Record):
 class IndexVersion(Record):
     """What the index says of one version."""
 
-    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    version: VersionNumber
     status: ReleaseStatus
     created: str
     manifest_sha256: Sha256
@@ -117,6 +121,12 @@ class IndexDataset(Record):
     channels: dict[str, str] = Field(description="Channel -> version: latest, and what people promoted.")
     versions: tuple[IndexVersion, ...]
 
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        if len({held.version for held in self.versions}) < len(self.versions):
+            raise ValueError("a version stands twice: which entry counts cannot be told")
+        return self
+
 
 class Index(Record):
     """The signed table of contents of a registry. `counter` only grows; after `expires` it is not believed."""
@@ -125,6 +135,13 @@ class Index(Record):
     created: str
     expires: str
     datasets: tuple[IndexDataset, ...]
+
+    @model_validator(mode="after")
+    def _once_and_dated(self) -> Self:
+        if len({held.name for held in self.datasets}) < len(self.datasets):
+            raise ValueError("a data set stands twice: which entry counts cannot be told")
+        datetime.fromisoformat(self.created), datetime.fromisoformat(self.expires)
+        return self
 
 
 class EnvelopeSignature(BaseModel):

@@ -13,6 +13,7 @@ Synthetic Data (0008,001C) is left out on purpose: receivers with a dictionary f
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,7 @@ def export_dicom(
 
     with export.begun(version, folder, f"dicom {source.modality}"):
         export.one_by_one(version, folder, "" if export.is_volumes(version) else ".dcm", write, on_progress)
-        version.labels.to_csv(folder / "labels.csv", index=False)
+        export.write_labels(version, folder / "labels.csv")
         export.readme(version, folder)
     return folder
 
@@ -290,7 +291,7 @@ def _affine(source: Source) -> tuple[float, float]:
 def _age(band: str) -> str:
     """Age String at the middle of a band, or empty."""
     low, _, high = band.removesuffix("+").partition("-")
-    if not low.isdecimal() or not (high.isdecimal() or not high):
+    if not re.fullmatch(r"[0-9]{1,3}", low) or not re.fullmatch(r"[0-9]{0,3}", high):
         return ""
     return f"{(int(low) + (int(high) + 1 if high else int(low) + _OPEN_BAND_YEARS)) // 2:03d}Y"
 

@@ -109,12 +109,12 @@ class ObjectStore:
         with ThreadPoolExecutor(UPLOADS_AT_ONCE) as threads:
             for sent in [threads.submit(send, file.path, file.size) for file in made.files]:
                 sent.result()
-        if verify.ENVELOPE not in there:
-            self._create(f"{where}/{verify.ENVELOPE}", (staging / verify.ENVELOPE).read_bytes())
-        # the receipt that erasure looks up and a run's page shows
+        # the receipt that erasure looks up and a run shows: before the version is whole, or no run would write it
         disk.write_file(self.desk / where / verify.MANIFEST, body)
         for picture in (staging / "preview").glob("*.webp"):
             disk.write_file(self.desk / where / "preview" / picture.name, picture.read_bytes())
+        if verify.ENVELOPE not in there:
+            self._create(f"{where}/{verify.ENVELOPE}", (staging / verify.ENVELOPE).read_bytes())
 
     def replace(self, path: str, body: bytes, held: Held) -> None:
         """See `Store`."""

@@ -38,8 +38,7 @@ def withdraw(spec: str, reason: str, *, zones: Zones, erase: bool = False, now: 
         table, held = index.read(store, key)
         table, entry, found = _find(spec, table)
         gone = found.model_copy(update={"status": ReleaseStatus.WITHDRAWN, "reason": found.reason or reason})
-        if gone != found:
-            table = _rewrite(store, table, held, _with(entry, gone), key, now=now)
+        table = _rewrite(store, table, held, _with(entry, gone), key, now=now)
         if erase:
             store.erase(entry.name, gone.version)
             publish.mend(store, table, key)  # the catalogue links to it no longer
@@ -69,9 +68,9 @@ def approve(spec: str, *, key: Path, zones: Zones, now: datetime | None = None) 
             raise IntegrityError("the signature file of this version is missing: restore it from a copy")
         store.replace(path, sign.dump(sign.add_signature(_envelope(before), approver)), before)
         _verify(store, entry, found, keys=keys)
-        approved = found.model_copy(update={"status": ReleaseStatus.ACTIVE, "signatures": 2})
-        if found.status is ReleaseStatus.PENDING or found.signatures != approved.signatures:
-            _rewrite(store, table, held, _with(entry, approved), pipeline, now=now)
+        status = ReleaseStatus.ACTIVE if found.status is ReleaseStatus.PENDING else found.status
+        approved = found.model_copy(update={"status": status, "signatures": 2})
+        _rewrite(store, table, held, _with(entry, approved), pipeline, now=now)
     return approved
 
 
@@ -90,8 +89,7 @@ def promote(spec: str, channel: str, *, zones: Zones, now: datetime | None = Non
         if found.status in {ReleaseStatus.WITHDRAWN, ReleaseStatus.PENDING}:
             raise InvalidRequest(f"a version that is {found.status} is not promoted: name one that is in force")
         moved = entry.model_copy(update={"channels": entry.channels | {channel: found.version}})
-        if moved != entry:
-            _rewrite(store, table, held, moved, key, now=now)
+        _rewrite(store, table, held, moved, key, now=now)
     return moved
 
 
@@ -150,7 +148,13 @@ def _rewrite(
     *,
     now: datetime | None,
 ) -> Index:
-    """The index with one data set's entry changed, written as a publication writes it."""
+    """The index with one data set's entry changed, written as a publication writes it.
+
+    One that says so already stays: a run that was killed behind it left pages to be written.
+    """
+    if entry == index.dataset(table, entry.name):
+        publish.mend(store, table, key)
+        return table
     table = index.with_dataset(table, entry, created=index.stamp(now or datetime.now(UTC)))
     publish.write_index(store, table, held, key)
     return table

@@ -47,7 +47,9 @@ def resign(old: Path, *, zones: Zones, now: datetime | None = None) -> Index:
                 for known in entry.versions
                 if known.version in standing and not _sign_version(store, entry.name, known, key, (today, before))
             ]
-        if not done:
+        if done:
+            publish.mend(store, table, key)
+        else:
             table = index.renewed(table, created=index.stamp(now or datetime.now(UTC)))
             publish.write_index(store, table, held, key)
     if broken:

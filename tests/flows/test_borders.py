@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import pkgutil
@@ -13,7 +14,7 @@ from prefect import Flow, Task
 
 import flows
 import tasks
-from medgan.errors import Conflict, PrivacyRefused
+from medgan.errors import Conflict, PrivacyRefused, StoreUnavailable
 from medgan.records import Record
 from tasks.runtime import UnexpectedFailure, scrubbed
 
@@ -55,6 +56,18 @@ def test_an_unforeseen_error_leaves_only_its_type_and_place():
         reads_a_header()
     assert "DOE" not in str(caught.value)
     assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def test_a_disk_that_refuses_is_told_without_its_path_and_tried_again():
+    @scrubbed
+    def writes():
+        raise OSError(errno.ENOSPC, "No space left on device", "/identified/DOE^JANE.dcm")
+
+    with pytest.raises(StoreUnavailable, match="No space left on device") as caught:
+        writes()
+    assert caught.value.retryable
+    assert "DOE" not in str(caught.value)
     assert caught.value.__context__ is None
 
 

@@ -61,6 +61,14 @@ def test_words_of_a_publisher_are_shown_as_they_are(published):
     assert "CT [low dose] [/x] :warning: thorax" in shown
 
 
+def test_words_of_a_publisher_do_not_steer_the_terminal(published):
+    odd = build.request("odd", title="thorax\x1b]0;owned\x07", created="2026-11-28T22:00:00Z")
+    publish.publish(build.synthetic_cohort(published.zones, count=40).cleared, odd, zones=published.zones)
+    shown = run("info", "odd", "--registry", published.zones.registry, "--trust", published.key)
+    assert "thorax" in shown
+    assert not {"\x1b", "\x07"} & set(shown)
+
+
 def test_an_error_is_one_line_and_the_version_is_told(tmp_path):
     command = [sys.executable, "-m", "medgan.cli"]
     home = os.environ | {"MEDGAN_HOME": str(tmp_path)}

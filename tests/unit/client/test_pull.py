@@ -37,6 +37,15 @@ def resign(published, change):
     store.write_index(indexes.files(changed, key), held)
 
 
+def seal_index(published, change):
+    """As `resign`, but of JSON that no publisher's record would take."""
+    key = sign.load_key(published.zones.signing_key)
+    envelope = published.zones.registry / "index.json.dsse"
+    said = json.loads(base64.b64decode(json.loads(envelope.read_bytes())["payload"]))
+    change(said)
+    envelope.write_bytes(sign.dump(sign.seal("application/vnd.medgan.index+json", canonical_json(said), key)))
+
+
 def test_pulled_version_holds_the_published_images_and_labels(published):
     folder = pull(published)
     dataset = medgan.open_folder(folder)
@@ -147,11 +156,21 @@ def test_damaged_copy_in_the_cache_is_refused(published, harm):
         pull(published)
 
 
-@pytest.mark.parametrize("path", ["../evil", "/etc/evil", "a/../../evil", "a//b", ".hidden", "a\\b", "a/./b", ""])
-def test_path_outside_the_version_is_refused_even_when_signed(published, path):
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [
+        *(([path], "outside the version") for path in ("../evil", "/etc/evil", "a/../../evil", "a//b", ".hidden")),
+        *(([path], "outside the version") for path in ("a\\b", "a/./b", "")),
+        (["A", "A/b"], "cannot lie in one folder"),
+        (["A/b", "a/B"], "cannot lie in one folder"),
+    ],
+    ids=str,
+)
+def test_path_that_no_version_has_is_refused_even_when_signed(published, paths, told):
     manifest_file = published.folder / "manifest.json"
     manifest = json.loads(manifest_file.read_bytes())
-    manifest["files"] = [{"path": path, "size": 1, "sha256": "0" * 64}, *manifest["files"]]
+    added = [{"path": path, "size": 1, "sha256": "0" * 64} for path in paths]
+    manifest["files"] = sorted([*added, *manifest["files"]], key=lambda file: file["path"])
     body = canonical_json(manifest)
     key = sign.load_key(published.zones.signing_key)
     statement = {
@@ -162,8 +181,28 @@ def test_path_outside_the_version_is_refused_even_when_signed(published, path):
     }
     envelope = sign.dump(sign.seal("application/vnd.in-toto+json", canonical_json(statement), key))
     pem = sign.public_pem(key).decode()
-    with pytest.raises(IntegrityError, match="outside the version"):
+    with pytest.raises(IntegrityError, match=told):
         verify.read_manifest(body, envelope, keys=(pem,), name="chest-demo", version="1.0.0")
+
+
+def again(entries, **changes):
+    entries.append(entries[0] | changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: again(index["datasets"][0]["versions"], status="withdrawn", reason="copies"),
+        lambda index: again(index["datasets"]),
+        lambda index: index.update(expires="soon"),
+        lambda index: index["datasets"][0]["versions"][0].update(version=f"{'9' * 5000}.0.0"),
+    ],
+    ids=["a version twice", "a data set twice", "no date", "a number without end"],
+)
+def test_index_that_cannot_be_understood_is_refused_even_when_signed(published, change):
+    seal_index(published, change)
+    with pytest.raises(IntegrityError, match="malformed"):
+        pull(published)
 
 
 def test_signature_over_another_kind_of_document_is_refused(published):

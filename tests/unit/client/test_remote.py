@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -207,6 +208,18 @@ def test_server_that_lies_stalls_or_breaks_off_is_given_up_and_nothing_becomes_v
     with pytest.raises((IntegrityError, StoreUnavailable)):
         pulls.pull("chest-demo", registry=server.address, trust=published.key, now=NOW, cache=tmp_path / "cache")
     assert not (tmp_path / "cache/chest-demo/1.0.0").exists()
+
+
+def test_server_that_sends_us_on_to_another_protocol_is_not_followed(published, server, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        server.harm["/index.json.dsse"] = lambda handler, _: sent_on(
+            handler, f"ftp://127.0.0.1:{elsewhere.getsockname()[1]}/index.json.dsse"
+        )
+        with pytest.raises(StoreUnavailable):
+            pulls.pull("chest-demo", registry=server.address, trust=published.key, now=NOW, cache=tmp_path / "cache")
+        with pytest.raises(BlockingIOError):  # nobody knocked
+            elsewhere.accept()
 
 
 def test_server_that_drips_for_ever_is_given_up(published, server, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from medgan import keys
 from medgan.collection import read, store
 from medgan.collection.cli import app
 from medgan.deid import pseudonym
+from medgan.errors import InvalidRequest
 from tests.builders.cohort import commit, radiographs, xray_rows
 
 
@@ -44,6 +45,12 @@ def test_diff_counts_changed_columns_of_frames_that_stayed(filled, zones):
     changed = table.assign(label_finding=table["label_finding"].mask(table.index < 3, "other"))
     difference = read.difference(table, changed[1:])
     assert (difference.added, difference.removed, difference.changed) == (0, 1, {"label_finding": 2})
+
+
+def test_an_erasure_of_nobody_is_refused(medgan, filled, zones):
+    with pytest.raises(InvalidRequest, match="no patient"):
+        medgan("erase", "main", input="CLINIC\t \n")
+    assert not (zones.pseudonymised / "erasures").exists()
 
 
 def test_a_patient_is_erased_by_the_original_id_from_standard_input(medgan, filled, zones):

@@ -9,7 +9,7 @@ from medgan.cohort import layout as cohorts
 from medgan.cohort import prepare
 from medgan.collection import erase, layout, read, store
 from medgan.deid import audit
-from medgan.errors import InvalidRequest
+from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import sha256_hex
 from medgan.settings import Zones
 from tests.builders.cohort import commit, handle, radiographs, xray_recipe, xray_rows
@@ -104,6 +104,26 @@ def test_what_was_made_with_the_patient_is_listed_and_the_cohort_is_gone(tmp_pat
     again = erase.erase("main", rows["patient_key"][3], zones=zones)
     assert again.releases == ("chest@1.0.0",)
     assert again.frames == 1
+
+
+def test_a_broken_record_ends_an_erasure_in_a_sentence_before_anything_is_deleted(tmp_path, sample):
+    pixels, rows = sample
+    zones = Zones.under(tmp_path)
+    prepared = prepare.prepare(commit(rows, pixels, zones), xray_recipe(), zones=zones)
+    table = cohorts.folder(prepared.cohort, zones=zones) / "table.parquet"
+    model = zones.pseudonymised / "models" / handle("mo", 1) / "model.json"
+    model.parent.mkdir(parents=True)
+    model.write_text('{"model": "mo-1')
+    with pytest.raises(IntegrityError, match="nothing is deleted yet"):
+        erase.erase("main", rows["patient_key"][3], zones=zones)
+    model.unlink()
+    whole = table.read_bytes()
+    table.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(IntegrityError, match="nothing is deleted yet"):
+        erase.erase("main", rows["patient_key"][3], zones=zones)
+    table.write_bytes(whole)
+    assert store.head("main", zones=zones).instances == 40
+    assert erase.erase("main", rows["patient_key"][3], zones=zones).cohorts == (prepared.cohort,)
 
 
 def test_a_patient_who_is_in_nothing_leaves_everything_as_it_was(tmp_path, sample):

@@ -177,6 +177,11 @@ def test_the_audit_notices_every_change(source, key, tmp_path):
         audit.verify(out / "audit")
 
 
+def test_where_there_is_no_log_or_no_workspace_nothing_is_called_whole_or_empty(tmp_path):
+    for words in (["audit", "verify", str(tmp_path)], ["quarantine", "list", "--workspace", str(tmp_path / "typo")]):
+        assert isinstance(RUN.invoke(app, words).exception, InvalidRequest)
+
+
 def test_a_log_of_more_than_9999_runs_holds_together(tmp_path):
     head = audit.START
     for number in range(1, 10_002):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medgan.errors import InvalidRequest, TrainingDiverged
+from medgan.errors import InvalidRequest, StoreUnavailable, TrainingDiverged
 from medgan.gan import checkpoint, generator
 from medgan.gan import fit as fitting
 from medgan.gan.fit import fit
@@ -74,6 +75,25 @@ def test_run_killed_in_the_middle_goes_on_to_the_same_curve_and_weights(tmp_path
     fit(small_set(), small_config(), tmp_path / "killed")
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("most_bytes", [100, 4000], ids=["a picture or curve", "the weights"])
+def test_a_full_disk_ends_a_run_in_a_sentence_and_the_next_goes_on(tmp_path, most_bytes):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fills_up(_):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))  # the system itself gives no more
+
+    try:
+        with pytest.raises(StoreUnavailable, match="run again") as told:
+            fit(small_set(), small_config(), tmp_path / "full", on_tick=fills_up)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(tmp_path) not in str(told.value)
+    assert not list((tmp_path / "full").rglob("*.partial"))
+    fit(small_set(), small_config(), tmp_path / "full")
+    fit(small_set(), small_config(), tmp_path / "whole")
+    assert weights(tmp_path / "full") == weights(tmp_path / "whole")
 
 
 def test_a_run_in_bf16_goes_on_bit_for_bit(tmp_path):

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from medgan.errors import IntegrityError, InvalidRequest
+from medgan.errors import Conflict, IntegrityError, InvalidRequest
 from medgan.gan.fit import fit
 from medgan.gan.images import to_stored, to_unit
 from medgan.gan.sample import Sampler, open_generator
@@ -111,6 +111,25 @@ def test_training_a_cohort_is_found_again_and_opens(tmp_path):
         open_generator(model, zones=zones).images(np.arange(1), np.array([0]), seed=0)
     assert load(weights.parent) is None
     assert train(cohort, request, zones=zones).generator_sha256 == model.generator_sha256
+
+
+def test_one_process_trains_a_model_and_clears_what_a_killed_one_left(tmp_path):
+    zones = Zones.under(tmp_path)
+    cohort = pneumonia_cohort(zones, images=160)
+    request = TrainRequest(recipe="xray_32_cpu", seed=1, total_kimg=0.064)
+    left = []
+
+    def at_a_tick(tick):
+        with pytest.raises(Conflict, match="another process"):
+            train(cohort, request, zones=zones)
+        left.append(tick.grid.parents[1] / ".state.safetensors.7.partial")
+        left[0].write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(cohort, request, zones=zones, on_tick=at_a_tick)
+    train(cohort, request, zones=zones)
+    assert not left[0].exists()
 
 
 def test_unknown_recipe_is_refused(tmp_path):

@@ -221,6 +221,30 @@ def test_upload_killed_at_any_write_is_never_half_visible_and_finished_by_the_ne
     assert {tuple(seen) for seen in outcomes} == {("1.0.0",), ("1.0.0", "2.0.0")}
 
 
+def test_no_version_in_a_bucket_is_without_the_receipt_that_an_erasure_looks_up(first, published, monkeypatch):
+    second = build.synthetic_cohort(published.zones, start=1500, count=20).cleared
+    receipt = published.zones.registry / "chest-demo" / "2.0.0" / "manifest.json"
+    receipt.mkdir(parents=True)  # a disk that does not take the file
+    with pytest.raises(StoreUnavailable):
+        publish.publish(second, SECOND, zones=published.zones)
+    receipt.rmdir()
+    assert publish.publish(second, SECOND, zones=published.zones).version == "2.0.0"
+    assert json.loads(receipt.read_bytes())["version"] == "2.0.0"
+
+
+def test_pages_that_a_killed_withdrawal_left_behind_are_written_by_the_next(first, published, bucket, monkeypatch):
+    dying = Dying(2)  # the envelope is written, the pages are not
+    monkeypatch.setattr(objects.ObjectStore, "probe", lambda _: None)
+    monkeypatch.setattr(client_objects, "api", lambda: dying)
+    with pytest.raises(SystemExit):
+        retract.withdraw("chest-demo@1.0.0", "near copies", zones=published.zones, now=NOW)
+    monkeypatch.setattr(client_objects, "api", lambda: obstore)
+    assert b"near copies" not in bytes(obstore.get(bucket, "status.js").bytes())
+    retract.withdraw("chest-demo@1.0.0", "near copies", zones=published.zones, now=NOW)
+    for page in ("status.js", "index.html", "index.json"):
+        assert b"near copies" in bytes(obstore.get(bucket, page).bytes())
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_unchanged_shard_is_copied_within_the_store_and_sent_only_where_it_was_lost(
     first, published, bucket, monkeypatch, lost

@@ -1,0 +1,130 @@
+"""A signature proves origin, not sense: what the parts of a version say is compared before it is worked with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+import medgan
+from medgan.client import export
+from medgan.errors import IntegrityError
+
+SENTENCE = "does not fit its manifest"
+
+
+@pytest.fixture
+def folder(template, tmp_path):
+    """A version that a publisher signed with whatever the test makes of it: opening verifies no signature."""
+    return shutil.copytree(template / "published" / "registry" / "chest-demo" / "1.0.0", tmp_path / "1.0.0")
+
+
+def written(path, content):
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda labels: labels.head(7),
+        lambda labels: labels.drop(columns="class"),
+        lambda labels: labels.drop(columns="split"),
+        lambda labels: labels.assign(**{"class": "cardiomegaly"}),
+        lambda labels: labels.assign(**{"class": None}),
+        lambda labels: labels.assign(split="../../../evil"),
+        lambda labels: labels.assign(split=None),
+        lambda labels: labels.assign(sex=[["F"]] * len(labels)),
+        lambda labels: labels.assign(patient="Ann"),
+    ],
+    ids=["rows", "no class", "no split", "class", "null", "path", "null split", "nested", "patient"],
+)
+def test_a_table_that_does_not_fit_is_refused_in_a_sentence(folder, change):
+    path = folder / "labels.parquet"
+    labels = change(pd.read_parquet(path))
+    path.chmod(0o644)
+    labels.to_parquet(path, index=False)
+    for read in (lambda it: it.labels, lambda it: it.class_index, lambda it: it.loader(batch=8), lambda it: it[0]):
+        with pytest.raises(IntegrityError, match=SENTENCE):
+            read(medgan.open_folder(folder, "train"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more PAR1"])
+def test_what_is_no_table_is_refused_in_a_sentence(folder, content):
+    written(folder / "labels.parquet", content)
+    with pytest.raises(IntegrityError, match=SENTENCE):
+        len(medgan.open_folder(folder))
+
+
+def described(folder, change):
+    """Change the array's description, where it stands alone and in the group's."""
+    path, group = folder / "images.zarr" / "images" / "zarr.json", folder / "images.zarr" / "zarr.json"
+    said, above = json.loads(path.read_bytes()), json.loads(group.read_bytes())
+    change(said)
+    above["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": {"images": said}}
+    written(path, json.dumps(said).encode())
+    written(group, json.dumps(above).encode())
+
+
+def sides(said):
+    """Images that no machine can hold, in files of a few hundred kB."""
+    said["shape"][1:] = said["chunk_grid"]["configuration"]["chunk_shape"][1:] = [10**6, 10**6]
+    said["codecs"][0]["configuration"]["chunk_shape"][1:] = [10**6, 10**6]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: said["shape"].__setitem__(0, 10**12),
+        lambda said: said["shape"].__setitem__(0, 7),
+        lambda said: said.update(fill_value="NaN"),
+        lambda said: said.update(codecs=[{"name": "rm"}]),
+        sides,
+    ],
+    ids=["more", "fewer", "fill", "codec", "bomb"],
+)
+def test_an_array_that_does_not_fit_is_refused_before_memory_is_taken(folder, change):
+    described(folder, change)
+    for read in (lambda it: it.images, lambda it: it[0], lambda it: it.loader(batch=8)):
+        with pytest.raises(IntegrityError, match=SENTENCE):
+            read(medgan.open_folder(folder))
+
+
+def test_deep_json_is_malformed_and_no_crash(folder):
+    written(folder / "images.zarr" / "images" / "zarr.json", b"[" * 100_000)
+    with pytest.raises(IntegrityError):
+        _ = medgan.open_folder(folder).images
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"intensity_range": [5, 5]},
+        {"intensity_range": [float("nan"), 1]},
+        {"intensity_range": "<script>"},
+        {"intensity_range": [[1], [2]]},
+        {"rescale_slope": float("inf")},
+        {"rescale_intercept": "0"},
+        {"spacing_mm": "ab"},
+        {"spacing_mm": [1.0, -1.0]},
+        {"spacing_mm": [1.0] * 50},
+    ],
+    ids=str,
+)
+def test_intensities_and_distances_that_cannot_be_computed_with_are_refused(folder, said):
+    described(folder, lambda about: about["attributes"].update(said))
+    with pytest.raises(IntegrityError, match=SENTENCE):
+        _ = medgan.open_folder(folder).attrs
+
+
+def test_words_that_a_spreadsheet_would_run_are_led_by_a_quote(folder, tmp_path):
+    path = folder / "labels.parquet"
+    labels = pd.read_parquet(path).assign(sex="=cmd|' /C calc'!A0", file_name="../elsewhere", grade=-3)
+    path.chmod(0o644)
+    labels.to_parquet(path, index=False)
+    export.write_labels(medgan.open_folder(folder), tmp_path / "labels.csv", file_name=["a.png"] * len(labels))
+    row = next(csv.DictReader((tmp_path / "labels.csv").open()))
+    assert (row["sex"], row["file_name"], row["grade"]) == ("'=cmd|' /C calc'!A0", "a.png", "-3")
