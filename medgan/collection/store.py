@@ -27,6 +27,7 @@ from medgan.settings import Zones
 BRANCH = "main"
 _COUNTS = ("instances", "series", "studies", "patients")
 EMPTY_TABLE_SHA256 = sha256_hex(b"")
+_CLOCK = "this machine's clock is not the store's, or runs behind the last commit: set it, then run again"
 
 # It warns of concurrent commits on every opening of a local repository; the committer's lock is the answer.
 icechunk.set_logs_filter("error")
@@ -141,10 +142,13 @@ def forget_history(collection: str, *, older_than: datetime, zones: Zones) -> in
     """Expire every snapshot written before `older_than` but the head, and delete what only they held.
 
     Tags of expired snapshots go with them. Returns the number of snapshots expired. Takes the committer's lock:
-    garbage collection never runs beside a writer.
+    garbage collection never runs beside a writer. `StoreUnavailable` where the clock runs behind the head: states that
+    seem to lie in the future would outlive an erasure.
     """
     with committer(collection, zones=zones), _explained():
         repository = _open(collection, zones)
+        if next(iter(repository.ancestry(branch=BRANCH))).written_at > datetime.now(UTC):
+            raise StoreUnavailable(_CLOCK)
         before = len(list(repository.ancestry(branch=BRANCH)))
         repository.expire_snapshots(older_than, delete_expired_tags=True)
         repository.garbage_collect(older_than)
@@ -217,5 +221,5 @@ def _explained() -> Iterator[None]:
     except icechunk.IcechunkError as error:
         message = "the collection's repository could not be read or written: check the disk, then run again"
         if "snapshot timestamp" in str(error):  # Icechunk refuses a commit that is older than the one before it
-            message = "this machine's clock is not the store's, or runs behind the last commit: set it, then run again"
+            message = _CLOCK
         raise StoreUnavailable(message) from None

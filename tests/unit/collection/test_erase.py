@@ -1,5 +1,5 @@
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from medgan.cohort import layout as cohorts
 from medgan.cohort import prepare
 from medgan.collection import erase, layout, read, store
 from medgan.deid import audit
-from medgan.errors import IntegrityError, InvalidRequest
+from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable
 from medgan.records import sha256_hex
 from medgan.settings import Zones
 from tests.builders.cohort import commit, handle, radiographs, xray_recipe, xray_rows
@@ -124,6 +124,29 @@ def test_a_broken_record_ends_an_erasure_in_a_sentence_before_anything_is_delete
     table.write_bytes(whole)
     assert store.head("main", zones=zones).instances == 40
     assert erase.erase("main", rows["patient_key"][3], zones=zones).cohorts == (prepared.cohort,)
+
+
+def test_a_clock_that_was_set_back_does_not_end_an_erasure_that_left_the_past(tmp_path, sample, monkeypatch):
+    class Yesterday(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return super().now(tz) - timedelta(days=1)
+
+    pixels, rows = sample
+    zones = Zones.under(tmp_path)
+    commit(rows, pixels, zones)
+    gone = rows["patient_key"][3]
+    with monkeypatch.context() as killed:  # behind its commit, before the past went
+        killed.setattr(store, "forget_history", lambda *_, **__: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            erase.erase("main", gone, zones=zones)
+    with monkeypatch.context() as set_back:
+        set_back.setattr(erase, "datetime", Yesterday)
+        set_back.setattr(store, "datetime", Yesterday)
+        with pytest.raises(StoreUnavailable, match="clock"):
+            erase.erase("main", gone, zones=zones)
+    assert erase.erase("main", gone, zones=zones).complete
+    assert erase.verify_forgotten(store.head("main", zones=zones), gone, zones=zones)
 
 
 def test_a_patient_who_is_in_nothing_leaves_everything_as_it_was(tmp_path, sample):
