@@ -20,7 +20,7 @@ import zarr
 
 from medgan.collection import durable, layout, location
 from medgan.collection.committer import Check, committer
-from medgan.errors import Conflict, InvalidRequest, StoreUnavailable
+from medgan.errors import Conflict, IntegrityError, InvalidRequest, StoreUnavailable
 from medgan.records import CollectionSnapshot, sha256_hex
 from medgan.settings import Zones
 
@@ -159,6 +159,7 @@ def _open(collection: str, zones: Zones) -> icechunk.Repository:
     path, remote = layout.repository(collection, zones=zones), location.bucket()
     with _explained():
         if (remote is None and not path.is_dir()) or not icechunk.Repository.exists(_storage(path, remote)):
+            _refuse_headless(path)
             raise InvalidRequest(f"there is no collection {collection}: ingest an archive into it first")
         return icechunk.Repository.open(_storage(path, remote), config=_config())
 
@@ -176,8 +177,18 @@ def _open_or_create(collection: str, zones: Zones) -> icechunk.Repository:
     with _explained():
         if path.is_dir() and icechunk.Repository.exists(_storage(path, None)):
             return icechunk.Repository.open(_storage(path, None), config=_config())
+        _refuse_headless(path)
         shutil.rmtree(path, ignore_errors=True)  # killed while it was created: nothing in it was ever committed
         return icechunk.Repository.create(_storage(path, None), config=_config())
+
+
+def _refuse_headless(path: Path) -> None:
+    """`IntegrityError` where a folder without a head holds what somebody committed: it is not begun anew over that."""
+    if any((path / kind).is_dir() for kind in ("chunks", "manifests")):
+        raise IntegrityError(
+            "this collection has lost its head (refs/), and what it held still lies there: restore its folder from a "
+            "copy; nothing was deleted"
+        )
 
 
 def _storage(path: Path, remote: location.Bucket | None) -> icechunk.Storage:

@@ -83,6 +83,20 @@ def test_a_repository_that_was_killed_while_it_was_created_is_created_again(tmp_
     assert commit(rows, pixels, zones).instances == 60
 
 
+def test_a_collection_that_lost_its_head_is_neither_begun_anew_nor_called_absent(tmp_path, sample):
+    pixels, rows = sample
+    zones = Zones.under(tmp_path)
+    before = commit(rows[:20], pixels, zones)
+    refs = layout.repository("main", zones=zones) / "refs"
+    refs.rename(tmp_path / "refs")
+    with pytest.raises(IntegrityError, match="nothing was deleted"), store.writer("main", zones=zones):
+        pass
+    with pytest.raises(IntegrityError, match="restore its folder"):
+        store.head("main", zones=zones)
+    (tmp_path / "refs").rename(refs)
+    assert len(read.table(store.head("main", zones=zones), zones=zones)) == before.instances
+
+
 def test_a_tag_is_never_moved(tmp_path, sample):
     pixels, rows = sample
     zones = Zones.under(tmp_path)
