@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -160,9 +162,10 @@ def fetch(
         staging.mkdir(parents=True, exist_ok=True)
         _adopt(staging, lazy_folder(folder.parent, version), manifest)
         _refuse_full(staging, total)
+    line = _UntilHungUp(source)
     with ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="medgan-pull") as threads:
         fetches = {
-            threads.submit(fetch_file, source, f"{where}/{file.path}", file, staging / file.path): file.size
+            threads.submit(fetch_file, line, f"{where}/{file.path}", file, staging / file.path): file.size
             for file in manifest.files
         }
         try:
@@ -172,6 +175,7 @@ def fetch(
                 if on_progress is not None:
                     on_progress(done, total)
         except BaseException:
+            line.hung_up.set()
             threads.shutdown(cancel_futures=True)
             raise
     with disk.explained():
@@ -181,6 +185,20 @@ def fetch(
         fsync_tree(staging)
         staging.rename(folder)
         fsync_folder(folder.parent)
+
+
+class _UntilHungUp:
+    """A source that ends between two blocks once one file failed, or Ctrl-C came: nobody waits for whole shards."""
+
+    def __init__(self, source: Source) -> None:
+        self.address, self.hung_up = source.address, threading.Event()
+        self._source = source
+
+    def blocks(self, path: str, *, offset: int = 0) -> Iterator[bytes]:
+        for block in self._source.blocks(path, offset=offset):
+            if self.hung_up.is_set():
+                raise StoreUnavailable("the pull was broken off: the same pull goes on from here")
+            yield block
 
 
 def signed_manifest(

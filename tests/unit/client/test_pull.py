@@ -7,6 +7,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -257,6 +259,32 @@ def test_killed_pull_continues_and_fetches_no_whole_file_twice(published, tmp_pa
     assert not first & set(again)
     assert again["chest-demo/1.0.0/labels.parquet"] == 100
     assert medgan.open_folder(folder).labels.equals(published.built.labels)
+
+
+def test_an_interrupted_pull_waits_for_no_whole_shard_and_goes_on(published, tmp_path, monkeypatch):
+    began = threading.Event()
+    original = pulls.registries.FolderSource.blocks
+
+    def slowly(self, path, *, offset=0):
+        shard = "/c/" in path
+        for block in original(self, path, offset=offset):
+            step = 1000 if shard else len(block)
+            for start in range(0, len(block), step):
+                yield block[start : start + step]
+                if shard:
+                    began.set()
+                    time.sleep(0.005)
+
+    def interrupt(*_):
+        assert began.wait(30)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as slow:
+        slow.setattr(pulls.registries.FolderSource, "blocks", slowly)
+        with pytest.raises(KeyboardInterrupt):
+            pull(published, cache=tmp_path / "cache", on_progress=interrupt)
+    assert list((tmp_path / "cache").rglob("0.part"))
+    assert pull(published, cache=tmp_path / "cache").is_dir()
 
 
 def test_pulled_version_loads_offline_and_is_verified_again(published):
