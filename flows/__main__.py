@@ -378,9 +378,8 @@ def _check(flow: Flow[..., Any], parameters: dict[str, Any]) -> None:
 
 
 def _read(step: Path, kind: type[RecordT]) -> RecordT:
-    text = sys.stdin.read() if str(step) == "-" else _text(step)
     try:
-        return kind.model_validate_json(text)
+        return kind.model_validate_json(_text(step))
     except ValidationError as error:
         raise InvalidRequest(_explain(error)) from None
 
@@ -395,7 +394,7 @@ def _secret(path: Path) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return sys.stdin.read() if str(path) == "-" else path.read_text()
     except OSError as error:
         raise InvalidRequest(f"a file given on the command line cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

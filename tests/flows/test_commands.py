@@ -59,6 +59,13 @@ def test_a_site_without_a_name_for_its_data_set_is_told_so(refusal, tmp_path):
     assert "needs a name" in refusal("deploy", "--site", str(site))
 
 
+def test_a_file_that_is_no_text_or_nested_without_end_is_told_so(refusal, tmp_path):
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    assert "no text" in refusal("train", "--from", str(tmp_path / "binary"))
+    (tmp_path / "deep.yaml").write_text("[" * 3000)
+    assert "not a YAML mapping" in refusal("deploy", "--site", str(tmp_path / "deep.yaml"))
+
+
 @pytest.mark.parametrize("command", [("deploy",), ("watch", "incoming")])
 def test_what_takes_a_lasting_server_starts_no_temporary_one(refusal, monkeypatch, command):
     monkeypatch.delenv("PREFECT_API_URL")
