@@ -37,6 +37,8 @@ class _Converted:
 def prepare(snapshot: CollectionSnapshot, recipe: CohortRecipe, *, zones: Zones) -> CohortSnapshot:
     """Prepare the cohort that `recipe` asks for; a cohort that stands already is returned as it is.
 
+    Its lock is held meanwhile: what lies there unfinished, of patients who may withdraw, is then nobody's but ours.
+
     Raises:
         InvalidRequest: the recipe names a column that is not there, or selects no image.
         IntegrityError: pixels or table of the collection are damaged.
@@ -45,6 +47,14 @@ def prepare(snapshot: CollectionSnapshot, recipe: CohortRecipe, *, zones: Zones)
     finished = read.record(handle, zones=zones)
     if finished is not None:
         return finished
+    home = layout.folder(handle, zones=zones)
+    with durable.locked(home.parent / ".locks" / handle):
+        durable.sweep(home.parent, handle)
+        return read.record(handle, zones=zones) or _prepare(handle, snapshot, recipe, zones=zones)
+
+
+def _prepare(handle: str, snapshot: CollectionSnapshot, recipe: CohortRecipe, *, zones: Zones) -> CohortSnapshot:
+    """Select, convert and write the cohort `handle`."""
     frames = select(collection.table(snapshot, zones=zones), recipe)
     found = volumes.one_row_each(frames) if recipe.volumes else frames
     selected = without_duplicates(found)

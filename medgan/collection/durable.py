@@ -33,12 +33,11 @@ def write_bytes(path: Path, data: bytes) -> None:
         fsync_folder(path.parent)
 
 
-def sweep(folder: Path) -> None:
-    """Delete the files that killed runs left unfinished in `folder`; only for whoever holds its lock."""
+def sweep(folder: Path, name: str = "*") -> None:
+    """Delete what killed runs left of `name` in `folder`, unfinished; only for whoever holds the lock of it."""
     with explained_disk():
-        for left in folder.glob(f".*{PARTIAL}"):
-            if left.is_file():
-                left.unlink()
+        for left in folder.glob(f".{name}.*{PARTIAL}"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 Frames are overwritten with zeros and rows dropped in one commit; copies that landed from remote archives go; then every
 state older than the grace expires and what only it held is deleted. Cohorts that held the patient are deleted (they
-are prepared again without). What was trained or published before cannot be unlearned here: it is listed, for people
-to decide.
+are prepared again without), with what killed runs left of any. What was trained or published before cannot be
+unlearned here: it is listed, for people to decide.
 
 Killed at any moment, a rerun finishes: the list is written before anything is deleted, and only grows.
 """
@@ -39,7 +39,7 @@ def erase(collection: str, patient: str, *, zones: Zones, grace: timedelta = tim
     Raises:
         InvalidRequest: no such collection, or not a pseudonym.
         IntegrityError: what was made of the patient cannot be told, because a record is broken.
-        Conflict: an ingest is writing; try again when it is done.
+        Conflict: an ingest is writing, or a cohort is being prepared; try again when it is done.
     """
     _checked(patient)
     begun = _begin(patient, zones)
@@ -50,22 +50,20 @@ def erase(collection: str, patient: str, *, zones: Zones, grace: timedelta = tim
             write.commit(writer, f"erase: {frames} frames of 1 patient")
         durable.keep_only(layout.staging(collection, zones=zones), set())
         landings = _let_go(patient, read.table_of(writer.group), read.withdrawn(writer.group), zones)
+    done = {
+        "collections": tuple(sorted({*begun.collections, collection})),
+        "frames": begun.frames + frames,
+        "landed": begun.landed + landings.let_go,
+        "landed_shared": landings.shared,
+    }
+    _save(begun.model_copy(update=done), zones)
     expired = store.forget_history(collection, older_than=datetime.now(UTC) - grace, zones=zones)
+    _drop_unfinished_cohorts(zones)
+    begun = _begin(patient, zones)  # one that was being prepared when the list was written may stand by now
     for cohort in begun.cohorts:
         _delete_cohort(cohort, zones)
-    return _save(
-        begun.model_copy(
-            update={
-                "collections": tuple(sorted({*begun.collections, collection})),
-                "frames": begun.frames + frames,
-                "snapshots_expired": begun.snapshots_expired + expired,
-                "landed": begun.landed + landings.let_go,
-                "landed_shared": landings.shared,
-                "complete": True,
-            }
-        ),
-        zones,
-    )
+    expired += begun.snapshots_expired
+    return _save(begun.model_copy(update={"snapshots_expired": expired, "complete": True}), zones)
 
 
 def drop(writer: store.Writer, patient: str) -> int:
@@ -170,6 +168,14 @@ def _save(record: Erasure, zones: Zones) -> Erasure:
 
 def _path(patient: str, zones: Zones) -> Path:
     return zones.pseudonymised / "erasures" / f"{patient}.json"
+
+
+def _drop_unfinished_cohorts(zones: Zones) -> None:
+    """Delete what killed runs left of cohorts, whoever is in it; `Conflict` while one is being prepared."""
+    root = zones.pseudonymised / "cohorts"
+    for lock in sorted((root / ".locks").glob("co-*")):
+        with durable.locked(lock, wait=False):
+            durable.sweep(root, lock.name)
 
 
 def _delete_cohort(cohort: str, zones: Zones) -> None:

@@ -42,7 +42,7 @@ def test_the_same_collection_gives_the_same_bytes_in_another_workspace(zones, tm
         for folder in folders
     ]
     assert contents[0] == contents[1]
-    assert not [path for folder in folders for path in folder.parent.iterdir() if path.name.startswith(".")]
+    assert not [path for folder in folders for path in folder.parent.iterdir() if path.name.endswith(".partial")]
 
 
 def test_an_image_is_its_radiograph_resampled_and_windowed(zones):

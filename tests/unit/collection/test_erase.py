@@ -7,9 +7,9 @@ import pytest
 from medgan.archive import phantom
 from medgan.cohort import layout as cohorts
 from medgan.cohort import prepare
-from medgan.collection import erase, layout, read, store
+from medgan.collection import durable, erase, layout, read, store
 from medgan.deid import audit
-from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable
+from medgan.errors import Conflict, IntegrityError, InvalidRequest, StoreUnavailable
 from medgan.records import sha256_hex
 from medgan.settings import Zones
 from tests.builders.cohort import commit, handle, radiographs, xray_recipe, xray_rows
@@ -124,6 +124,21 @@ def test_a_broken_record_ends_an_erasure_in_a_sentence_before_anything_is_delete
     table.write_bytes(whole)
     assert store.head("main", zones=zones).instances == 40
     assert erase.erase("main", rows["patient_key"][3], zones=zones).cohorts == (prepared.cohort,)
+
+
+def test_what_a_killed_preparation_left_goes_with_a_patient_and_a_living_one_is_waited_for(tmp_path, sample):
+    pixels, rows = sample
+    zones = Zones.under(tmp_path)
+    snapshot = commit(rows, pixels, zones)
+    prepared = prepare.prepare(snapshot, xray_recipe(), zones=zones)
+    home = cohorts.folder(prepared.cohort, zones=zones)
+    left = [home.with_name(f".{home.name}.7.partial") / "images", home.with_name(f".{home.name}.npy.7.partial")]
+    left[0].mkdir(parents=True)
+    left[1].write_bytes(b"frames of patients")
+    with durable.locked(home.parent / ".locks" / home.name), pytest.raises(Conflict):
+        erase.erase("main", rows["patient_key"][3], zones=zones)
+    assert erase.erase("main", rows["patient_key"][3], zones=zones).frames == 1
+    assert [path.name for path in home.parent.iterdir() if path.name != ".locks"] == []
 
 
 def test_a_clock_that_was_set_back_does_not_end_an_erasure_that_left_the_past(tmp_path, sample, monkeypatch):
