@@ -6,15 +6,12 @@ Running it twice writes the same bytes; files are written to a temporary name an
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
@@ -23,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgan import keys
-from medgan.archive import container, sources
+from medgan.archive import container, scratch, sources
 from medgan.archive.storage import write_atomically
 from medgan.deid import apply, audit, deface, elements, mapping, profile, pseudonym
 from medgan.errors import BadInstance, Conflict, IntegrityError, InvalidRequest, MedganError, StoreUnavailable
@@ -32,7 +29,6 @@ from medgan.records import QuarantineReason, QuarantineRecord
 if TYPE_CHECKING:
     from medgan.archive.container import Leaf
 
-SPOOL = "medgan-deid-"
 AUDIT, QUARANTINE, PARTS = "audit", "quarantine", ".parts"
 _BATCH = 32
 
@@ -86,7 +82,7 @@ def deidentify_tree(
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     origins: dict[str, dict[str, str | int]] = {}
-    with _explained_disk(), _spool() as spool:
+    with _explained_disk(), scratch.own_folder() as spool:
         leaves = [leaf for leaf in container.leaves(source, spool=spool) if not _is_index(leaf)]
         job = _Job(
             destination=destination,
@@ -120,51 +116,13 @@ def deidentify_tree(
 
 
 @contextmanager
-def _spool() -> Iterator[Path]:
-    """A folder for what has to be unpacked, gone at the end; what killed runs left behind goes first."""
-    for left in Path(tempfile.gettempdir()).glob(f"{SPOOL}*"):
-        with suppress(FileNotFoundError):  # another run may remove it first
-            if left.is_dir() and not left.is_symlink() and left.stat().st_uid == os.getuid():
-                with _held(left) as alone:
-                    if alone:
-                        shutil.rmtree(left, ignore_errors=True)
-    with ExitStack() as stack:
-        yield _own_folder(stack)
-
-
-def _own_folder(stack: ExitStack) -> Path:
-    """An empty folder, locked until `stack` ends and then gone."""
-    while True:  # another run may take it for left behind before it is locked
-        folder = Path(tempfile.mkdtemp(prefix=SPOOL))
-        with suppress(FileNotFoundError):
-            if stack.enter_context(_held(folder)) and folder.exists():
-                stack.callback(shutil.rmtree, folder, ignore_errors=True)
-                return folder
-
-
-@contextmanager
 def _alone(destination: Path) -> Iterator[None]:
     """Be the one run that writes to `destination`: its log is one chain, what it leaves over is removed at its end."""
     destination.mkdir(parents=True, exist_ok=True)
-    with _held(destination) as alone:
+    with scratch.held(destination) as alone:
         if not alone:
             raise Conflict("another run is writing to this destination: wait until it is done, then run again")
         yield
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Lock `folder`; whether nobody else holds it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        alone = True
-    except BlockingIOError:
-        alone = False
-    try:
-        yield alone
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medgan.archive import container, nifti, pixels
+from medgan.archive import container, nifti, pixels, scratch
 from medgan.archive import instance as instances
 from medgan.collection import durable, layout
 from medgan.collection import read as collections
@@ -143,8 +142,8 @@ def _arrays(source: Path) -> Iterable[tuple[NDArray[Any], Any]]:
 
 
 def _leaves(source: Path, modality: str) -> Iterable[tuple[NDArray[Any], Any]]:
-    with tempfile.TemporaryDirectory(prefix="medgan-learn-") as spool:
-        for leaf in container.leaves(source, spool=Path(spool)):
+    with durable.explained_disk(), scratch.own_folder() as spool:
+        for leaf in container.leaves(source, spool=spool):
             if leaf.extent is None:
                 continue
             try:

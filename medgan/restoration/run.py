@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medgan.archive import container, judge, quarantine, sources
+from medgan.archive import container, judge, quarantine, scratch, sources
 from medgan.archive.container import Leaf
 from medgan.collection import durable
 from medgan.errors import BadInstance, InvalidRequest, MedganError, UnusableArchive
@@ -81,8 +80,8 @@ def restore(
     """
     _check(root, out)
     tally = _Tally(keyring=keyring)
-    with tempfile.TemporaryDirectory(prefix="medgan-restore-") as spool, durable.explained_disk():
-        for leaf in container.leaves(root, spool=Path(spool)):
+    with durable.explained_disk(), scratch.own_folder() as spool:
+        for leaf in container.leaves(root, spool=spool):
             _one(leaf, out, restorer, mask_HW, tally, on_refused)
             if on_progress is not None:
                 on_progress(tally.received, 0)

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medgan import keys
-from medgan.archive import phantom, quarantine
+from medgan.archive import phantom, quarantine, scratch
 from medgan.deid import audit, batch, review
 from medgan.deid.cli import app
 from medgan.errors import Conflict, IntegrityError, InvalidRequest, StoreUnavailable, UnusableArchive
@@ -107,7 +107,7 @@ def test_a_full_disk_is_said_in_our_words_and_leaves_no_torn_log(key, tmp_path):
 
 def test_what_a_killed_run_unpacked_is_removed_by_the_next(source, key, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    left, busy = (Path(tempfile.mkdtemp(prefix=batch.SPOOL)) for _ in range(2))
+    left, busy = (Path(tempfile.mkdtemp(prefix=scratch.PREFIX)) for _ in range(2))
     for folder in (left, busy):
         (folder / "DOE^JANE").write_text("DOE^JANE")
     descriptor = os.open(busy, os.O_RDONLY)
@@ -116,7 +116,7 @@ def test_what_a_killed_run_unpacked_is_removed_by_the_next(source, key, tmp_path
         batch.deidentify_tree(source, tmp_path / "out", key_handle=key)
     finally:
         os.close(descriptor)
-    assert list(tmp_path.glob(f"{batch.SPOOL}*")) == [busy]
+    assert list(tmp_path.glob(f"{scratch.PREFIX}*")) == [busy]
 
 
 def test_two_runs_never_write_to_one_destination_at_once(source, key, tmp_path):

@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from typer.testing import CliRunner
 
+from medgan.archive import scratch
 from medgan.errors import InvalidRequest, UnusableArchive
 from medgan.keys import Keyring
 from medgan.restoration import learn, run
@@ -67,6 +70,14 @@ def test_twice_the_pixels_cover_the_same_patient(done, tmp_path):
     assert list(made.PixelSpacing) == [1.0, 1.0]
     assert list(made.ImagePositionPatient)[:2] == [-40.0, -40.0]
     assert made.pixel_array.shape == (80, 80)
+
+
+def test_what_a_killed_run_unpacked_is_gone_after_the_next(archive, twice, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = Path(tempfile.mkdtemp(prefix=scratch.PREFIX))
+    (left / "unpacked").write_text("DOE^JANE")
+    run.restore(archive, tmp_path / "out", twice)
+    assert not list(tmp_path.glob(f"{scratch.PREFIX}*"))
 
 
 def test_a_second_run_gives_the_same_files(done, archive, twice, tmp_path):
