@@ -81,7 +81,7 @@ def attributes(said: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
         sound = len(window) == 2 and window[0] < window[1] and len(spacing) in _AXES  # noqa: PLR2004 - low and high
         sound &= all(type(number) in (int, float) and isfinite(number) for number in (*window, *spacing, *affine))
         sound &= all(distance > 0 for distance in spacing)
-    except TypeError:
+    except (TypeError, KeyError, OverflowError):
         sound = False
     if not sound:
         raise _disagrees("what it says of its intensities", manifest)

@@ -106,6 +106,8 @@ def test_deep_json_is_malformed_and_no_crash(folder):
         {"intensity_range": [float("nan"), 1]},
         {"intensity_range": "<script>"},
         {"intensity_range": [[1], [2]]},
+        {"intensity_range": {"low": 0, "high": 1}},
+        {"intensity_range": [0, 10**400]},
         {"rescale_slope": float("inf")},
         {"rescale_intercept": "0"},
         {"spacing_mm": "ab"},
