@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from medgan.errors import Conflict, StoreUnavailable
+from medgan.errors import Conflict, of_system
 from medgan.sync import fsync_folder
 
 
@@ -99,7 +99,4 @@ def explained() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else "input/output error"
-        raise StoreUnavailable(
-            f"a file could not be written or read ({reason}): free or repair the disk, then run again"
-        ) from None
+        raise of_system(error) from None
