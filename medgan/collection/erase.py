@@ -129,7 +129,7 @@ def affected(patient: str, *, zones: Zones) -> Erasure:
             for folder in sorted((zones.pseudonymised / "restorers").glob("rs-*"))
             if _may_have_learned(folder, patient)
         ),
-        nameless=tuple(_nameless(zones)),
+        nameless=tuple(sorted(_nameless(zones))),
     )
 
 

@@ -95,7 +95,7 @@ def test_what_was_made_with_the_patient_is_listed_and_the_cohort_is_gone(tmp_pat
     (zones.pseudonymised / "personal" / handle("ca", 1)).mkdir(parents=True)
     record = erase.erase("main", rows["patient_key"][3], zones=zones)
     assert set(record.restorers) == {handle("rs", 1), handle("rs", 3)}
-    assert record.nameless == (f"restored/main/{handle('rs', 1)}", f"personal/{handle('ca', 1)}")
+    assert record.nameless == (f"personal/{handle('ca', 1)}", f"restored/main/{handle('rs', 1)}")
     assert record.cohorts == (prepared.cohort,)
     assert record.models == (handle("mo", 1),)
     assert record.synthetic == (handle("sy", 1),)
