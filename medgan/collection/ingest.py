@@ -7,47 +7,44 @@ the end. A rerun on the same archive finds every instance known and commits noth
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import zarr
 
-from medgan import cluster, keys
+from medgan import keys
 from medgan.archive import intake, prune, quarantine
-from medgan.collection import durable, faces, judgement, landed, layout, merge, read, stage, staging, store, write
+from medgan.collection import (
+    dispatch,
+    durable,
+    faces,
+    judgement,
+    landed,
+    layout,
+    merge,
+    read,
+    stage,
+    staging,
+    store,
+    write,
+)
 from medgan.collection import labels as label_tables
 from medgan.collection.accounting import Accounting
 from medgan.collection.pace import Pace
-from medgan.collection.staging import Batch
 from medgan.deid import audit, deface
 from medgan.deid import labels as deid_labels
 from medgan.deid import profile as profiles
 from medgan.deid import structures as deid_structures
-from medgan.errors import StoreUnavailable, UnusableKey
+from medgan.errors import UnusableKey
 from medgan.records import CollectionSnapshot, IngestPlan, IngestReport, QuarantineReason, QuarantineRecord, ScanReport
 from medgan.settings import Zones
 
-BATCH_INSTANCES = 64
-BATCH_BYTES = 32 * 1024 * 1024
-"""A batch ends at whichever comes first: small enough to lose, large enough to be worth a task."""
-IN_FLIGHT_PER_WORKER = 4
 _MADE_WITH = "key"
 """Root attribute: a digest of the pseudonym key, which says nothing of it."""
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    batches: tuple[Batch, ...]
-    folder: Path
-    studies: Counter[str]
 
 
 def ingest(
@@ -60,7 +57,7 @@ def ingest(
     label_columns: tuple[str, ...] = ("finding", "sex", "age"),
     workers: int | None = None,
     scheduler: str | None = None,
-    on_progress: Progress | None = None,
+    on_progress: dispatch.Progress | None = None,
     on_plan: Callable[[IngestPlan], None] | None = None,
 ) -> IngestReport:
     """De-identify what the scan found and the collection does not hold, and commit it.
@@ -94,16 +91,12 @@ def ingest(
         accounting.quarantined |= judgement.remembered(found, accounting.pending, judged_by, zones=zones)
         digests = {"rules": judged_by, "key": keyring.mac("staging").hex()}
         if deface.OPTION in expression.options:
-            heads = [study.instances for study in found.studies if _pends(study, accounting.pending)]
             agree = partial(judgement.agree, expression.digest, judged_by)
-            cuts = faces.cuts(
-                heads, zones=zones, key_handle=key_handle, agree=agree, workers=workers, scheduler=scheduler
-            )
-            context = replace(context, cuts=cuts)
-            digests["cuts"] = deface.digest(cuts)
-        plan = _plan(found, accounting.pending, context.folder, digests)
+            context = _cutting(context, found, accounting.pending, agree, workers=workers, scheduler=scheduler)
+            digests["cuts"] = deface.digest(context.cuts)
+        plan = dispatch.planned(found, accounting.pending, context.folder, digests)
         pace = Pace(path=layout.pace(collection, zones=zones), profile=expression.digest)
-        _stage_all(
+        dispatch.stage_all(
             plan, partial(stage.run, context=context), workers=workers, scheduler=scheduler, report=on_progress,
             pace=pace, tell=on_plan,
         )  # fmt: skip
@@ -122,7 +115,6 @@ def ingest(
             found.source, held=accounting.stored | accounting.known,
             withdrawn=accounting.withdrawn | withdrawn.patients, days=days, zones=zones, keyring=keyring,
         )  # fmt: skip
-    matched = label_tables.matched(table, labels)
     return IngestReport(
         snapshot=snapshot,
         received=len(accounting.received),
@@ -132,7 +124,7 @@ def ingest(
         withdrawn=len(accounting.withdrawn),
         pending=len(accounting.pending),
         labels_joined=label_tables.patients(table),
-        labels_unmatched=len(labels) - matched,
+        labels_unmatched=len(labels) - label_tables.matched(table, labels),
         labels_left_out=deid_labels.left_out(found.labels, labels, keyring=keyring, columns=label_columns),
         outlined=int(table["instance_key"].drop_duplicates().isin(structures).sum()),
         let_go=gone.let_go,
@@ -164,98 +156,25 @@ def _opening(found: intake.Intake, table: pd.DataFrame, withdrawn: read.Withdraw
     return accounting
 
 
-def _pends(study: Any, pending: set[str]) -> bool:
-    """Whether an instance of a study is still to be stored; its other ones may be needed to find its face."""
-    return any(locator.sha256 in pending for locator in study.instances)
-
-
-def _plan(found: intake.Intake, pending: set[str], folder: Path, context: dict[str, str]) -> _Plan:
-    """Batches of what is pending, in study order, each source digest once."""
-    work: list[tuple[str, Any]] = []
-    left = set(pending)
-    for study in sorted(found.studies, key=lambda study: study.key.key):
-        for locator in study.instances:
-            if locator.sha256 in left:
-                left.discard(locator.sha256)
-                work.append((study.key.key, locator))
-    batches = tuple(Batch.of(part, context=context) for part in _parts(work))
-    return _Plan(batches=batches, folder=folder, studies=Counter(study for study, _ in work))
-
-
-def _parts(work: Sequence[tuple[str, Any]]) -> Iterable[list[tuple[str, Any]]]:
-    part: list[tuple[str, Any]] = []
-    held_bytes = 0
-    for study, locator in work:
-        if part and (len(part) == BATCH_INSTANCES or held_bytes + locator.size > BATCH_BYTES):
-            yield part
-            part, held_bytes = [], 0
-        part.append((study, locator))
-        held_bytes += locator.size
-    if part:
-        yield part
-
-
-def _stage_all(
-    plan: _Plan,
-    run: Callable[[Batch], str],
+def _cutting(
+    context: stage.StageContext,
+    found: intake.Intake,
+    pending: set[str],
+    agree: Callable[[], None],
     *,
     workers: int | None,
     scheduler: str | None,
-    report: Progress | None,
-    pace: Pace,
-    tell: Callable[[IngestPlan], None] | None,
-) -> None:
-    """Stage every batch that does not stand yet; a few are in flight at a time."""
-    finished = staging.finished(plan.folder, plan.batches)
-    left = Counter(plan.studies)
-    waiting = [batch for batch in plan.batches if batch.name not in finished]
-    _count_down(left, [batch for batch in plan.batches if batch.name in finished])
-    if report is not None:
-        report(len(plan.studies) - len(left), len(plan.studies))
-    if not waiting:
-        return
-    with cluster.open_client(workers=workers, scheduler=scheduler) as client:
-        from distributed import as_completed
-
-        crew = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-        if tell is not None:
-            tell(pace.plan(waiting, workers=crew))
-        started = time.monotonic()
-        queue = iter(waiting)
-        by_name = {batch.name: batch for batch in waiting}
-        window = IN_FLIGHT_PER_WORKER * crew
-        first = [client.submit(run, batch, pure=False) for batch in islice(queue, window)]
-        flying = as_completed(first)  # type: ignore[no-untyped-call]
-        for future in flying:
-            _count_down(left, [by_name[_name_of(future)]])
-            future.release()
-            following = next(queue, None)
-            if following is not None:
-                flying.add(client.submit(run, following, pure=False))  # type: ignore[no-untyped-call]
-            if report is not None:
-                report(len(plan.studies) - len(left), len(plan.studies))
-    pace.remember(waiting, workers=crew, seconds=time.monotonic() - started)
+) -> stage.StageContext:
+    """The context with where the faces lie of those studies that have something to store."""
+    heads = [study.instances for study in found.studies if _pends(study, pending)]
+    zones, key_handle = context.zones, context.key_handle
+    cuts = faces.cuts(heads, zones=zones, key_handle=key_handle, agree=agree, workers=workers, scheduler=scheduler)
+    return replace(context, cuts=cuts)
 
 
-def _name_of(future: Any) -> str:
-    """Name of the batch that a future staged; what Dask says of a dead worker is said in our words."""
-    from distributed import KilledWorker
-
-    try:
-        name: str = future.result()
-    except KilledWorker:
-        message = "a worker died again and again on one batch: give it more memory, then run again to resume"
-        raise StoreUnavailable(message) from None
-    return name
-
-
-def _count_down(left: Counter[str], batches: Iterable[Batch]) -> None:
-    """Take the instances of finished batches off their studies; a study with none left is done."""
-    for batch in batches:
-        for study in batch.studies:
-            left[study] -= 1
-            if left[study] == 0:
-                del left[study]
+def _pends(study: Any, pending: set[str]) -> bool:
+    """Whether an instance of a study is still to be stored; its other ones may be needed to find its face."""
+    return any(locator.sha256 in pending for locator in study.instances)
 
 
 def _commit(

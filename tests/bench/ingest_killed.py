@@ -24,7 +24,7 @@ from pathlib import Path
 
 from medgan import keys
 from medgan.archive import phantom, scan, sources
-from medgan.collection import durable, ingest, layout, read, store
+from medgan.collection import dispatch, durable, ingest, layout, read, store
 from medgan.deid import audit
 from medgan.errors import InvalidRequest, MedganError
 from medgan.records import sha256_hex
@@ -63,7 +63,7 @@ def main(rounds: int, patients: int, first: int) -> int:
 
 def run(workspace: Path, archive: Path) -> None:
     """One ingest in this process."""
-    ingest.BATCH_INSTANCES = BATCH_INSTANCES
+    dispatch.BATCH_INSTANCES = BATCH_INSTANCES
     zones = Zones.under(workspace)
     keyring = keys.load(zones.pseudonym_key)
     found = scan.scan(sources.register(archive, zones=zones, keyring=keyring), zones=zones, keyring=keyring)

@@ -6,7 +6,7 @@ import pytest
 
 from medgan import keys
 from medgan.archive import phantom, scan, sources
-from medgan.collection import ingest
+from medgan.collection import dispatch, ingest
 from medgan.settings import Zones
 from tests.builders.cohort import SAMPLES
 
@@ -41,13 +41,13 @@ def run(zones, scheduler):
 def staged(monkeypatch):
     """How many instances each run worked on."""
     counts: list[int] = []
-    whole = ingest._stage_all
+    whole = dispatch.stage_all
 
     def counted(plan, *args, **kwargs):
         counts.append(sum(len(batch.locators) for batch in plan.batches))
         return whole(plan, *args, **kwargs)
 
-    monkeypatch.setattr(ingest, "_stage_all", counted)
+    monkeypatch.setattr(dispatch, "stage_all", counted)
     return counts
 
 

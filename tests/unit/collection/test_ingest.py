@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from medgan import keys
 from medgan.archive import instance, people, phantom, pixels, scan, sources
-from medgan.collection import ingest, judgement, layout, pace, read, staging, store
+from medgan.collection import dispatch, ingest, judgement, layout, pace, read, staging, store
 from medgan.deid import audit, review
 from medgan.deid import cli as deid_cli
 from medgan.errors import Conflict, IntegrityError, InvalidRequest, StoreUnavailable, UnusableKey
@@ -83,7 +83,7 @@ def test_what_an_older_version_staged_before_it_was_killed_is_not_committed_by_a
         planned.append({batch.name for batch in plan.batches})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ingest, "_stage_all", cut_off)
+    monkeypatch.setattr(dispatch, "stage_all", cut_off)
     archive = tmp_path / "one.dcm"
     archive.write_bytes(phantom.phantom_study()[0])
     for version in ("old", "old", "new"):
@@ -311,10 +311,10 @@ import sys
 from pathlib import Path
 from medgan import keys
 from medgan.archive import scan, sources
-from medgan.collection import ingest
+from medgan.collection import dispatch, ingest
 from medgan.settings import Zones
 if __name__ == "__main__":
-    ingest.BATCH_INSTANCES = 5
+    dispatch.BATCH_INSTANCES = 5
     zones = Zones.under(sys.argv[1])
     keyring = keys.load(zones.pseudonym_key)
     found = scan.scan(sources.register(Path(sys.argv[2]), zones=zones, keyring=keyring), zones=zones, keyring=keyring)
@@ -325,7 +325,7 @@ if __name__ == "__main__":
 
 
 def test_a_killed_ingest_resumes_loses_nothing_and_leaves_nothing_behind(run, demo, zones, scheduler, monkeypatch):
-    monkeypatch.setattr(ingest, "BATCH_INSTANCES", 5)
+    monkeypatch.setattr(dispatch, "BATCH_INSTANCES", 5)
     archive = demo(60, vendor_files=False).archive
     arguments = [sys.executable, "-c", KILLED, str(zones.keys.parent), str(archive), scheduler]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as killed:
