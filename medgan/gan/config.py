@@ -24,7 +24,8 @@ Resample = Literal["smooth", "strided"]
 _LATER: dict[str, Any] = {"patience_kimg": 0.0, "sketch": 0, "sketch_weight": 0.0, "spectrum_target": "all"}
 """Choices that came later, with the value that was the only one before."""
 _BASE_PX = 4
-_SKETCH_PX = 32
+_SKETCH_PX = 16
+_SKETCH_WIDTHS = 3  # the third is that of 16 px, where a sketch is read
 _MOST_VOXELS = 64
 
 
@@ -133,8 +134,10 @@ class TrainConfig:
         self._require(apart, "batch norm looks at the whole batch: accumulate with norm_g and norm_d `none` only")
         patient = self.patience_kimg == 0 or self.patience_kimg >= self.tick_kimg
         self._require(patient, f"patience_kimg must be 0 or at least a tick of {self.tick_kimg:g}")
-        sketched = not self.sketch or (self.backbone == "dcgan" and self.size_px >= _SKETCH_PX)
-        self._require(sketched, f"a sketch needs the dcgan backbone and {_SKETCH_PX} px or more: set it to 0")
+        read = self.backbone == "dcgan" and len(self.widths) >= _SKETCH_WIDTHS
+        self._require(
+            read or not self.sketch, f"a sketch needs the dcgan backbone and a width for {_SKETCH_PX} px: set it to 0"
+        )
         halved = 0 <= self.sketch < self.latent_dim and self.sketch & (self.sketch - 1) == 0
         self._require(halved, f"a sketch has 1, 2, 4, ... groups a class, not {self.sketch}")
         pulls = all(isfinite(weight) and weight >= 0 for weight in (self.spectrum_weight, self.sketch_weight))

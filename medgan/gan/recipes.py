@@ -18,7 +18,7 @@ from medgan.gan.config import DP, TrainConfig
 
 _PRIVATE_BATCH = 128
 """Patients a step under differential privacy: noise is added once a step, so few large steps hear more signal."""
-_SMALL_PX = 32
+_SMALL_PX, _LEAST_PX = 32, 16
 PERSON = ("sex", "age_years")
 """Columns that every recipe conditions on where a cohort has them."""
 
@@ -109,20 +109,23 @@ def _residual(recipe: str, size_px: int, widths: tuple[int, ...], *, total_kimg:
 def r3_dcgan(size_px: int) -> TrainConfig:
     """This house's default on a CPU: the pairing loss with lazy R1 + R2 on a DCGAN ladder, from a sketch of each class.
 
-    The penalty grows with the size as images do (design page); beyond 32 px half as wide and twice as many steps.
+    The penalty grows with the size as images do; beyond 32 px half as wide and twice as many steps.
     """
-    large, sketched = size_px > _SMALL_PX, size_px >= _SMALL_PX
+    large, sketched = size_px > _SMALL_PX, size_px >= _LEAST_PX
+    ladder = _ladder(size_px, 16 if large else 24)
+    stage = ladder[-1:] if size_px == _LEAST_PX else ()  # a sketch is read at 16 px, where this ladder ends
     return replace(
         xray_32_cpu(),
         recipe=f"r3_dcgan_{size_px}",
         size_px=size_px,
-        widths=_ladder(size_px, 16 if large else 24),
-        batch=16 if sketched else 32,
+        widths=ladder + stage,
+        widths_d=ladder if stage else (),
+        batch=32 if size_px < _SMALL_PX else 16,
         learning_rate=2e-3 if large else 1e-3,
-        gamma=0.1 * (size_px / _SMALL_PX) ** 3.1 if sketched else 0.05,
+        gamma=0.15 * max(1.0, size_px / _SMALL_PX) ** 2.5,
         spectrum_target="classes",
         sketch=8 if sketched else 0,
-        sketch_weight=20.0 if sketched else 0.0,
+        sketch_weight=(20.0 if large else 60.0) if sketched else 0.0,
     )
 
 

@@ -47,7 +47,7 @@ def test_request_overrides_budget_and_seed():
     assert build("xray_32_cpu").total_kimg == RECIPES["xray_32_cpu"]().total_kimg
 
 
-@pytest.mark.parametrize("size_px", [32, 64])
+@pytest.mark.parametrize("size_px", [16, 32, 64])
 @pytest.mark.parametrize("name", sorted(SYSTEMS))
 def test_every_historical_system_is_a_configuration_of_any_size(name, size_px):
     config = build(f"{name}_{size_px}")

@@ -146,11 +146,13 @@ def test_patients_of_a_plain_file_are_counted_too(tmp_path):
         dataclasses.replace(images, patients=np.arange(95))
 
 
-def test_an_untrained_generator_makes_pictures_as_varied_as_real_ones():
+@pytest.mark.parametrize("size_px", [16, 32])
+def test_an_untrained_generator_makes_pictures_as_varied_as_real_ones(size_px):
     images, z = small_set(400), torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    images = dataclasses.replace(images, pixels=images.pixels[:, :: 32 // size_px, :: 32 // size_px])
     spread = {}
     for sketch in (0, 1):
-        network = generator.build(small_config(sketch=sketch), 2)
+        network = generator.build(small_config(sketch=sketch, size_px=size_px), 2)
         network.learn(images)
         with torch.inference_mode():
             made = network(z, torch.zeros(200, dtype=torch.int64)).flatten(1).numpy()
