@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from medgan.errors import InvalidRequest, MedganError, of_system
+from medgan.errors import InvalidRequest, MedganError, of_system, printable
 from medgan.records import (
     AdaptRequest,
     ArchiveRef,
@@ -407,14 +407,15 @@ def _emit(outcome: Record) -> None:
 
 def main() -> None:
     """Run a command; a foreseen error is one sentence on standard error and its own exit status."""
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, emoji=False)
     try:
         try:
             app()
         except OSError as error:
             raise of_system(error) from None
     except MedganError as error:
-        errors.print(f"[bold red]{error.kind}[/]: {escape(str(error))}", highlight=False)
+        sentence = f"[bold red]{error.kind}[/]: {escape(printable(' '.join(str(error).split())))}"
+        errors.print(sentence, highlight=False, soft_wrap=True)
         sys.exit(error.exit_status)
     except RuntimeError as error:
         errors.print(f"[bold red]unexpected[/]: {type(error).__name__}; is the workspace writable?", highlight=False)

@@ -115,6 +115,15 @@ class _ForeseenWithoutTraceback(logging.Filter):
         return True
 
 
+class _WithoutParameters(logging.Filter):
+    """Prefect logs parameters that it refuses, values and all: an original id typed by mistake would stand there."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop that line; the refusal is told without the value."""
+        return not record.getMessage().startswith("Parameter validation failed")
+
+
+logging.getLogger("prefect.flows").addFilter(_WithoutParameters())
 logging.getLogger("great_expectations").setLevel(logging.WARNING)
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(_ForeseenWithoutTraceback())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from flows.__main__ import app
+from flows.__main__ import app, main
 from medgan.errors import InvalidRequest
 from tests.flows.conftest import SITE
 
@@ -28,10 +31,27 @@ def refusal(tmp_path, monkeypatch):
     return run
 
 
-def test_the_original_id_of_a_patient_typed_by_mistake_reaches_nobody(refusal):
-    said = refusal("erase", "DOE^JANE")
+def test_the_original_id_of_a_patient_typed_by_mistake_reaches_nobody_and_no_log(refusal):
+    heard = []
+    ear = logging.Handler()
+    ear.emit = lambda record: heard.append(record.getMessage())
+    for name in ("prefect.flows", "prefect", None):
+        logging.getLogger(name).addHandler(ear)
+    try:
+        said = refusal("erase", "DOE^JANE")
+    finally:
+        for name in ("prefect.flows", "prefect", None):
+            logging.getLogger(name).removeHandler(ear)
     assert "patient" in said
-    assert "DOE" not in said
+    assert "DOE" not in said + "".join(heard)
+
+
+def test_a_mistake_is_one_line_whatever_the_width_of_the_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["flows", "train", "--from", str(tmp_path / "none"), "--workspace", str(tmp_path)])
+    monkeypatch.setenv("COLUMNS", "40")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize(
