@@ -298,7 +298,7 @@ def test_a_night_outlives_its_worker_dask_the_server_and_the_database(running, s
     assert running.notice_of(struck)["text"].startswith("medgan: nightly ")
     site.call_dead_after(600)  # as deployed: a loaded machine beats late
     site.restart_dask()
-    wait_until("a model in training", lambda: len(list((site.workspace / "pseudonymised/models").iterdir())) > 1)
+    wait_until("a model in training", lambda: len(list((site.workspace / "pseudonymised/models").glob("mo-*"))) > 1)
     for part, start in (("prefect", site.start_prefect), ("postgres", site.start_postgres)):
         site.servers.kill(part)
         start()
