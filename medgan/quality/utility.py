@@ -54,19 +54,20 @@ def small_network(
     train_class: NDArray[np.int64],
     test_NHW: NDArray[np.float32],
     test_class: NDArray[np.int64],
+    seed: int = _SEED,
 ) -> Utility:
-    """A network of three strided convolutions, 400 steps of Adam on batches of 64, fixed seed, one thread."""
+    """A network of three strided convolutions, 400 steps of Adam on batches of 64 that `seed` draws, one thread."""
     values = np.unique(train_class)
     known = np.isin(test_class, values)
     with fixed(1), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
+        torch.manual_seed(seed)
         layers: list[nn.Module] = []
         for c_in, c_out in ((1, 16), (16, 32), (32, 64)):
             layers += [nn.Conv2d(c_in, c_out, 3, 2, 1), nn.BatchNorm2d(c_out), nn.ReLU()]
         network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(1024, len(values)))
         optimiser = torch.optim.AdamW(network.parameters(), _RATE, weight_decay=1e-2)
         steps = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=_STEPS)
-        rng, target = np.random.default_rng(_SEED), np.searchsorted(values, train_class)
+        rng, target = np.random.default_rng(seed), np.searchsorted(values, train_class)
         for _ in range(_STEPS):
             rows = rng.choice(len(train_NHW), _BATCH)
             loss = cross_entropy(network(torch.from_numpy(train_NHW[rows])[:, None]), torch.from_numpy(target[rows]))

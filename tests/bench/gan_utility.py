@@ -2,7 +2,9 @@
 
 The recipe of the demo, or another, trains on PneumoniaMNIST's official train split (3,882 images, at 32 px);
 classifiers learn on as many synthetic images in the same class shares and are judged on the official test split (624
-images of other patients), beside the same classifiers trained on the real train split, and on both together.
+images of other patients), beside the same classifiers trained on the real train split, and on both together. A small
+network's verdict moves with its seed: the median of `--classifiers` is told, and between which they lie. The last
+column is how far the upper half of the power spectrum lies from that of the test images.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -20,13 +23,12 @@ from medgan.gan import recipes
 from medgan.gan.fit import fit
 from medgan.gan.images import TrainingSet
 from medgan.gan.sample import Sampler
+from medgan.quality import realism
 from medgan.quality.compare import Sample
-from medgan.quality.utility import pca_logistic, small_network
+from medgan.quality.utility import Utility, pca_logistic, small_network
 from tests.bench.__main__ import machine
 from tests.bench.gan_systems import ATTRS, squares
 from tests.builders.cohort import FINDINGS, SAMPLES
-
-JUDGES = {"PCA + logistic": pca_logistic, "small network": small_network}
 
 
 def official(part: str, size_px: int) -> Sample:
@@ -39,16 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.gan_utility", description=__doc__)
     parser.add_argument("--recipe", default="xray_32_cpu", help="one of 32 px")
     parser.add_argument("--kimg", type=float)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="generators")
+    parser.add_argument("--classifiers", type=int, default=5, help="small networks a line")
     given = parser.parse_args(arguments)
-    out = sys.stdout
     train, test = official("train", 32), official("test", 32)
-    held = (test.unit, test.class_index)
-    out.write(
+    sys.stdout.write(
         f"{machine()}; {len(train)} train, {len(test)} test images; AUC / balanced accuracy on real test images\n"
+        f"{'trained on':28}{'PCA + logistic':>18}{'small network':>18}{'between':>32}{'high band':>12}\n"
     )
-    out.write(f"{'trained on':28}" + "".join(f"{name:>20}" for name in JUDGES) + "\n")
-    line(out, "real", train, held)
+    tell("real", train, test, given.classifiers)
     for seed in range(given.seeds):
         config = replace(recipes.build(given.recipe, seed=seed, total_kimg=given.kimg), conditions=())
         images = TrainingSet(pixels=train.stored, class_index=train.class_index, classes=FINDINGS, lo=0.0, hi=65535.0)
@@ -58,20 +59,27 @@ def main(arguments: list[str] | None = None) -> int:
             spent = time.process_time() - begun
             made = Sampler(Path(folder)).images(np.arange(len(train)), train.class_index, seed=0)
         ours = Sample(stored=made, class_index=train.class_index, attrs=ATTRS)
-        line(out, f"synthetic, seed {seed} ({spent:.0f} CPU-s)", ours, held)
+        tell(f"synthetic, seed {seed} ({spent:.0f} CPU-s)", ours, test, given.classifiers)
         both = Sample(
             stored=np.concatenate([train.stored, made]),
             class_index=np.concatenate([train.class_index, train.class_index]),
             attrs=ATTRS,
         )
-        line(out, f"real + synthetic, seed {seed}", both, held)
+        tell(f"real + synthetic, seed {seed}", both, test, given.classifiers)
     return 0
 
 
-def line(out, name: str, sample: Sample, held: tuple) -> None:
-    judged = [judge(sample.unit, sample.class_index, *held) for judge in JUDGES.values()]
-    out.write(f"{name:28}" + "".join(f"{f'{u.auc:.3f} / {u.balanced_accuracy:.3f}':>20}" for u in judged) + "\n")
-    out.flush()
+def tell(name: str, sample: Sample, test: Sample, classifiers: int) -> None:
+    sides = (sample.unit, sample.class_index, test.unit, test.class_index)
+    networks = [small_network(*sides, seed=seed) for seed in range(classifiers)]
+    aucs, accuracies = sorted(n.auc for n in networks), sorted(n.balanced_accuracy for n in networks)
+    middle = Utility(auc=median(aucs), balanced_accuracy=median(accuracies))
+    span = f"{aucs[0]:.3f}-{aucs[-1]:.3f} / {accuracies[0]:.3f}-{accuracies[-1]:.3f}"
+    spectra = [realism.radial_spectrum(images.unit.astype(np.float64)) for images in (sample, test)]
+    gap = realism.spectrum_gap(*spectra, high_only=True)
+    shown = [f"{u.auc:.3f} / {u.balanced_accuracy:.3f}" for u in (pca_logistic(*sides), middle)]
+    sys.stdout.write(f"{name:28}" + "".join(f"{text:>18}" for text in shown) + f"{span:>32}{gap:>9.2f} dB\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
