@@ -26,7 +26,11 @@ def small_config(**changes) -> TrainConfig:
         "seed": 3,
         "precision": "fp32",
         "finish_g": None,
+        "gamma": 0.05,
+        "sketch": 0,
+        "sketch_weight": 0.0,
         "spectrum_weight": 0.0,
+        "spectrum_target": "all",
         "match_spectrum": False,
     }
     return replace(xray_32_cpu(), **(values | changes))

@@ -49,7 +49,8 @@ def dark_site(images=40):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "changes"), [("xray_32_cpu", {}), ("r3_residual_32", {}), ("xray_32_cpu", {"sketch": 2})]
+    ("recipe", "changes"),
+    [("xray_32_cpu", {}), ("r3_residual_32", {}), ("xray_32_cpu", {"sketch": 0, "sketch_weight": 0.0})],
 )
 def test_the_adapter_is_a_few_percent_and_merges_into_an_ordinary_generator(recipe, changes):
     config = replace(recipes.build(recipe), **changes)
