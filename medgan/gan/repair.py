@@ -58,15 +58,21 @@ def network_input(degradation: Degradation, measured: Sequence[Measurement]) -> 
     return torch.from_numpy(np.stack(parts))
 
 
-_FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+Views = tuple[tuple[int, ...], ...]
+FLIPS: Views = ((), (2,), (3,), (2, 3))
 """In use the network sees an image in four ways and the mean counts: its chance errors differ (Timofte et al. 2016)."""
 
 
-def answer(network: torch.nn.Module, degradation: Degradation, measured: list[Measurement]) -> tuple[Tensor, ...]:
-    """(image, log error scale, naive), each (N, 1, H, W) float32; the image agrees with what was measured."""
+def answer(
+    network: torch.nn.Module, degradation: Degradation, measured: list[Measurement], views: Views = FLIPS
+) -> tuple[Tensor, ...]:
+    """(image, log error scale, naive), each (N, 1, H, W) float32; the image agrees with what was measured.
+
+    The mean over `views` (axes to mirror) counts; while gradients are taken there is one.
+    """
     given = network_input(degradation, measured)
     layout = torch.channels_last if fast_precision() == "bf16" else torch.contiguous_format
-    turned = [()] if torch.is_grad_enabled() else _FLIPS
+    turned = views[:1] if torch.is_grad_enabled() else views
     out = torch.zeros((len(given), 2, *given.shape[2:]))
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_precision() == "bf16"):
         for axes in turned:

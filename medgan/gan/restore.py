@@ -29,6 +29,7 @@ from medgan.gan.degrade import task
 from medgan.gan.jpeg import Jpeg
 from medgan.gan.loss import LOSSES, squared_gradients
 from medgan.gan.measurement import Degradation, Image, Measurement
+from medgan.gan.muon import Muon
 from medgan.gan.planted import plant
 from medgan.gan.recipes import fast_precision
 from medgan.gan.repair import DESCRIPTION, WEIGHTS, Restorer, answer, looked_at
@@ -75,11 +76,14 @@ def start(config: RestoreConfig) -> Players:
     layout = torch.channels_last if fast_precision() == "bf16" else torch.contiguous_format
     for network in networks:
         network.to(memory_format=layout)  # type: ignore[call-overload]  # missing in its stub
+    weights = networks[0].parameters()
     return Players(
         generator=networks[0],
         discriminator=networks[1],
         average=networks[2].eval().requires_grad_(requires_grad=False),
-        optimiser_g=torch.optim.Adam(networks[0].parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True),
+        optimiser_g=Muon(weights, lr=config.learning_rate)
+        if config.optimiser == "muon"
+        else torch.optim.Adam(weights, lr=config.learning_rate, betas=(0.9, 0.99), fused=True),
         optimiser_d=torch.optim.Adam(
             networks[1].parameters(), lr=config.learning_rate_critic, betas=(0.5, 0.99), fused=True
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from medgan.errors import InvalidRequest
 from medgan.gan.degrade import task
@@ -26,7 +26,9 @@ class RestoreConfig:
     seed: int = 0
     window_px: int = 64
     batch: int = 8
-    learning_rate: float = 1e-3
+    stripped_share: float = 0.5  # of the windows that lose a part to no signal, sharply
+    optimiser: Literal["muon", "adam"] = "muon"  # of the generator
+    learning_rate: float = 2e-3
     learning_rate_critic: float = 4e-4
     pixel_weight: float = 10.0
     hole_weight: float = 2.0  # errors inside a hole count so many times as much

@@ -25,10 +25,11 @@ from medgan.gan.generator import build as build_generator
 from medgan.gan.images import TrainingSet
 from medgan.gan.layers import channels_last
 from medgan.gan.loss import LOSSES, squared_gradients, unit_gradient_penalty
+from medgan.gan.muon import Muon
 from medgan.gan.parallel import ALONE, World
 from medgan.gan.sketch import Sketch
 
-Optimiser = torch.optim.Adam | torch.optim.RMSprop
+Optimiser = torch.optim.Adam | torch.optim.RMSprop | Muon
 
 
 class Score(NamedTuple):

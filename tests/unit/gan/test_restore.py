@@ -14,7 +14,7 @@ from medgan.gan.degrade import TASKS
 from medgan.gan.repair import DESCRIPTION, WEIGHTS, Restorer, Unfamiliar
 from medgan.gan.restore_config import CODE_VERSION, RestoreConfig
 from medgan.gan.restorer import Shape
-from medgan.gan.scans import Scans, windows
+from medgan.gan.scans import Scans, stripped, windows
 from tests.builders.cohort import radiographs
 
 SMALL = RestoreConfig(
@@ -145,6 +145,27 @@ def test_windows_that_show_nothing_are_drawn_again():
     scans = Scans(images=[corner], patient=np.zeros(1))
     cut = np.stack([window for _ in range(8) for window in windows(scans, [0], config, rng)])
     assert (cut.std((1, 2)) > 0.05).mean() > 0.4  # a fifth of the places shows anything
+
+
+def test_a_stripped_window_ends_in_no_signal_and_keeps_the_rest():
+    window = np.linspace(-0.5, 0.9, 64 * 64, dtype=np.float32).reshape(64, 64)
+    for seed in range(5):
+        made = stripped(window, np.random.default_rng(seed))
+        gone = made == -1
+        assert 0.09 < gone.mean() < 0.61
+        assert np.array_equal(made[~gone], window[~gone])
+        assert (np.abs(np.diff(gone.astype(int), axis=1)).sum(1)).mean() < 16  # regions, not speckles
+
+
+def test_only_the_asked_share_of_windows_is_stripped():
+    bright = Scans(images=[np.tile(np.linspace(-0.5, 1, 64, dtype=np.float32), (64, 1))], patient=np.zeros(1))
+
+    def share(asked):
+        rng, config = np.random.default_rng(0), replace(SMALL, stripped_share=asked, batch=64)
+        return np.mean([(one == -1).any() for one in windows(bright, [0], config, rng)])
+
+    assert share(0.0) == 0
+    assert 0.3 < share(0.5) < 0.7
 
 
 def test_a_configuration_that_cannot_train_is_refused():
