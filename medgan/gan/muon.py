@@ -51,7 +51,8 @@ def _is_matrix(parameter: Tensor) -> bool:
 def _orthogonal(gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
     state["first"].lerp_(gradient, 1 - _MOMENTUM)
     ahead = gradient.lerp(state["first"], _MOMENTUM).flatten(1)  # Nesterov's look
-    return orthogonal(ahead).reshape(gradient.shape) * (_STEP_SIZE * max(ahead.shape) ** 0.5)
+    size: float = _STEP_SIZE * max(ahead.shape) ** 0.5
+    return size * orthogonal(ahead).reshape(gradient.shape)
 
 
 def orthogonal(matrix_RC: Tensor) -> Tensor:
@@ -67,7 +68,6 @@ def orthogonal(matrix_RC: Tensor) -> Tensor:
 def _adam(gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
     state["first"].lerp_(gradient, 1 - _BETAS[0])
     state["second"].lerp_(gradient.square(), 1 - _BETAS[1])
-    mean, power = (
-        state[name] / (1 - beta ** state["step"]) for name, beta in zip(("first", "second"), _BETAS, strict=True)
-    )
+    steps = int(state["step"])
+    mean, power = state["first"] / (1 - _BETAS[0] ** steps), state["second"] / (1 - _BETAS[1] ** steps)
     return mean / (power.sqrt() + 1e-8)

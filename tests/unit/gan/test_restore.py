@@ -19,13 +19,13 @@ from tests.builders.cohort import radiographs
 
 SMALL = RestoreConfig(
     task="denoise",
-    steps=60,
+    steps=120,
     adversarial_steps=12,
     window_px=32,
     batch=8,
     learning_rate=3e-3,
     penalty_every=4,
-    shape=Shape(widths=(16, 24, 32), blocks=1, critic_widths=(8, 16)),
+    shape=Shape(widths=(24, 32, 48), blocks=1, critic_widths=(8, 16)),
     tick_steps=24,
 )
 

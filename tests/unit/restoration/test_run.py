@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_a_second_run_gives_the_same_files(done, archive, twice, tmp_path):
 
 def test_no_name_and_no_place_is_written_beside_the_images(done, tmp_path):
     for name in (run.REPORT, run.QUARANTINE, run.PAGE):
-        text = (tmp_path / "out" / name).read_text()
+        text = re.sub("base64,[A-Za-z0-9+/=]+", "", (tmp_path / "out" / name).read_text())  # pixels spell any word
         assert "Doe" not in text
         assert "good0" not in text
         assert "RESTORE-1" not in text
