@@ -70,4 +70,5 @@ def _adam(gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
     state["second"].lerp_(gradient.square(), 1 - _BETAS[1])
     steps = int(state["step"])
     mean, power = state["first"] / (1 - _BETAS[0] ** steps), state["second"] / (1 - _BETAS[1] ** steps)
-    return mean / (power.sqrt() + 1e-8)
+    step: Tensor = mean / (power.sqrt() + 1e-8)
+    return step
