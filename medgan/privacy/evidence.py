@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medgan.errors import InvalidRequest
-from medgan.privacy.embedding import MOST_IMAGES, Embedding, fit
+from medgan.privacy.embedding import MOST_IMAGES, Embedding, Vectors, fit
 from medgan.privacy.nearest import Nearest, correlation, margin, nearest, nearest_in_each
 from medgan.privacy.register import agreement
 from medgan.privacy.views import Images, Views
@@ -46,22 +47,25 @@ class Similarity:
 
     Per band (Q,) how near they come: in E1 and E2 the margin of the nearest (see `nearest.Nearest`), in "pixels" that
     of the correlation after fine registration with the better of both, beside nothing; in E3 the similarity. The pixel
-    correlation (Q,) of the better match through its warp; the index (Q,) of the nearest train image in E2.
+    correlation (Q,) of the better match through its warp; the index (Q,) of the nearest train image in E2; the queries'
+    own unit vectors in E1, `place` (Q, k).
     """
 
     bands: dict[str, Scores]
     correlation: Scores
     index: npt.NDArray[np.int32]
+    place: Vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What was measured, twins left out of everything but the synthetic images.
 
-    Nearness to train of `synthetic`, of `calibration` (holdout-1, and train against the rest of train) and of
-    `control` (holdout-2); membership scores of train images (`members`) and holdout images (`others`) by attack;
-    `authentic` counts of inauthentic and all images, synthetic then fresh real; which of train and of the others are
-    the most isolated, by the similarity in E2 of their nearest (other) train image, `reach`; `twins` found.
+    Nearness to train of `synthetic`, of `calibration` (holdout-1, and train against the rest of train; of whom is said
+    by `calibration_patients`) and of `control` (holdout-2);
+    membership scores of train images (`members`) and holdout images (`others`) by attack; `authentic` counts of
+    inauthentic and all images, synthetic then fresh real; which of train and of the others are the most isolated, by
+    the similarity in E2 of their nearest (other) train image, `reach`; `twins` found.
     `same_patient` is how near images of holdout-2 come to another image of their own patient, in E3 (empty where no
     patient has two).
     """
@@ -69,6 +73,7 @@ class Evidence:
     embedding: Embedding
     synthetic: Similarity
     calibration: Similarity
+    calibration_patients: npt.NDArray[np.object_]
     control: Similarity
     members: dict[str, Scores]
     others: dict[str, Scores]
@@ -87,7 +92,7 @@ class Evidence:
 def similarity_to_train(queries: Views, real: RealImages, embedding: Embedding) -> Similarity:
     """How near `queries` (Q, S, S) come to the train split."""
     near = nearest(queries, real.train, embedding, patients=real.train_patients)
-    return _similarity(queries, real.train, near)
+    return _similarity(queries, real.train, near, embedding)
 
 
 def collect(synthetic: Views, real: RealImages, *, seed: int) -> Evidence:
@@ -110,7 +115,8 @@ def collect(synthetic: Views, real: RealImages, *, seed: int) -> Evidence:
     from_2, of_1 = nearest_in_each(real.holdout_2, [train, first_set], embedding)
     between = (of_1, of_2)
     first, second = (
-        _similarity(images, real.train, near) for images, near in ((real.holdout_1, from_1), (real.holdout_2, from_2))
+        _similarity(images, real.train, near, embedding)
+        for images, near in ((real.holdout_1, from_1), (real.holdout_2, from_2))
     )
     keep_1, keep_2 = first.correlation < TWIN_CORRELATION, second.correlation < TWIN_CORRELATION
     if not keep_1.any() or not keep_2.any():
@@ -118,15 +124,17 @@ def collect(synthetic: Views, real: RealImages, *, seed: int) -> Evidence:
             "every image of a holdout has a twin in train: the archive holds its images twice under other patients. "
             "Leave the copies out, or give them the PatientID of their originals"
         )
-    inside = _train_against_train(real, embedding, seed=seed)
+    inside, inside_patients = _train_against_train(real, embedding, seed=seed)
+    keep = inside.correlation < TWIN_CORRELATION
     members, others = _membership(to_train, to_holdout, (from_1, from_2), between, np.concatenate([keep_1, keep_2]))
     fresh = np.concatenate([real.holdout_1[keep_1], real.holdout_2[keep_2]])
     authentic, reach, reach_others = _authentic(synthetic, fresh, real.train, embedding)
     isolated_train, isolated_others = _isolated(reach, reach_others)
     return Evidence(
         embedding=embedding,
-        synthetic=_similarity(synthetic, real.train, to_train),
-        calibration=joined(_kept(first, keep_1), _kept(inside, inside.correlation < TWIN_CORRELATION)),
+        synthetic=_similarity(synthetic, real.train, to_train, embedding),
+        calibration=joined(_kept(first, keep_1), _kept(inside, keep)),
+        calibration_patients=np.concatenate([real.holdout_1_patients[keep_1], inside_patients[keep]]),
         control=_kept(second, keep_2),
         members=members,
         others=others,
@@ -192,7 +200,7 @@ def _correlation(queries: Views, train: Views, near: dict[str, Nearest]) -> Scor
     return plain
 
 
-def _similarity(queries: Views, train: Views, near: dict[str, Nearest]) -> Similarity:
+def _similarity(queries: Views, train: Views, near: dict[str, Nearest], embedding: Embedding) -> Similarity:
     plain = _correlation(queries, train, near)
     warps = aligned_warps()
     pixels = [
@@ -203,11 +211,14 @@ def _similarity(queries: Views, train: Views, near: dict[str, Nearest]) -> Simil
         "pixels": margin(np.max(pixels, axis=0))
     }
     bands |= {name: band.similarity for name, band in near.items() if name not in bands}
-    return Similarity(bands=bands, correlation=plain, index=near["E2"].index)
+    place = embedding.unwarped(queries)["E1"]
+    return Similarity(bands=bands, correlation=plain, index=near["E2"].index, place=place)
 
 
-def _train_against_train(real: RealImages, embedding: Embedding, *, seed: int) -> Similarity:
-    """A sample of train images against all train images of other patients: what a fresh patient would score."""
+def _train_against_train(
+    real: RealImages, embedding: Embedding, *, seed: int
+) -> tuple[Similarity, npt.NDArray[np.object_]]:
+    """A sample of train images against all train images of other patients, as a fresh one would score; and whose."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x6C6F6F]))
     rows = np.sort(rng.permutation(len(real.train))[:CALIBRATION_TRAIN])
     near = nearest(
@@ -217,7 +228,7 @@ def _train_against_train(real: RealImages, embedding: Embedding, *, seed: int) -
         patients=real.train_patients,
         apart=real.train_patients[rows],
     )
-    return _similarity(real.train[rows], real.train, near)
+    return _similarity(real.train[rows], real.train, near, embedding), real.train_patients[rows]
 
 
 def _membership(
@@ -308,15 +319,16 @@ def _marked(rows: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.bool_]:
 
 
 def _kept(similarity: Similarity, keep: npt.NDArray[np.bool_]) -> Similarity:
-    bands = {name: scores[keep] for name, scores in similarity.bands.items()}
-    return Similarity(bands=bands, correlation=similarity.correlation[keep], index=similarity.index[keep])
+    return _each(lambda values: values[keep], similarity)
 
 
 def joined(first: Similarity, second: Similarity) -> Similarity:
     """The queries of both, one after the other."""
-    bands = {name: np.concatenate([scores, second.bands[name]]) for name, scores in first.bands.items()}
-    return Similarity(
-        bands=bands,
-        correlation=np.concatenate([first.correlation, second.correlation]),
-        index=np.concatenate([first.index, second.index]),
-    )
+    return _each(lambda *values: np.concatenate(values), first, second)
+
+
+def _each(change: Callable[..., Any], *parts: Similarity) -> Similarity:
+    """What `change` makes of every field of the parts."""
+    bands = {name: change(*(part.bands[name] for part in parts)) for name in parts[0].bands}
+    rest = {name: change(*(getattr(part, name) for part in parts)) for name in ("correlation", "index", "place")}
+    return Similarity(bands=bands, **rest)

@@ -8,65 +8,23 @@ and chance seldom gives as much: that no policy lets pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
 from medgan.privacy import statistics
 from medgan.privacy.evidence import Evidence, Scores, Similarity
 from medgan.privacy.policy import Policy
+from medgan.privacy.tail import Tail
 from medgan.records import GateTest
 from medgan.records.report import P_LEANS
 
 P_DECIDES = 0.01
 """A test fails for good below this p; the policy's own `p_least` is for G2."""
-TAIL = ("E1", "E2", "pixels")
-"""Bands that a copy may show in: the coarse form (noise), the detail (gamma, blends), the pixels (any crop or zoom)."""
 _DIGITS = 6
 _LEAST_FOR_A_TREND = 30
 _LEAST_VERIFIED = 0.1
 """Share of holdout patients that a verification must recognise at the threshold, or its silence says nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tail:
-    """How far out a score lies: each band on a scale where its median is 0 and its own threshold is 1.
-
-    The score of an image is its largest band; `threshold` is that score's order statistic with `above` of
-    `calibrated` scores at or beyond it.
-    """
-
-    medians: dict[str, float]
-    spans: dict[str, float]
-    threshold: float
-    above: int
-    calibrated: int
-
-    def scores(self, similarity: Similarity) -> npt.NDArray[np.float64]:
-        """(Q,) one score an image."""
-        bands = [(similarity.bands[name] - self.medians[name]) / self.spans[name] for name in self.medians]
-        largest: npt.NDArray[np.float64] = np.max(np.asarray(bands, np.float64), axis=0)
-        return largest
-
-    def hits(self, similarity: Similarity) -> npt.NDArray[np.bool_]:
-        """(Q,) whether an image lies in the tail."""
-        return self.scores(similarity) >= self.threshold
-
-
-def calibrate(calibration: Similarity, policy: Policy, bands: tuple[str, ...] = TAIL) -> Tail:
-    """Thresholds in `bands` from strangers to the query: holdout-1, and train against the rest of train."""
-    medians, spans = {}, {}
-    for name in bands:
-        values = calibration.bands[name]
-        medians[name] = float(np.median(values))
-        threshold, _ = statistics.tail_threshold(values, quantile=policy.tail.quantile)
-        spans[name] = max(threshold - medians[name], 1e-6)
-    scale = Tail(medians=medians, spans=spans, threshold=np.inf, above=1, calibrated=1)
-    scores = scale.scores(calibration)
-    threshold, above = statistics.tail_threshold(scores, quantile=policy.tail.quantile)
-    return Tail(medians=medians, spans=spans, threshold=threshold, above=above, calibrated=len(scores))
 
 
 def copies(correlation: Scores, policy: Policy) -> GateTest:
@@ -123,12 +81,12 @@ def reidentification(evidence: Evidence, policy: Policy) -> GateTest:
             conclusive=False,
             detail="too few patients have two images to learn what stays the same in a person",
         )
-    scale = calibrate(evidence.calibration, policy, ("E3",))
-    hits, images = int(scale.hits(evidence.synthetic).sum()), evidence.synthetic_images
-    expected = scale.above / (scale.calibrated + 1)
-    p_value = statistics.tail_p_value(hits, images, calibrated=scale.calibrated, above=scale.above)
+    strangers, images = evidence.calibration.bands["E3"], evidence.synthetic_images
+    threshold, above = statistics.tail_threshold(strangers, quantile=policy.tail.quantile)
+    hits = int((evidence.synthetic.bands["E3"] >= threshold).sum())
+    expected = above / (len(strangers) + 1)
+    p_value = statistics.tail_p_value(hits, images, calibrated=len(strangers), above=above)
     upper = max(0.0, statistics.upper_rate(hits, images) - expected)
-    threshold = scale.medians["E3"] + scale.threshold * scale.spans["E3"]
     seen, tried = int((evidence.same_patient >= threshold).sum()), len(evidence.same_patient)
     sees = tried > 0 and seen / tried >= _LEAST_VERIFIED
     bad = p_value < P_DECIDES and hits / images - expected > limit
@@ -284,7 +242,7 @@ def isolated_tail(evidence: Evidence, scale: Tail, policy: Policy) -> GateTest:
         return int((scale.hits(similarity) & evidence.isolated_train[similarity.index]).sum())
 
     found, images = hits(evidence.synthetic), evidence.synthetic_images
-    calibrated = hits(evidence.calibration)
+    calibrated = int(((scale.own >= scale.threshold) & evidence.isolated_train[evidence.calibration.index]).sum())
     p_value = statistics.tail_p_value(found, images, calibrated=scale.calibrated, above=calibrated + 1)
     upper = max(0.0, statistics.upper_rate(found, images) - calibrated / scale.calibrated)
     bad = p_value < policy.tail.p_least

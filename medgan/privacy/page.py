@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medgan.privacy.evidence import Evidence, Scores
-from medgan.privacy.judge import Tail
+from medgan.privacy.tail import Tail
 from medgan.records import GateTest
 
 _BINS = 48
@@ -42,9 +42,7 @@ def curves(evidence: Evidence, scale: Tail) -> dict[str, Any]:
     drawn: dict[str, Any] = {"distributions": {}, "roc": {}, "threshold": round(scale.threshold, 4)}
     for name in evidence.synthetic.bands:
         drawn["distributions"][name] = _distribution(evidence.synthetic.bands[name], evidence.calibration.bands[name])
-    drawn["distributions"]["tail score"] = _distribution(
-        scale.scores(evidence.synthetic), scale.scores(evidence.calibration)
-    )
+    drawn["distributions"]["tail score"] = _distribution(scale.scores(evidence.synthetic), scale.own)
     for name, members in evidence.members.items():
         drawn["roc"][name] = _roc(members, evidence.others[name])
     return drawn

@@ -6,18 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medgan.privacy import judge
+from medgan.privacy import judge, statistics
 from medgan.privacy.evidence import Evidence, RealImages, similarity_to_train
 from medgan.privacy.policy import Policy
+from medgan.privacy.tail import Tail
 from medgan.privacy.views import CHANGES, changed
 from medgan.records import GateTest
 
 BLEND = "blend 30 %"
+LEAST_FOR_RECALL = 100
+"""Of each kind, to tell what share is found: of 20, by which one blend in three was judged, chance makes 11 points."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planted:
-    """What became of `count` images planted by one change: found in the tail, and the gate's answer."""
+    """Of `count` images with one change how many lie in the tail, and the gate's answer to those that were planted."""
 
     change: str
     count: int
@@ -30,28 +33,32 @@ class Planted:
         return self.found / self.count
 
 
-def plant(evidence: Evidence, real: RealImages, scale: judge.Tail, policy: Policy, *, seed: int) -> tuple[Planted, ...]:
-    """Plant each change in turn: the planted images take the place of as many synthetic ones."""
+def plant(evidence: Evidence, real: RealImages, scale: Tail, policy: Policy, *, seed: int) -> tuple[Planted, ...]:
+    """Plant each change in turn: the planted images take the place of as many synthetic ones.
+
+    `LEAST_FOR_RECALL` images are changed, to be found or not; of them the policy's share is planted.
+    """
     images = evidence.synthetic_images
     count = min(images, max(policy.self_test.planted_least, round(policy.self_test.planted_share * images)))
     own_hits, own_copies = scale.hits(evidence.synthetic), evidence.synthetic.correlation
     batches, replaced = [], []
     for number, name in enumerate(CHANGES):
         rng = np.random.Generator(np.random.Philox(key=[seed, 0x706C0000 + number]))
-        batches.append(changed(name, real.train[rng.permutation(len(real.train))[:count]], rng))
-        replaced.append(rng.permutation(images)[: len(batches[-1])])
+        rows = rng.permutation(len(real.train))[: max(count, LEAST_FOR_RECALL)]
+        batches.append(changed(name, real.train[rows], rng))
+        replaced.append(rng.permutation(images)[: min(count, len(rows))])
     near = similarity_to_train(np.concatenate(batches), real, evidence.embedding)
     found = np.split(scale.hits(near), len(CHANGES))
     correlations = np.split(near.correlation, len(CHANGES))
     results = []
     for name, rows, hits, correlation in zip(CHANGES, replaced, found, correlations, strict=True):
-        left = np.concatenate([np.delete(own_copies, rows), correlation])
-        total = int(hits.sum() + np.delete(own_hits, rows).sum())
+        left = np.concatenate([np.delete(own_copies, rows), correlation[: len(rows)]])
+        total = int(hits[: len(rows)].sum() + np.delete(own_hits, rows).sum())
         answers = (judge.tail(total, images, scale, policy), judge.copies(left, policy))
         results.append(
             Planted(
                 change=name,
-                count=len(rows),
+                count=len(hits),
                 found=int(hits.sum()),
                 refused=any(not answer.passed and answer.conclusive for answer in answers),
             )
@@ -77,8 +84,14 @@ def verdict(planted: tuple[Planted, ...], policy: Policy) -> tuple[GateTest, ...
                 value=round(worst.recall, 6),
                 limit=least,
                 passed=not missed and worst.recall >= least,
-                detail=f"{worst.found} of {worst.count} planted by {worst.change}; "
+                detail=f"{worst.found} of {worst.count} by {worst.change} ({_between(worst)}); "
                 + (f"not refused: {', '.join(missed)}" if missed else "refused with every change"),
             )
         )
     return tuple(tests)
+
+
+def _between(planted: Planted) -> str:
+    """The share found, as a 90 % interval."""
+    low, high = (bound(planted.found, planted.count) for bound in (statistics.lower_rate, statistics.upper_rate))
+    return f"{100 * low:.0f} to {100 * high:.0f} %"

@@ -1,9 +1,9 @@
 """Real memorisers and one that is none: our own generator trained on few images or on many, judged by the gate.
 
     python -m tests.bench.privacy_memorisers [--images 64] [--kimg 110] [--made 1024] [--seed 0]
-        [--policy internal] [--mednist ZIP]
+        [--policy internal] [--recipe xray_32_cpu] [--mednist ZIP]
 
-Radiographs of PneumoniaMNIST at 32 px with the demo's recipe: the train split the gate attacks is the very images the
+Radiographs of PneumoniaMNIST at 32 px with `--recipe`: the train split the gate attacks is the very images the
 generator saw (`--images`; 0 is the whole split), the holdouts are the cohort's own. With `--mednist ZIP` the same
 recipe sees some 20,000 images of six classes. That archive does not tell its patients, but its files lie patient by
 patient where a patient has many: see `patients`. Prints every test of the policy and the verdict.
@@ -49,8 +49,10 @@ HELD = 0.083
 """Of each class, in each holdout."""
 
 
-def training(pixels: np.ndarray, class_index: np.ndarray, classes: Sequence[str]) -> TrainingSet:
-    return TrainingSet(pixels=pixels, class_index=class_index, classes=tuple(classes), lo=FULL[0], hi=FULL[1])
+def training(pixels: np.ndarray, class_index: np.ndarray, classes: Sequence[str], patients: np.ndarray) -> TrainingSet:
+    return TrainingSet(
+        pixels=pixels, class_index=class_index, classes=tuple(classes), lo=FULL[0], hi=FULL[1], patients=patients
+    )
 
 
 def radiographs(folder: Path, images: int) -> tuple[TrainingSet, RealImages]:
@@ -64,7 +66,7 @@ def radiographs(folder: Path, images: int) -> tuple[TrainingSet, RealImages]:
     planes, *_ = attack._real(cohort, zones=zones)
     (real,) = planes.values()
     seen = replace(real, train=real.train[few], train_patients=real.train_patients[few])
-    return training(pixels[few], classes[few], loaded.classes), seen
+    return training(pixels[few], classes[few], loaded.classes, seen.train_patients), seen
 
 
 def six_classes(path: Path) -> tuple[TrainingSet, RealImages]:
@@ -88,7 +90,7 @@ def six_classes(path: Path) -> tuple[TrainingSet, RealImages]:
         holdout_1_patients=people[first],
         holdout_2_patients=people[second],
     )
-    return training(stored[train], labels[train], classes), real
+    return training(stored[train], labels[train], classes, real.train_patients), real
 
 
 def patients(views: Images) -> np.ndarray:
@@ -146,6 +148,7 @@ def main() -> None:
     parser.add_argument("--made", type=int, default=1024)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--policy", default="internal")
+    parser.add_argument("--recipe", default="xray_32_cpu", help="of 32 px")
     parser.add_argument("--mednist", type=Path)
     options = parser.parse_args()
     started = time.process_time()
@@ -153,7 +156,7 @@ def main() -> None:
         seen, real = six_classes(options.mednist) if options.mednist else radiographs(Path(folder), options.images)
         place = Path(folder) / "model"
         place.mkdir()
-        fit(seen, recipes.build("xray_32_cpu", total_kimg=options.kimg, seed=options.seed), place, attrs=ATTRS)
+        fit(seen, recipes.build(options.recipe, total_kimg=options.kimg, seed=options.seed), place, attrs=ATTRS)
         trained = time.process_time() - started
         drawn = np.random.default_rng(0).choice(seen.class_index, options.made)
         made = Sampler(place).images(np.arange(options.made, dtype=np.int64), drawn, seed=0)

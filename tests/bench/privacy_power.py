@@ -29,6 +29,7 @@ from medgan.privacy import embedding, judge, policy, statistics
 from medgan.privacy.evidence import TWIN_CORRELATION, Similarity, joined
 from medgan.privacy.nearest import BESIDE, Block, blocks, correlation, margin
 from medgan.privacy.register import agreement
+from medgan.privacy.tail import Tail, calibrate
 from medgan.privacy.views import CHANGES, changed, to_view, unit
 from medgan.privacy.warps import aligned_warps
 from medgan.settings import Zones
@@ -57,11 +58,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of each query (Q,): its nearest pool images, nearest first, by E1, E2 and plain correlation (Q, FIRST).
+    """Of each query (Q,): its own vectors, and its nearest pool images by E1, E2 and plain correlation (Q, FIRST).
 
     Of the first of them in E1 and E2 (Q, REGISTERED) the correlation through the warp, and after fine registration.
     """
 
+    place: dict[str, np.ndarray]
     index: dict[str, np.ndarray]
     similarity: dict[str, np.ndarray]
     correlation: dict[str, np.ndarray]
@@ -87,7 +89,12 @@ class Neighbours:
             pixels.append(_at(self.pixels[name][rows], places[:, :REGISTERED], 1))
             plain.append(_at(self.correlation[name][rows], places[:, :REGISTERED], 1))
         bands["pixels"] = margin(np.maximum(*pixels))
-        return Similarity(bands=bands, correlation=np.maximum(*plain), index=np.zeros(len(rows), np.int32))
+        return Similarity(
+            bands=bands,
+            correlation=np.maximum(*plain),
+            index=np.zeros(len(rows), np.int32),
+            place=self.place["E1"][rows],
+        )
 
 
 def _at(values: np.ndarray, places: np.ndarray, rank: int) -> np.ndarray:
@@ -117,7 +124,15 @@ def neighbours(
             similarity[name] = np.take_along_axis(values, order, axis=1)
         for name, block in tables.items():
             through[name], fine[name] = _registered(queries[rows], pool, block, index[name][:, :REGISTERED])
-        parts.append(Neighbours(index=index, similarity=similarity, correlation=through, pixels=fine))
+        parts.append(
+            Neighbours(
+                place=fitted.unwarped(queries[rows]),
+                index=index,
+                similarity=similarity,
+                correlation=through,
+                pixels=fine,
+            )
+        )
     return Neighbours(
         **{
             field.name: {
@@ -143,7 +158,7 @@ def _registered(
 
 
 def answers(
-    hits: np.ndarray, copies: int, nearer: np.ndarray, members: np.ndarray, others: np.ndarray, scale: judge.Tail
+    hits: np.ndarray, copies: int, nearer: np.ndarray, members: np.ndarray, others: np.ndarray, scale: Tail
 ) -> tuple[bool, bool, bool]:
     """Whether the gate, the DCR share and the plain AUC refuse."""
     limits = policy.load("strict")
@@ -171,7 +186,7 @@ def run(
     own = train[:CALIBRATION]
     strangers = (pool.scores(first, mask["train"]), pool.scores(own, mask["train"], own))
     limits = policy.load("strict")
-    scale = judge.calibrate(joined(*strangers), limits)
+    scale = calibrate(joined(*strangers), np.concatenate([first, own]), limits)
     unchanged = pool.scores(fresh, mask["train"])
     honest, same = scale.hits(unchanged), unchanged.correlation >= limits.copies.correlation
     nearer = pool.in_split("plain", fresh, matched) > pool.in_split("plain", fresh, holdout)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from scipy.spatial import cKDTree
 from medgan.errors import InvalidRequest
 from medgan.privacy import evidence, judge, policy, selftest
 from medgan.privacy.evidence import similarity_to_train
+from medgan.privacy.tail import calibrate
 from medgan.privacy.views import CHANGES, changed
 
 STRICT, INTERNAL = policy.load("strict"), policy.load("internal")
@@ -16,7 +18,7 @@ STRICT, INTERNAL = policy.load("strict"), policy.load("internal")
 
 @pytest.fixture(scope="module")
 def scale(honest):
-    return judge.calibrate(honest.calibration, STRICT)
+    return calibrate(honest.calibration, honest.calibration_patients, STRICT)
 
 
 def test_images_that_copy_nobody_are_as_authentic_as_the_holdout_however_few_there_are(honest):
@@ -79,6 +81,15 @@ def test_the_self_test_refuses_every_planted_change(case, honest, scale):
     planted = selftest.plant(honest, case.real, scale, INTERNAL, seed=0)
     assert [result.change for result in planted if not result.refused] == []
     assert all(test.passed for test in selftest.verdict(planted, INTERNAL))
+
+
+def test_the_share_found_is_told_of_a_hundred_of_each_kind_however_few_one_in_a_hundred_are(case, honest, scale):
+    planted = selftest.plant(honest, case.real, scale, INTERNAL, seed=0)
+    assert {result.count for result in planted} == {100}
+    blend = next(result for result in planted if result.change == selftest.BLEND)
+    told = selftest.verdict(planted, INTERNAL)[1].detail
+    low, high = (float(value) for value in re.search(r"\((\d+) to (\d+) %", told).groups())
+    assert low < 100 * blend.recall <= high
 
 
 def test_a_blind_gate_fails_its_self_test_for_good(case, honest, scale):

@@ -49,10 +49,7 @@ def fresh(case):
 
 def judged(found, rows):
     """G3 of some of the images that were measured."""
-    bands = {name: scores[rows] for name, scores in found.synthetic.bands.items()}
-    some = evidence.Similarity(
-        bands=bands, correlation=found.synthetic.correlation[rows], index=found.synthetic.index[rows]
-    )
+    some = evidence._each(lambda values: values[rows], found.synthetic)
     return judge.reidentification(replace(found, synthetic=some, synthetic_images=len(some.index)), LIMITS)
 
 
