@@ -57,12 +57,13 @@ def _orthogonal(gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
 
 def orthogonal(matrix_RC: Tensor) -> Tensor:
     """About the nearest matrix with orthonormal rows or columns: singular values between 0.7 and 1.2."""
-    x = matrix_RC if matrix_RC.shape[0] <= matrix_RC.shape[1] else matrix_RC.T
+    wide = matrix_RC.shape[0] <= matrix_RC.shape[1]
+    x: Tensor = matrix_RC if wide else matrix_RC.T
     x = x / (x.norm() + 1e-7)
     for _ in range(5):  # the quintic of Jordan et al., whose slope at 0 is the steepest
         square = x @ x.T
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x if matrix_RC.shape[0] <= matrix_RC.shape[1] else x.T
+    return x if wide else x.T
 
 
 def _adam(gradient: Tensor, state: dict[str, Tensor]) -> Tensor:
