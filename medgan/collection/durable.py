@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,11 +33,20 @@ def write_bytes(path: Path, data: bytes) -> None:
         fsync_folder(path.parent)
 
 
-def sweep(folder: Path, name: str = "*") -> None:
+def sweep(folder: Path, name: str) -> None:
     """Delete what killed runs left of `name` in `folder`, unfinished; only for whoever holds the lock of it."""
+    _delete([*folder.glob(f".{name}{PARTIAL}"), *folder.glob(f".{name}.*{PARTIAL}")])
+
+
+def sweep_below(folder: Path) -> None:
+    """Delete what killed runs left anywhere in `folder`, unfinished; only for whoever holds the lock of it."""
+    _delete([*folder.rglob(f".*{PARTIAL}"), *folder.rglob(".*.tmp")])  # `.tmp`: as earlier releases named them
+
+
+def _delete(leftovers: Iterable[Path]) -> None:
     with explained_disk():
-        for left in folder.glob(f".{name}.*{PARTIAL}"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for left in leftovers:
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -77,15 +86,17 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
     Raises:
         Conflict: somebody else holds it and `wait` is false.
+        StoreUnavailable: the disk refuses, or gives no locks.
     """
     with explained_disk():
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict("another process is writing here: wait until it is done, then run again") from None
+        with explained_disk():
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Conflict("another process is writing here: wait until it is done, then run again") from None
         yield
     finally:
         os.close(descriptor)

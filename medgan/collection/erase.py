@@ -2,17 +2,19 @@
 
 Frames are overwritten with zeros and rows dropped in one commit; copies that landed from remote archives go; then every
 state older than the grace expires and what only it held is deleted. Cohorts that held the patient are deleted (they
-are prepared again without), with what killed runs left of any. What was trained or published before cannot be
-unlearned here: it is listed, for people to decide.
+are prepared again without), with what killed runs left of any; whose they were stays written down, because models that
+learned from them stay. What was trained or published before cannot be unlearned here: it is listed, for people to
+decide.
 
 Killed at any moment, a rerun finishes: the list is written before anything is deleted, and only grows.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import shutil
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,8 @@ from medgan import keys
 from medgan.archive import sources
 from medgan.archive.prune import Pruned
 from medgan.collection import durable, landed, layout, packs, read, store, write
-from medgan.errors import IntegrityError, InvalidRequest
-from medgan.records import CollectionSnapshot, Handle
+from medgan.errors import IntegrityError, InvalidRequest, of_system
+from medgan.records import CollectionSnapshot, Handle, canonical_json
 from medgan.records.erasure import Erasure
 from medgan.settings import Zones
 
@@ -39,7 +41,9 @@ def erase(collection: str, patient: str, *, zones: Zones, grace: timedelta = tim
     Raises:
         InvalidRequest: no such collection, or not a pseudonym.
         IntegrityError: what was made of the patient cannot be told, because a record is broken.
-        Conflict: an ingest is writing, or a cohort is being prepared; try again when it is done.
+        Conflict: an ingest is writing, a cohort is being prepared, or a model or restorer is learning: the patient is
+            gone from the collection, and what may have been made meanwhile is listed when it is done; try again then.
+        StoreUnavailable: a disk refuses; try again.
     """
     _checked(patient)
     begun = _begin(patient, zones)
@@ -56,14 +60,15 @@ def erase(collection: str, patient: str, *, zones: Zones, grace: timedelta = tim
         "landed": begun.landed + landings.let_go,
         "landed_shared": landings.shared,
     }
-    _save(begun.model_copy(update=done), zones)
+    begun = _save(begun.model_copy(update=done), zones)
     expired = store.forget_history(collection, older_than=datetime.now(UTC) - grace, zones=zones)
-    _drop_unfinished_cohorts(zones)
-    begun = _begin(patient, zones)  # one that was being prepared when the list was written may stand by now
-    for cohort in begun.cohorts:
+    _save(begun.model_copy(update={"snapshots_expired": begun.snapshots_expired + expired}), zones)
+    _sweep_cohorts(zones)
+    for cohort in _begin(patient, zones).cohorts:  # one that was being prepared when the list was made may stand by now
         _delete_cohort(cohort, zones)
-    expired += begun.snapshots_expired
-    return _save(begun.model_copy(update={"snapshots_expired": expired, "complete": True}), zones)
+    _sweep_learners(zones)
+    # Nothing reads these cohorts any more, and what was learning from them has written its record or is dead.
+    return _save(_begin(patient, zones).model_copy(update={"complete": True}), zones)
 
 
 def drop(writer: store.Writer, patient: str) -> int:
@@ -98,29 +103,30 @@ def _let_go(patient: str, table: pd.DataFrame, gone: read.Withdrawn, zones: Zone
     return landed.forget(patient, held=held, withdrawn=gone.sources, zones=zones, keyring=keyring)
 
 
-def affected(patient: str, *, zones: Zones) -> Erasure:
-    """Cohorts and restorers with the patient, what was made of them, however far down, and what may hold anybody."""
-    cohorts = {
-        path.name for path in _folders(zones.pseudonymised / "cohorts") if _holds(path / "table.parquet", patient)
-    }
+def affected(patient: str, *, zones: Zones, cohorts: Iterable[str] = ()) -> Erasure:
+    """Cohorts and restorers with the patient, what was made of them, however far down, and what may hold anybody.
+
+    `cohorts` held the patient too, whether they stand or not.
+    """
+    within = {*cohorts, *_standing(patient, zones), *_deleted(patient, zones)}
     models = {
-        model["model"]
+        _handle_in(model, "model")
         for model in _records(zones.pseudonymised / "models", "*/model.json")
-        if model.get("cohort") in cohorts
+        if _text(model, "cohort") in within
     }
     synthetic = {
-        made["synthetic"]
+        _handle_in(made, "synthetic")
         for made in _records(zones.synthetic / "cohorts", "*/synthetic.json")
-        if made.get("cohort") in cohorts or made.get("model") in models
+        if _text(made, "cohort") in within or _text(made, "model") in models
     }
     releases = {
-        f"{manifest['name']}@{manifest['version']}"
+        f"{_text(manifest, 'name')}@{_text(manifest, 'version')}"
         for manifest in _records(zones.registry, "*/*/manifest.json")
-        if (manifest.get("evidence") or {}).get("synthetic") in synthetic
+        if _text(_object(manifest.get("evidence") or {}), "synthetic") in synthetic
     }
     return Erasure(
         patient=patient,
-        cohorts=tuple(sorted(cohorts)),
+        cohorts=tuple(sorted(within)),
         models=tuple(sorted(models)),
         synthetic=tuple(sorted(synthetic)),
         releases=tuple(sorted(releases)),
@@ -133,11 +139,28 @@ def affected(patient: str, *, zones: Zones) -> Erasure:
     )
 
 
+def _standing(patient: str, zones: Zones) -> Iterator[str]:
+    for folder in _folders(zones.pseudonymised / "cohorts"):
+        if patient in _patients_of(folder):
+            yield folder.name
+
+
+def _deleted(patient: str, zones: Zones) -> Iterator[str]:
+    """Cohorts that went with another patient, as `_delete_cohort` wrote down whose they were."""
+    for path in sorted(_whose("co-*", zones).parent.glob("co-*.json")):
+        listed = _json(path)
+        if not isinstance(listed, list):
+            raise _untold()
+        if patient in listed:
+            yield path.stem
+
+
 def _may_have_learned(restorer: Path, patient: str) -> bool:
     try:
-        return patient in json.loads((restorer / layout.LEARNED_FROM).read_bytes())
-    except (OSError, ValueError):
+        listed = json.loads((restorer / layout.LEARNED_FROM).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return True
+    return not isinstance(listed, list) or patient in listed
 
 
 def _nameless(zones: Zones) -> Iterator[str]:
@@ -148,14 +171,21 @@ def _nameless(zones: Zones) -> Iterator[str]:
         (zones.pseudonymised / "patient-adapters", "pa-*"),
     ):
         yield from (f"{root.name}/{path.relative_to(root)}" for path in sorted(root.glob(pattern)))
+    for model in sorted((zones.pseudonymised / "models").glob("mo-*")):  # a training that was cut off
+        if not (model / "model.json").exists():
+            yield f"models/{model.name}"
 
 
 def _begin(patient: str, zones: Zones) -> Erasure:
     """Write down what is affected before anything goes; an earlier, unfinished list is kept."""
-    now, path = affected(patient, zones=zones), _path(patient, zones)
+    path = _path(patient, zones)
     if not path.is_file():
-        return _save(now, zones)
-    before = Erasure.model_validate_json(path.read_bytes())
+        return _save(affected(patient, zones=zones), zones)
+    try:
+        before = Erasure.model_validate(_object(_json(path)))
+    except ValidationError:
+        raise _untold() from None
+    now = affected(patient, zones=zones, cohorts=before.cohorts)
     lists = ("cohorts", "models", "synthetic", "releases", "restorers", "nameless")
     merged = {name: tuple(sorted({*getattr(before, name), *getattr(now, name)})) for name in lists}
     return _save(before.model_copy(update={**merged, "complete": False}), zones)
@@ -170,29 +200,50 @@ def _path(patient: str, zones: Zones) -> Path:
     return zones.pseudonymised / "erasures" / f"{patient}.json"
 
 
-def _drop_unfinished_cohorts(zones: Zones) -> None:
+def _whose(cohort: str, zones: Zones) -> Path:
+    """Where the patients of a deleted cohort are listed."""
+    return zones.pseudonymised / "erasures" / "cohorts" / f"{cohort}.json"
+
+
+def _sweep_cohorts(zones: Zones) -> None:
     """Delete what killed runs left of cohorts, whoever is in it; `Conflict` while one is being prepared."""
     root = zones.pseudonymised / "cohorts"
-    for lock in sorted((root / ".locks").glob("co-*")):
-        with durable.locked(lock, wait=False):
-            durable.sweep(root, lock.name)
+    left = {path.name.split(".")[1] for path in root.glob(f".co-*{durable.PARTIAL}")}  # earlier releases held no lock
+    for name in sorted({*_locks(root), *left}):
+        with durable.locked(root / ".locks" / name, wait=False):
+            durable.sweep(root, name)
+
+
+def _sweep_learners(zones: Zones) -> None:
+    """Delete what killed runs left half-written in models and restorers; `Conflict` while one is learning."""
+    for root in (zones.pseudonymised / "models", zones.pseudonymised / "restorers"):
+        for name in sorted({*_locks(root), *(folder.name for folder in root.glob("[mr][os]-*"))}):
+            with durable.locked(root / ".locks" / name, wait=False):
+                durable.sweep_below(root / name)
+
+
+def _locks(root: Path) -> Iterator[str]:
+    return (lock.name for lock in (root / ".locks").glob("*"))
 
 
 def _delete_cohort(cohort: str, zones: Zones) -> None:
-    """Delete a cohort's folder under another name first, so that no half of it is ever read."""
+    """Delete a cohort's folder under another name first, so that no half of it is ever read; keep whose it was."""
     folder = zones.pseudonymised / "cohorts" / _checked(cohort)
-    doomed = folder.with_name(f".{cohort}{durable.PARTIAL}")
-    with durable.explained_disk():
+    with durable.locked(folder.parent / ".locks" / cohort, wait=False), durable.explained_disk():
         if folder.is_dir():
-            shutil.rmtree(doomed, ignore_errors=True)
-            folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+            durable.write_bytes(_whose(cohort, zones), canonical_json(sorted(_patients_of(folder))))
+            folder.rename(folder.with_name(f".{cohort}.{os.getpid()}{durable.PARTIAL}"))
+        durable.sweep(folder.parent, cohort)
 
 
-def _holds(table: Path, patient: str) -> bool:
+def _patients_of(cohort: Path) -> set[str]:
+    """Pseudonyms in a cohort's table; none where there is no table."""
+    data = _bytes(cohort / "table.parquet")
+    if data is None:
+        return set()
     try:
-        return table.is_file() and patient in set(pd.read_parquet(table, columns=["patient_key"])["patient_key"])
-    except (OSError, ValueError):
+        return set(pd.read_parquet(io.BytesIO(data), columns=["patient_key"])["patient_key"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise _untold() from None
 
 
@@ -202,18 +253,53 @@ def _folders(root: Path) -> list[Path]:
 
 def _records(root: Path, pattern: str) -> Iterator[dict[str, Any]]:
     for path in sorted(root.glob(pattern)):
-        try:
-            found = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            raise _untold() from None
-        if isinstance(found, dict):
-            yield found
+        if (found := _json(path)) is not None:
+            yield _object(found)
+
+
+def _bytes(path: Path) -> bytes | None:
+    """What stands in `path`, or None where nothing does (any more); `StoreUnavailable` where the disk refuses it."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise of_system(error) from None
+
+
+def _json(path: Path) -> Any:
+    """The JSON in `path`, or None where it is gone."""
+    data = _bytes(path)
+    try:
+        return None if data is None else json.loads(data)
+    except (ValueError, RecursionError):
+        raise _untold() from None
+
+
+def _object(found: Any) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise _untold()
+    return found
+
+
+def _text(record: dict[str, Any], key: str) -> str | None:
+    found = record.get(key)
+    if not isinstance(found, str | None):
+        raise _untold()
+    return found
+
+
+def _handle_in(record: dict[str, Any], key: str) -> str:
+    try:
+        return _HANDLE.validate_python(record.get(key))
+    except ValidationError:
+        raise _untold() from None
 
 
 def _untold() -> IntegrityError:
     return IntegrityError(
         "a record of a cohort, model or release cannot be read, so what was made of the patient cannot be told: "
-        "restore it from a copy, then erase again; nothing is deleted yet"
+        "restore it from a copy, then erase again"
     )
 
 

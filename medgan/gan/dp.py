@@ -23,6 +23,7 @@ from scipy import special
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from medgan.collection import durable
 from medgan.errors import IntegrityError
 from medgan.gan.loss import LOSSES
 
@@ -54,7 +55,7 @@ class Secret:
     def at(cls, path: Path) -> Secret:
         """The secret at `path`, made and fsynced there first (mode 0600) where there is none."""
         if not path.exists():
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporary = path.with_name(f".{path.name}.{os.getpid()}{durable.PARTIAL}")
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(os.urandom(_KEY_BYTES))

@@ -41,6 +41,7 @@ def adapt_to_site(
         PrivacyRefused: fewer than 20 train patients: that would be an adapter to persons (`adapt_to_patients`); or
             the base is one.
         InvalidRequest: another image size, or classes that the base does not know.
+        Conflict: another process adapts to this very site.
     """
     patients = cohort.cohort.patients["train"]
     if patients < LEAST_SITE_PATIENTS:
@@ -54,14 +55,29 @@ def adapt_to_site(
     finished = load(folder)
     if finished is not None:
         return finished
+    with durable.locked(folder.parent / ".locks" / handle, wait=False):
+        durable.sweep_below(folder)
+        return _to_site(base, cohort, request, folder, zones=zones, on_progress=on_progress)
+
+
+def _to_site(
+    base: TrainedModel,
+    cohort: ValidatedCohort,
+    request: AdaptRequest,
+    folder: Path,
+    *,
+    zones: Zones,
+    on_progress: adapt.OnProgress | None,
+) -> TrainedModel:
+    """Adapt into `folder`, whose lock is ours, and write the model's record last."""
     begun = time.perf_counter()
     outcome, described = _adapt(base, cohort, request, zones, on_progress)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.save_network(folder / WEIGHTS, outcome.network.merged())
-    described |= {level.LEVEL: level.SITE, "adapted": _facts(base, outcome, patients)}
+    described |= {level.LEVEL: level.SITE, "adapted": _facts(base, outcome, cohort.cohort.patients["train"])}
     durable.write_bytes(folder / CONFIG, json.dumps(described, sort_keys=True, indent=1, allow_nan=False).encode())
     model = TrainedModel(
-        model=handle,
+        model=folder.name,
         cohort=cohort.cohort.cohort,
         collection_snapshot=cohort.cohort.collection_snapshot,
         config_sha256=sha256_hex(

@@ -67,7 +67,7 @@ def train(
     if finished is not None:
         return finished
     with durable.locked(folder.parent / ".locks" / handle, wait=False):
-        durable.sweep(folder)
+        durable.sweep_below(folder)
         return _train(cohort, request, config, folder, zones=zones, on_tick=on_tick, watch=watch)
 
 

@@ -46,6 +46,7 @@ def train(
 
     Raises:
         InvalidRequest: an unknown task, or no frame of the modality that is at least 32 px each way.
+        Conflict: another process learns this very restorer.
     """
     config = RestoreConfig(
         task=request.task, steps=request.steps, adversarial_steps=request.adversarial_steps, seed=request.seed
@@ -56,6 +57,21 @@ def train(
     finished = load(folder)
     if finished is not None:
         return finished
+    with durable.locked(folder.parent / ".locks" / handle, wait=False):  # before images are read: an erasure waits
+        durable.sweep_below(folder)
+        return _train(snapshot, request, config, folder, zones=zones, on_progress=on_progress)
+
+
+def _train(
+    snapshot: CollectionSnapshot,
+    request: RestorerRequest,
+    config: RestoreConfig,
+    folder: Path,
+    *,
+    zones: Zones,
+    on_progress: Callable[[int, int], None] | None,
+) -> RestorerModel:
+    """Learn into `folder`, whose lock is ours, and write the restorer's record last."""
     table = collections.table(snapshot, zones=zones)
     big = table[(table["modality"] == request.modality) & table["photometric"].str.startswith("MONOCHROME")]
     if big.empty:
@@ -73,12 +89,11 @@ def train(
         )
     )
     scans, attrs = _scans(zip(physical, chosen["patient_key"], strict=True), request.modality)
-    with durable.locked(folder.parent / ".locks" / handle, wait=False):
-        made = fit(scans, config, folder, attrs=attrs, on_tick=_told(on_progress))
+    made = fit(scans, config, folder, attrs=attrs, on_tick=_told(on_progress))
     # Whom it was learned from, so that an erasure finds it when the collection's history is gone.
     durable.write_bytes(folder / layout.LEARNED_FROM, canonical_json(sorted(set(chosen["patient_key"]))))
     model = RestorerModel(
-        restorer=handle,
+        restorer=folder.name,
         task=request.task,
         modality=request.modality,
         collection_snapshot=snapshot.snapshot_id,
