@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import resource
+import stat
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,6 +119,26 @@ def test_what_a_killed_run_unpacked_is_removed_by_the_next(source, key, tmp_path
     finally:
         os.close(descriptor)
     assert list(tmp_path.glob(f"{scratch.PREFIX}*")) == [busy]
+
+
+def test_what_earlier_releases_unpacked_goes_and_a_file_is_locked_where_folders_cannot_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("medgan-deid-a", "medgan-restore-b", "medgan-learn-c"):
+        (tmp_path / name).mkdir()
+    flock = fcntl.flock
+
+    def as_nfs_does(descriptor, operation):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", as_nfs_does)
+    with scratch.own_folder() as first:
+        (first / "unpacked").write_text("DOE^JANE")
+        with scratch.own_folder() as second:
+            assert first.exists()
+            assert set(tmp_path.iterdir()) == {first, second}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_runs_never_write_to_one_destination_at_once(source, key, tmp_path):
