@@ -126,6 +126,9 @@ def of_system(error: OSError) -> StoreUnavailable:
     )
 
 
+_BLANKS = "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}\N{SOFT HYPHEN}"
+
+
 def printable(text: str) -> str:
     """Words of strangers (a publisher's title or reason) for a terminal: what would steer it is shown as a mark."""
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    return "".join(one if one.isprintable() or one in _BLANKS else "\N{REPLACEMENT CHARACTER}" for one in text)

@@ -6,27 +6,41 @@ Checked when a part is first read, before anything of the size it claims is allo
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgan.client import disk
 from medgan.errors import IntegrityError
 from medgan.records import Manifest
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
     from medgan.client.shards import Layout
 
 _MOST_SHRUNK = 1000
 """Decoded bytes a stored one: the images of a release take a half to a tenth, a bomb a ten-thousandth."""
+_MOST_OF_A_ROW = 2**16
+"""Bytes that a row of labels may have on average."""
+_LARGEST = 1e15
+"""No distance or intensity is larger; the product of two still is a float32, which NIfTI and DICOM need."""
 _SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,100}")
 _AXES = (0, 2, 3)
 
 
 def table(path: Path, manifest: Manifest) -> pd.DataFrame:
-    """The labels in the Parquet file `path`: a row an image, of flat columns; each with a split and a known class."""
-    labels = _read(path, rows=manifest.images)
+    """The labels in the Parquet file `path`: a row an image, of flat columns; each with a split and a known class.
+
+    `StoreUnavailable` where the disk does not give the file: that is nothing to tell a publisher.
+    """
+    most = min(_MOST_OF_A_ROW * manifest.images, _MOST_SHRUNK * _stored(manifest))
+    data = b""
+    with disk.explained(), suppress(FileNotFoundError):
+        data = path.read_bytes()
+    labels = _read(data, rows=manifest.images, most=most)
     if labels is None or not {"split", "class"} <= set(labels.columns):
         raise _disagrees("its table of labels", manifest)
     splits, classes = labels["split"].unique(), set(labels["class"].unique())
@@ -37,40 +51,70 @@ def table(path: Path, manifest: Manifest) -> pd.DataFrame:
     return labels
 
 
-def _read(path: Path, *, rows: int) -> pd.DataFrame | None:
-    import pandas as pd
+def _read(data: bytes, *, rows: int, most: int) -> pd.DataFrame | None:
+    """The table in the Parquet file `data`, or None where it is none of `rows` rows and `most` bytes, decoded."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
-            flat = not any(pa.types.is_nested(field.type) for field in file.schema_arrow)
-            fits = file.metadata.num_rows == rows
-        return pd.read_parquet(path) if flat and fits else None
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            said, schema = file.metadata, file.schema_arrow
+            packed = sum(said.row_group(number).total_byte_size for number in range(said.num_row_groups))
+            if said.num_rows != rows or packed > most or any(pa.types.is_nested(field.type) for field in schema):
+                return None
+        # A long text in every row is stored once: it is measured before it is written out for each.
+        with pq.ParquetFile(pa.BufferReader(data), read_dictionary=schema.names) as file:
+            if _written_out(file.read(use_pandas_metadata=False)) > most:
+                return None
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            # What the file says of pandas is believed no more than the rest of it.
+            return file.read(use_pandas_metadata=False).to_pandas(ignore_metadata=True)
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError):  # any bytes may stand there
         return None
 
 
+def _written_out(table: pa.Table) -> int:
+    """Bytes of the table with every text in every row of its own."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    size = 0
+    for chunk in (chunk for column in table.columns for chunk in column.chunks):
+        texts = isinstance(chunk, pa.DictionaryArray) and not pa.types.is_primitive(chunk.type.value_type)
+        lengths = pc.binary_length(chunk.dictionary).take(chunk.indices) if texts else None
+        size += chunk.nbytes if lengths is None else pc.sum(lengths.cast(pa.int64())).as_py() or 0
+    return size
+
+
 def layout(said: Layout, manifest: Manifest) -> Layout:
     """`said` where it holds as many images as the manifest, of a size that its files can hold."""
-    stored = sum(file.size for file in manifest.files if file.pixel_sha256)
-    if said.shape[0] != manifest.images or said.chunks * said.chunk_bytes > _MOST_SHRUNK * stored:
+    if said.shape[0] != manifest.images or said.chunks * said.chunk_bytes > _MOST_SHRUNK * _stored(manifest):
         raise _disagrees("its array", manifest)
     return said
 
 
 def array(path: Path, manifest: Manifest) -> Any:
-    """The zarr-python array `images` of the group in the folder `path`, of any layout, with an image for each row."""
+    """The zarr-python array `images` of the group in the folder `path`, of any layout, with an image for each row.
+
+    `StoreUnavailable` where the disk does not give its description.
+    """
     import zarr
 
+    fits, found = False, None
     try:
-        found = zarr.open_group(path, mode="r", zarr_format=3)["images"]
-        fits = found.shape[0] == manifest.images  # type: ignore[union-attr]
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError):  # any JSON, as above
-        fits = False
+        with disk.explained(), suppress(FileNotFoundError):
+            found = zarr.open_group(path, mode="r", zarr_format=3)["images"]
+        shape, size = found.shape, found.nbytes  # type: ignore[union-attr]
+        fits = shape[0] == manifest.images and size <= _MOST_SHRUNK * _stored(manifest)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError):  # any JSON, as above
+        pass
     if not fits:
         raise _disagrees("its array", manifest)
     return found
+
+
+def _stored(manifest: Manifest) -> int:
+    return sum(file.size for file in manifest.files)
 
 
 def attributes(said: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
@@ -79,8 +123,9 @@ def attributes(said: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
     affine = said.get("rescale_slope", 1), said.get("rescale_intercept", 0)
     try:
         sound = len(window) == 2 and window[0] < window[1] and len(spacing) in _AXES  # noqa: PLR2004 - low and high
-        sound &= all(type(number) in (int, float) and isfinite(number) for number in (*window, *spacing, *affine))
-        sound &= all(distance > 0 for distance in spacing)
+        numbers = (*window, *spacing, *affine)
+        sound &= all(type(one) in (int, float) and isfinite(one) and abs(one) < _LARGEST for one in numbers)
+        sound &= all(distance > 1 / _LARGEST for distance in spacing)
     except (TypeError, KeyError, OverflowError):
         sound = False
     if not sound:

@@ -165,7 +165,7 @@ def _opener() -> OpenerDirector:
                 raise
 
         def redirect_request(self, req: Request, *about: Any) -> Request | None:
-            if urlsplit(about[-1]).scheme not in {"https", req.type}:
+            if urlsplit(about[-1]).scheme not in {"https", urlsplit(req.full_url).scheme}:  # `type` is the proxy's
                 raise ValueError
             return super().redirect_request(req, *about)
 

@@ -49,8 +49,9 @@ def read_manifest(body: bytes, envelope: bytes, *, keys: Sequence[str], name: st
     paths = [safe_path(file.path) for file in manifest.files]
     if paths != sorted(set(paths)) or {MANIFEST, ENVELOPE} & set(paths):
         raise IntegrityError(f"the manifest of {what} lists a file twice or out of order: it is not believed")
-    folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
-    if folders & set(paths) or len({path.casefold() for path in paths}) < len(paths):
+    lying = {path.casefold() for path in (*paths, MANIFEST, ENVELOPE)}
+    folders = {str(folder).casefold() for path in paths for folder in PurePosixPath(path).parents}
+    if folders & lying or len(lying) < len(paths) + 2:
         raise IntegrityError(f"the manifest of {what} lists files that cannot lie in one folder: it is not believed")
     return manifest
 

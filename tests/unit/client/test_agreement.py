@@ -7,11 +7,13 @@ import json
 import shutil
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import medgan
 from medgan.client import export
-from medgan.errors import IntegrityError, InvalidRequest
+from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable
 
 SENTENCE = "does not fit its manifest"
 
@@ -52,6 +54,37 @@ def test_a_table_that_does_not_fit_is_refused_in_a_sentence(folder, change):
             read(medgan.open_folder(folder, "train"))
 
 
+def test_labels_that_grow_when_they_are_read_are_refused_before(folder):
+    path = folder / "labels.parquet"
+    labels = pa.Table.from_pandas(pd.read_parquet(path), preserve_index=False)
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * len(labels), pa.int32()), pa.array(["x" * 10**6]))
+    path.chmod(0o644)
+    pq.write_table(labels.append_column("z", long.cast(pa.string())), path, compression="zstd")
+    assert path.stat().st_size < 20_000
+    with pytest.raises(IntegrityError, match=SENTENCE):
+        len(medgan.open_folder(folder))
+
+
+def test_what_a_table_says_of_pandas_is_not_believed(folder):
+    path = folder / "labels.parquet"
+    labels = pa.Table.from_pandas(pd.read_parquet(path), preserve_index=False)
+    path.chmod(0o644)
+    said = {"index_columns": ["nowhere", 5], "columns": [{"name": 1}], "column_indexes": 7}
+    pq.write_table(labels.replace_schema_metadata({b"pandas": json.dumps(said).encode()}), path)
+    assert len(medgan.open_folder(folder).labels) == len(labels)
+
+
+def test_a_disk_that_does_not_give_a_part_is_nothing_to_tell_a_publisher(folder):
+    for part in ("labels.parquet", "images.zarr/zarr.json"):
+        (folder / part).unlink()
+        (folder / part).symlink_to("/proc/self/mem")  # reading fails with EIO
+    opened = medgan.open_folder(folder)
+    with pytest.raises(StoreUnavailable):
+        _ = opened.labels
+    with pytest.raises(StoreUnavailable):
+        _ = opened.attrs
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1 and no more PAR1"])
 def test_what_is_no_table_is_refused_in_a_sentence(folder, content):
     written(folder / "labels.parquet", content)
@@ -75,16 +108,23 @@ def sides(said):
     said["codecs"][0]["configuration"]["chunk_shape"][1:] = [10**6, 10**6]
 
 
+def unsharded(said):
+    """The same in a layout that only zarr-python reads."""
+    sides(said)
+    said["codecs"] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda said: said["shape"].__setitem__(0, 10**12),
         lambda said: said["shape"].__setitem__(0, 7),
+        unsharded,
         lambda said: said.update(fill_value="NaN"),
         lambda said: said.update(codecs=[{"name": "rm"}]),
         sides,
     ],
-    ids=["more", "fewer", "fill", "codec", "bomb"],
+    ids=["more", "fewer", "unsharded bomb", "fill", "codec", "bomb"],
 )
 def test_an_array_that_does_not_fit_is_refused_before_memory_is_taken(folder, change):
     described(folder, change)
@@ -110,9 +150,12 @@ def test_deep_json_is_malformed_and_no_crash(folder):
         {"intensity_range": [[1], [2]]},
         {"intensity_range": {"low": 0, "high": 1}},
         {"intensity_range": [0, 10**400]},
+        {"intensity_range": [-1e308, 1e308]},
         {"rescale_slope": float("inf")},
+        {"rescale_slope": 1e300},
         {"rescale_intercept": "0"},
         {"spacing_mm": "ab"},
+        {"spacing_mm": [1e300, 1e300]},
         {"spacing_mm": [1.0, -1.0]},
         {"spacing_mm": [1.0] * 50},
     ],

@@ -165,6 +165,8 @@ def test_damaged_copy_in_the_cache_is_refused(published, harm):
         *(([path], "outside the version") for path in ("a\\b", "a/./b", "")),
         (["A", "A/b"], "cannot lie in one folder"),
         (["A/b", "a/B"], "cannot lie in one folder"),
+        (["manifest.json/x"], "cannot lie in one folder"),
+        (["MANIFEST.JSON"], "cannot lie in one folder"),
     ],
     ids=str,
 )
