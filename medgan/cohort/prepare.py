@@ -40,7 +40,8 @@ def prepare(snapshot: CollectionSnapshot, recipe: CohortRecipe, *, zones: Zones)
     Its lock is held meanwhile: what lies there unfinished, of patients who may withdraw, is then nobody's but ours.
 
     Raises:
-        InvalidRequest: the recipe names a column that is not there, or selects no image.
+        InvalidRequest: the recipe names a column that is not there, or selects no image; or the snapshot is of before
+            an erasure, within its grace.
         IntegrityError: pixels or table of the collection are damaged.
     """
     handle = layout.handle(snapshot.table_sha256, recipe)
@@ -55,7 +56,9 @@ def prepare(snapshot: CollectionSnapshot, recipe: CohortRecipe, *, zones: Zones)
 
 def _prepare(handle: str, snapshot: CollectionSnapshot, recipe: CohortRecipe, *, zones: Zones) -> CohortSnapshot:
     """Select, convert and write the cohort `handle`."""
-    frames = select(collection.table(snapshot, zones=zones), recipe)
+    table = collection.table(snapshot, zones=zones)
+    collection.refuse_withdrawn(snapshot, table, zones=zones)
+    frames = select(table, recipe)
     found = volumes.one_row_each(frames) if recipe.volumes else frames
     selected = without_duplicates(found)
     # Scattered writes while packs are read in their own order; the scratch file goes when the block ends.

@@ -72,15 +72,9 @@ def probe_bucket(where: Bucket) -> None:
         InvalidRequest: the store ignores a condition, or refuses us.
         StoreUnavailable: it does not answer.
     """
-    import boto3
-    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    client: Any = boto3.client(
-        "s3", endpoint_url=where.endpoint or None, region_name=where.region or None,
-        aws_access_key_id=where.user or None, aws_secret_access_key=where.password or None,
-        config=Config(connect_timeout=10, read_timeout=30, retries={"max_attempts": 2}),
-    )  # fmt: skip
+    client = _client(where)
     name = {"Bucket": where.name, "Key": f"{where.prefix}/.probe-{secrets.token_hex(8)}".lstrip("/")}
     try:
         tag = client.put_object(**name, Body=b"1", IfNoneMatch="*")["ETag"]
@@ -95,6 +89,18 @@ def probe_bucket(where: Bucket) -> None:
         raise StoreUnavailable("the store of the collections does not answer: check it, then run again") from None
     if not kept:
         raise InvalidRequest(_UNSAFE)
+
+
+def holds(where: Bucket, *folders: str) -> bool:
+    """Whether an object lies in one of `folders` below the prefix; `StoreUnavailable` when the store does not say."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = _client(where)
+    below = [f"{where.prefix}/{folder}/".lstrip("/") for folder in folders]
+    try:
+        return any(client.list_objects_v2(Bucket=where.name, Prefix=one, MaxKeys=1)["KeyCount"] for one in below)
+    except (BotoCoreError, ClientError):
+        raise StoreUnavailable("the store of the collections does not answer: check it, then run again") from None
 
 
 @lru_cache(maxsize=16)
@@ -117,6 +123,17 @@ def probe_folder(folder: Path) -> None:
             exclusive = False
     if not locked or not exclusive:
         raise InvalidRequest(_UNSAFE)
+
+
+def _client(where: Bucket) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3", endpoint_url=where.endpoint or None, region_name=where.region or None,
+        aws_access_key_id=where.user or None, aws_secret_access_key=where.password or None,
+        config=Config(connect_timeout=10, read_timeout=30, retries={"max_attempts": 2}),
+    )  # fmt: skip
 
 
 def _refuses(client: Any, name: dict[str, str], condition: dict[str, str]) -> bool:

@@ -13,7 +13,7 @@ import zarr
 
 from medgan.collection import layout, packs, schema, store
 from medgan.collection import table as tables
-from medgan.errors import IntegrityError
+from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import CollectionSnapshot
 from medgan.settings import Zones
 
@@ -66,6 +66,13 @@ def withdrawn(root: zarr.Group) -> Withdrawn:
     """Who was erased from the collection, and what came of them."""
     listed: Any = root.attrs.asdict().get(WITHDRAWN, {"patients": [], "sources": []})
     return Withdrawn(patients=frozenset(listed["patients"]), sources=frozenset(listed["sources"]))
+
+
+def refuse_withdrawn(snapshot: CollectionSnapshot, table: pd.DataFrame, *, zones: Zones) -> None:
+    """`InvalidRequest` where `table`, of `snapshot`, holds somebody who was erased since: nothing is made of that."""
+    head = store.root(store.head(snapshot.collection, zones=zones), zones=zones)
+    if withdrawn(head).patients & set(table["patient_key"]):
+        raise InvalidRequest("this state of the collection holds patients who withdrew since: take the newest one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -159,7 +159,7 @@ def _open(collection: str, zones: Zones) -> icechunk.Repository:
     path, remote = layout.repository(collection, zones=zones), location.bucket()
     with _explained():
         if (remote is None and not path.is_dir()) or not icechunk.Repository.exists(_storage(path, remote)):
-            _refuse_headless(path)
+            _refuse_headless(path, remote)
             raise InvalidRequest(f"there is no collection {collection}: ingest an archive into it first")
         return icechunk.Repository.open(_storage(path, remote), config=_config())
 
@@ -170,6 +170,8 @@ def _open_or_create(collection: str, zones: Zones) -> icechunk.Repository:
     if remote is not None:
         location.probe_bucket(remote)
         with _explained():
+            if not icechunk.Repository.exists(_storage(path, remote)):
+                _refuse_headless(path, remote)
             return icechunk.Repository.open_or_create(_storage(path, remote), config=_config())
     with durable.explained_disk():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,14 +179,20 @@ def _open_or_create(collection: str, zones: Zones) -> icechunk.Repository:
     with _explained():
         if path.is_dir() and icechunk.Repository.exists(_storage(path, None)):
             return icechunk.Repository.open(_storage(path, None), config=_config())
-        _refuse_headless(path)
+        _refuse_headless(path, None)
         shutil.rmtree(path, ignore_errors=True)  # killed while it was created: nothing in it was ever committed
         return icechunk.Repository.create(_storage(path, None), config=_config())
 
 
-def _refuse_headless(path: Path) -> None:
-    """`IntegrityError` where a folder without a head holds what somebody committed: it is not begun anew over that."""
-    if any((path / kind).is_dir() for kind in ("chunks", "manifests")):
+def _refuse_headless(path: Path, remote: location.Bucket | None) -> None:
+    """`IntegrityError` where a place without a head holds what somebody committed: it is not begun anew over that."""
+    kinds = ("chunks", "manifests")
+    if remote is None:
+        headless = any((path / kind).is_dir() for kind in kinds)
+    else:  # asked again, because another machine may have created it meanwhile
+        held = location.holds(remote, *(f"{path.name}/{kind}" for kind in kinds))
+        headless = held and not icechunk.Repository.exists(_storage(path, remote))
+    if headless:
         raise IntegrityError(
             "this collection has lost its head (refs/), and what it held still lies there: restore its folder from a "
             "copy; nothing was deleted"

@@ -73,6 +73,7 @@ def _train(
 ) -> RestorerModel:
     """Learn into `folder`, whose lock is ours, and write the restorer's record last."""
     table = collections.table(snapshot, zones=zones)
+    collections.refuse_withdrawn(snapshot, table, zones=zones)
     big = table[(table["modality"] == request.modality) & table["photometric"].str.startswith("MONOCHROME")]
     if big.empty:
         raise InvalidRequest(

@@ -16,7 +16,7 @@ from medgan import keys
 from medgan.archive import fetch, intake, phantom, place, scan, sources
 from medgan.collection import ingest, layout, location, read
 from medgan.collection import store as collections
-from medgan.errors import Conflict, InvalidRequest, StoreUnavailable
+from medgan.errors import Conflict, IntegrityError, InvalidRequest, StoreUnavailable
 from medgan.keys import Keyring
 from medgan.settings import Zones
 from tests.builders import servers as building
@@ -177,6 +177,23 @@ def test_a_collection_lives_in_a_store_and_a_second_night_adds_nothing(in_store,
     assert not layout.repository("main", zones=zones).exists()
     stored = [one["Key"] for one in store.list_objects_v2(Bucket=BUCKET)["Contents"]]
     assert all(key.startswith("collections/main/") for key in stored)
+
+
+def test_a_collection_in_a_store_that_lost_its_head_is_not_begun_anew(in_store, store, zones):
+    store.put_object(Bucket=BUCKET, Key="collections/main/chunks/1CECHNK", Body=b"pixels")
+    for touch in (lambda: collections.head("main", zones=zones), lambda: write_to(zones)):
+        with pytest.raises(IntegrityError, match="lost its head"):
+            touch()
+    store.delete_object(Bucket=BUCKET, Key="collections/main/chunks/1CECHNK")
+    (layout.repository("main", zones=zones) / "chunks").mkdir(parents=True)  # from before it moved into a store
+    with pytest.raises(InvalidRequest, match="there is no collection"):
+        collections.head("main", zones=zones)
+    write_to(zones)
+
+
+def write_to(zones):
+    with collections.writer("main", zones=zones):
+        pass
 
 
 def test_two_writers_without_a_common_lock_conflict_and_lose_nothing(in_store, tmp_path):

@@ -67,6 +67,8 @@ def test_within_the_grace_the_past_can_still_be_read(tmp_path, sample):
     record = erase.erase("main", rows["patient_key"][3], zones=zones, grace=timedelta(days=7))
     assert record.snapshots_expired == 0
     assert len(read.table(first, zones=zones)) == 40
+    with pytest.raises(InvalidRequest, match="withdrew since"):
+        prepare.prepare(first, xray_recipe(), zones=zones)
     assert store.head("main", zones=zones).instances == 39
 
 
@@ -210,3 +212,73 @@ def test_the_next_night_does_not_bring_an_erased_patient_back(run, tmp_path, zon
     *_, line = audit.entries(layout.audit("main", zones=zones))
     said = {key: value for key, value in line.items() if key not in ("previous", "digest")}
     assert said == {"source_sha256": sha256_hex(files[-1]), "outcome": "withdrawn"}
+
+
+def with_a_cohort(sample, zones):
+    pixels, rows = sample
+    return prepare.prepare(commit(rows, pixels, zones), xray_recipe(), zones=zones), list(rows["patient_key"])
+
+
+def test_a_training_under_way_is_waited_for_and_what_it_made_is_listed_for_every_patient_of_its_cohort(
+    tmp_path, sample
+):
+    zones = Zones.under(tmp_path)
+    prepared, patients = with_a_cohort(sample, zones)
+    model = zones.pseudonymised / "models" / handle("mo", 1)
+    left = [model / ".state.safetensors.7.partial", model / "grids/.0001.png.7.partial", model / ".state.7.tmp"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"weights")
+    with durable.locked(model.parent / ".locks" / model.name), pytest.raises(Conflict):
+        erase.erase("main", patients[3], zones=zones)
+    assert not cohorts.folder(prepared.cohort, zones=zones).exists()
+    killed = erase.erase("main", patients[3], zones=zones)
+    assert (killed.models, killed.nameless, killed.frames) == ((), (f"models/{model.name}",), 1)
+    assert killed.snapshots_expired >= 1  # counted although a conflict came behind it
+    assert not any(path.exists() for path in left)
+    (model / "model.json").write_text(json.dumps({"model": model.name, "cohort": prepared.cohort}))
+    for patient in (patients[3], patients[5]):
+        record = erase.erase("main", patient, zones=zones)
+        assert (record.cohorts, record.models) == ((prepared.cohort,), (model.name,))
+
+
+def test_what_lies_there_without_a_lock_goes_too(tmp_path, sample):
+    zones = Zones.under(tmp_path)
+    _, patients = with_a_cohort(sample, zones)
+    root = zones.pseudonymised / "cohorts"
+    for name in (f".{handle('co', 8)}.npy.7.partial", f".{handle('co', 9)}.partial"):  # the second: half deleted
+        (root / name).mkdir()
+    erase.erase("main", patients[3], zones=zones)
+    assert [path.name for path in root.iterdir()] == [".locks"]
+
+
+@pytest.mark.parametrize(
+    ("place", "content"),
+    [
+        ("pseudonymised/models/mo-1/model.json", '{"cohort": "x"}'),
+        ("pseudonymised/models/mo-1/model.json", '{"model": "mo-1", "cohort": []}'),
+        ("registry/a/1.0.0/manifest.json", '{"evidence": "x"}'),
+        ("registry/a/1.0.0/manifest.json", "5"),
+    ],
+)
+def test_a_record_of_another_form_is_told_in_a_sentence(place, content, tmp_path):
+    zones = Zones.under(tmp_path)
+    root, _, rest = place.partition("/")
+    path = getattr(zones, root) / rest
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(IntegrityError, match="cannot be told"):
+        erase.affected(handle("pt", 1), zones=zones, cohorts=["x"])
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # reading fails with EIO: no damage
+    with pytest.raises(StoreUnavailable):
+        erase.affected(handle("pt", 1), zones=zones)
+
+
+@pytest.mark.parametrize("content", ["5", "null", "[" * 100_000])
+def test_a_restorer_whose_list_is_broken_may_have_learned_from_anybody(content, tmp_path):
+    zones = Zones.under(tmp_path)
+    folder = zones.pseudonymised / "restorers" / handle("rs", 1)
+    folder.mkdir(parents=True)
+    (folder / layout.LEARNED_FROM).write_text(content)
+    assert erase.affected(handle("pt", 1), zones=zones).restorers == (folder.name,)
