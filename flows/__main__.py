@@ -49,7 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="The flows of medgan: each command runs one, `nightly` runs them all. "
     "Exit status: 0 done, 2 unusable input, 4 validation failed, 5 training diverged, 6 refused by the gate, "
-    "8 another is at work, 9 a disk or server did not answer.",
+    "7 bytes or records are broken, 8 another is at work, 9 a disk or server did not answer.",
 )
 
 Archive = Annotated[Path, typer.Option(help="Folder, zip or tar of DICOM; may hold a labels.csv keyed by PatientID.")]

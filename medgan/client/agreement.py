@@ -68,7 +68,8 @@ def _read(data: bytes, *, rows: int, most: int) -> pd.DataFrame | None:
                 return None
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             # What the file says of pandas is believed no more than the rest of it.
-            return file.read(use_pandas_metadata=False).to_pandas(ignore_metadata=True)
+            read: pd.DataFrame = file.read(use_pandas_metadata=False).to_pandas(ignore_metadata=True)
+            return read
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError):  # any bytes may stand there
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -153,7 +154,10 @@ def diff(
     from medgan.client import diff as diffs
 
     found = diffs.diff(first, second, registry=registry, trust=trust)
-    typer.echo(found.model_dump_json(indent=1) if as_json else "\n".join(map(printable, found.lines())))
+    if as_json:
+        typer.echo(json.dumps(found.model_dump(mode="json"), indent=1))  # ASCII: nothing in it steers a terminal
+    else:
+        typer.echo("\n".join(map(printable, found.lines())))
 
 
 class _Table(Table):

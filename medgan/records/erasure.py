@@ -27,6 +27,6 @@ class Erasure(Record):
     )
     nameless: tuple[str, ...] = Field(
         default=(),
-        description="Restored images, teams' cases, adapters to a few patients: no pseudonym says whose. Look.",
+        description="Restored images, teams' cases, adapters, trainings cut off: no pseudonym says whose. Look.",
     )
     complete: bool = Field(default=False, description="False while an erasure was begun and not finished.")

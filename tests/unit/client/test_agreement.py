@@ -13,7 +13,7 @@ import pytest
 
 import medgan
 from medgan.client import export
-from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable
+from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable, printable
 
 SENTENCE = "does not fit its manifest"
 
@@ -175,3 +175,9 @@ def test_words_that_a_spreadsheet_would_run_are_led_by_a_quote(folder, tmp_path)
     export.write_labels(medgan.open_folder(folder), tmp_path / "labels.csv", file_name=["a.png"] * len(labels))
     row = next(csv.DictReader((tmp_path / "labels.csv").read_text().splitlines()))
     assert (row["sex"], row["file_name"], row["grade"]) == ("'=cmd|' /C calc'!A0", "a.png", "-3")
+
+
+def test_blanks_of_an_honest_title_are_shown_and_what_steers_a_terminal_is_not():
+    title = "10\N{NO-BREAK SPACE}mm, 5\N{NARROW NO-BREAK SPACE}mm, soft\N{SOFT HYPHEN}hyphen"
+    assert printable(title) == title
+    assert printable("\x1b[2J\x9b\u202e") == "\ufffd[2J\ufffd\ufffd"
