@@ -109,11 +109,7 @@ def affected(patient: str, *, zones: Zones, cohorts: Iterable[str] = ()) -> Eras
     `cohorts` held the patient too, whether they stand or not.
     """
     within = {*cohorts, *_standing(patient, zones), *_deleted(patient, zones)}
-    models = {
-        _handle_in(model, "model")
-        for model in _records(zones.pseudonymised / "models", "*/model.json")
-        if _text(model, "cohort") in within
-    }
+    models = _models(within, zones)
     synthetic = {
         _handle_in(made, "synthetic")
         for made in _records(zones.synthetic / "cohorts", "*/synthetic.json")
@@ -153,6 +149,21 @@ def _deleted(patient: str, zones: Zones) -> Iterator[str]:
             raise _untold()
         if patient in listed:
             yield path.stem
+
+
+def _models(cohorts: set[str], zones: Zones) -> set[str]:
+    """Models that learned from one of `cohorts`, and those that were adapted from one of them."""
+    root = zones.pseudonymised / "models"
+    learned, base_of = set(), {}
+    for record in _records(root, "*/model.json"):
+        model = _handle_in(record, "model")
+        if _text(record, "cohort") in cohorts:
+            learned.add(model)
+        described = _object(_json(root / model / "config.json") or {})
+        base_of[model] = _text(_object(described.get("adapted") or {}), "base")
+    while more := {model for model, base in base_of.items() if base in learned} - learned:
+        learned |= more
+    return learned
 
 
 def _may_have_learned(restorer: Path, patient: str) -> bool:

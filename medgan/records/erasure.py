@@ -15,7 +15,9 @@ class Erasure(Record):
     frames: int = Field(default=0, ge=0, description="Frames overwritten and dropped from the tables.")
     snapshots_expired: int = Field(default=0, ge=0, description="States of the past that are gone.")
     cohorts: tuple[Handle, ...] = Field(default=(), description="Cohorts that held the patient; deleted.")
-    models: tuple[Handle, ...] = Field(default=(), description="Generators trained on one of them: retrain.")
+    models: tuple[Handle, ...] = Field(
+        default=(), description="Generators trained on one of them, or adapted from such: retrain."
+    )
     synthetic: tuple[Handle, ...] = Field(default=(), description="Synthetic cohorts drawn from one of those.")
     releases: tuple[str, ...] = Field(default=(), description="Published versions (name@version) to reconsider.")
     landed: int = Field(default=0, ge=0, description="Landed copies of remote archives that were deleted.")

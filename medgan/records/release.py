@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from medgan.records.base import Handle, Name, Record, Sha256
 
-VersionNumber = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){2}$")]
+VersionNumber = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}$")]
+"""Three numbers, each written in one way: `1.00.0` would be another entry of the same version."""
 
 
 class ReleaseRequest(Record):

@@ -8,10 +8,11 @@ import pickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from medgan import errors
 from medgan.records import ArchiveRef, CohortRecipe, CohortSpec, Night, Record, TrainRequest, canonical_json
+from medgan.records.release import VersionNumber
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=6),
@@ -85,3 +86,11 @@ def test_every_error_is_drawn_in_the_tree_and_survives_a_trip_between_processes(
     assert type(again) is error
     assert str(again) == str(made)
     assert again.kind == made.kind
+
+
+@pytest.mark.parametrize("version", ["1.00.0", "01.0.0", "1.0", "1.0.0-rc", "1.0.0\n", "-1.0.0"])
+def test_a_version_number_is_written_in_one_way(version):
+    number = TypeAdapter(VersionNumber)
+    assert number.validate_python("10.0.3") == "10.0.3"
+    with pytest.raises(ValidationError):
+        number.validate_python(version)

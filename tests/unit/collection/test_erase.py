@@ -237,9 +237,13 @@ def test_a_training_under_way_is_waited_for_and_what_it_made_is_listed_for_every
     assert killed.snapshots_expired >= 1  # counted although a conflict came behind it
     assert not any(path.exists() for path in left)
     (model / "model.json").write_text(json.dumps({"model": model.name, "cohort": prepared.cohort}))
+    adapted = model.with_name(handle("mo", 2))
+    adapted.mkdir()
+    (adapted / "model.json").write_text(json.dumps({"model": adapted.name, "cohort": handle("co", 2)}))
+    (adapted / "config.json").write_text(json.dumps({"adapted": {"base": model.name}}))
     for patient in (patients[3], patients[5]):
         record = erase.erase("main", patient, zones=zones)
-        assert (record.cohorts, record.models) == ((prepared.cohort,), (model.name,))
+        assert (record.cohorts, record.models) == ((prepared.cohort,), tuple(sorted([model.name, adapted.name])))
 
 
 def test_what_lies_there_without_a_lock_goes_too(tmp_path, sample):

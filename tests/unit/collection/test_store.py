@@ -1,10 +1,12 @@
+import errno
+import fcntl
 import multiprocessing
 
 import numpy as np
 import pytest
 
-from medgan.collection import layout, location, read, store, write
-from medgan.errors import Conflict, IntegrityError, InvalidRequest
+from medgan.collection import durable, layout, location, read, store, write
+from medgan.errors import Conflict, IntegrityError, InvalidRequest, StoreUnavailable
 from medgan.settings import Zones
 from tests.builders.cohort import commit, radiographs, xray_rows
 
@@ -95,6 +97,15 @@ def test_a_collection_that_lost_its_head_is_neither_begun_anew_nor_called_absent
         store.head("main", zones=zones)
     (tmp_path / "refs").rename(refs)
     assert len(read.table(store.head("main", zones=zones), zones=zones)) == before.instances
+
+
+def test_a_disk_that_gives_no_locks_is_told_in_a_sentence(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StoreUnavailable, match="No locks available"), durable.locked(tmp_path / "lock"):
+        pass
 
 
 def test_a_tag_is_never_moved(tmp_path, sample):

@@ -11,12 +11,14 @@ import torch
 from pydantic import ValidationError
 
 from medgan.cohort import read
-from medgan.errors import InvalidRequest, PrivacyRefused
+from medgan.collection import durable
+from medgan.errors import Conflict, InvalidRequest, PrivacyRefused
 from medgan.gan import adapt, recipes, site
 from medgan.gan.adapt import Adapted
 from medgan.gan.fit import fit
 from medgan.gan.generator import build
 from medgan.gan.sample import WEIGHTS, Sampler
+from medgan.gan.train import RECORD
 from medgan.records import CohortSpec, TrainedModel
 from medgan.records.adapter import AdaptRequest
 from medgan.release import evidence
@@ -108,6 +110,15 @@ def test_a_site_model_is_synthesised_from_like_any_other(house):
     made = site.adapt_to_site(model, cohort, AdaptRequest(steps=4), zones=zones)
     assert made.cohort == cohort.cohort.cohort
     assert site.adapt_to_site(model, cohort, AdaptRequest(steps=4), zones=zones) == made
+    folder = zones.pseudonymised / "models" / made.model
+    (folder / RECORD).unlink()
+    (folder / ".generator.safetensors.7.partial").write_bytes(b"weights of a killed run")
+    with durable.locked(folder.parent / ".locks" / folder.name), pytest.raises(Conflict):
+        site.adapt_to_site(model, cohort, AdaptRequest(steps=4), zones=zones)
+    assert (
+        site.adapt_to_site(model, cohort, AdaptRequest(steps=4), zones=zones).generator_sha256 == made.generator_sha256
+    )
+    assert not list(folder.glob(".*"))
     sampler = Sampler(zones.pseudonymised / "models" / made.model, sha256=made.generator_sha256)
     assert sampler.images(np.arange(4), np.zeros(4, np.int64), seed=0).shape == (4, 32, 32)
 

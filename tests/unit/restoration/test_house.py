@@ -10,8 +10,8 @@ import pytest
 
 from medgan import keys
 from medgan.archive import quarantine, sources
-from medgan.collection import layout, read
-from medgan.errors import InvalidRequest
+from medgan.collection import durable, layout, read
+from medgan.errors import Conflict, InvalidRequest
 from medgan.gan.repair import Restorer
 from medgan.records import RestorerRequest
 from medgan.restoration import learn, run
@@ -37,6 +37,13 @@ def test_a_collection_teaches_and_the_same_request_gives_the_same_restorer(zones
     assert learn.train(snapshot, request, zones=zones) == made
     learned_from = json.loads((learn.restorer_folder(made.restorer, zones=zones) / layout.LEARNED_FROM).read_bytes())
     assert (len(learned_from), set(learned_from) < set(read.table(snapshot, zones=zones)["patient_key"])) == (16, True)
+    folder = learn.restorer_folder(made.restorer, zones=zones)
+    (folder / learn.RECORD).unlink()
+    with durable.locked(folder.parent / ".locks" / folder.name), pytest.raises(Conflict):
+        learn.train(snapshot, request, zones=zones)
+    (folder / ".state.safetensors.7.partial").write_bytes(b"weights of a killed run")
+    assert learn.train(snapshot, request, zones=zones) == made
+    assert not list(folder.glob(".*"))
     with pytest.raises(InvalidRequest, match="no grey image of modality CT"):
         learn.train(snapshot, request.model_copy(update={"modality": "CT"}), zones=zones)
 
