@@ -2,7 +2,7 @@
 
 The momentum of each kernel, a matrix of outputs by inputs x taps, is replaced by about the nearest orthogonal one: five
 Newton-Schulz iterations (Jordan et al. 2024). A step has the size that Adam's would have (Liu et al. 2025), so learning
-rates mean the same. Biases, and kernels of few channels (first and last layers), follow Adam.
+rates mean the same. Biases, and kernels from or to few channels (the last layer's), follow Adam.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 _LEAST_CHANNELS = 9
+"""A matrix of fewer rows or columns has few directions: the last layer's are two pictures of four parts each."""
 _MOMENTUM = 0.95
 _BETAS = 0.9, 0.99
 _STEP_SIZE = 0.2

@@ -115,6 +115,7 @@ def r3_dcgan(size_px: int) -> TrainConfig:
     The penalty grows with the size as images do; beyond 32 px half as wide and twice as many steps.
     """
     large, sketched = size_px > _SMALL_PX, size_px >= _LEAST_PX
+    gamma = 0.15 if sketched else 0.05
     ladder = _ladder(size_px, 16 if large else 24)
     stage = ladder[-1:] if size_px == _LEAST_PX else ()  # a sketch is read at 16 px, where this ladder ends
     return replace(
@@ -125,7 +126,7 @@ def r3_dcgan(size_px: int) -> TrainConfig:
         widths_d=ladder if stage else (),
         batch=32 if size_px < _SMALL_PX else 16,
         learning_rate=2e-3 if large else 1e-3,
-        gamma=0.15 * max(1.0, size_px / _SMALL_PX) ** 2.5,
+        gamma=0.1 * (size_px / _SMALL_PX) ** 3.1 if large else gamma,
         sketch=8 if sketched else 0,
         sketch_weight=(20.0 if large else 60.0) if sketched else 0.0,
     )
@@ -236,6 +237,7 @@ def private(config: TrainConfig, privacy: DP) -> TrainConfig:
         config,
         privacy=privacy,
         spectrum_weight=0.0,  # real spectra bear no noise
+        spectrum_target="all",  # asked for no more: its choice shall not make another training of the same one
         match_spectrum=False,
         sketch=0,
         sketch_weight=0.0,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from medgan.errors import InvalidRequest
 from medgan.gan.degrade import task
 from medgan.gan.restorer import Shape
 
+Optimiser = Literal["muon", "adam"]
 CODE_VERSION = 5
 LEAST_PX = 32
 """Sides of images and windows are this long at least."""
@@ -27,7 +28,7 @@ class RestoreConfig:
     window_px: int = 64
     batch: int = 8
     stripped_share: float = 0.5  # of the windows that lose a part to no signal, sharply
-    optimiser: Literal["muon", "adam"] = "muon"  # of the generator
+    optimiser: Optimiser = "muon"  # of the generator
     learning_rate: float = 2e-3
     learning_rate_critic: float = 4e-4
     pixel_weight: float = 10.0
@@ -48,6 +49,8 @@ class RestoreConfig:
             raise InvalidRequest(f"window_px must be at least {LEAST_PX} and a multiple of {8 * factor // 2}")
         if min(self.steps, self.batch, self.tick_steps) < 1 or self.adversarial_steps < 0:
             raise InvalidRequest("steps, batch and tick_steps start at 1")
+        if self.optimiser not in get_args(Optimiser) or not 0 <= self.stripped_share <= 1:
+            raise InvalidRequest("optimiser is muon or adam, stripped_share lies between 0 and 1")
 
     @property
     def total_steps(self) -> int:
@@ -62,7 +65,8 @@ class RestoreConfig:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RestoreConfig:
-        """Inverse of `asdict`."""
+        """Inverse of `asdict`; a file without an optimiser's name is of before there was a choice (docs/adr/0098)."""
+        value = {"optimiser": "adam", "stripped_share": 0.0, **value}
         shape = value["shape"]
         made = Shape(widths=tuple(shape["widths"]), blocks=shape["blocks"], critic_widths=tuple(shape["critic_widths"]))
         return cls(**{**value, "shape": made})

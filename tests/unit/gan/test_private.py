@@ -158,6 +158,12 @@ def test_a_private_configuration_travels_as_json():
     assert replace(config, privacy=None).digest != config.digest
 
 
+def test_what_a_private_training_does_not_use_gives_it_no_other_name_and_so_spends_no_budget_twice():
+    recipe, target = recipes.build("xray_32_cpu"), DP(epsilon=8.0, delta=1e-5)
+    unused = {"spectrum_target": "all", "spectrum_weight": 0.5, "sketch": 8, "sketch_weight": 60.0, "gamma": 0.3}
+    assert recipes.private(replace(recipe, **unused), target).digest == recipes.private(recipe, target).digest
+
+
 @pytest.fixture
 def admitted(tmp_path):
     zones = Zones.under(tmp_path)

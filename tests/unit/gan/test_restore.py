@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -168,6 +168,22 @@ def test_only_the_asked_share_of_windows_is_stripped():
     assert 0.3 < share(0.5) < 0.7
 
 
-def test_a_configuration_that_cannot_train_is_refused():
-    with pytest.raises(InvalidRequest, match="window_px"):
-        replace(SMALL, window_px=20)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"window_px": 20}, "window_px"),
+        ({"optimiser": "adamw"}, "optimiser"),
+        ({"stripped_share": 1.5}, "stripped_share"),
+        ({"stripped_share": float("nan")}, "stripped_share"),
+    ],
+)
+def test_a_configuration_that_cannot_train_is_refused(changes, message):
+    with pytest.raises(InvalidRequest, match=message):
+        replace(SMALL, **changes)
+
+
+def test_a_restorer_of_before_there_was_a_choice_is_said_to_have_learned_by_adam():
+    told = {name: value for name, value in asdict(SMALL).items() if name not in {"optimiser", "stripped_share"}}
+    before = RestoreConfig.from_json(told)
+    assert (before.optimiser, before.stripped_share) == ("adam", 0.0)
+    assert RestoreConfig.from_json(asdict(SMALL)) == SMALL
