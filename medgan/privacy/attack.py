@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +83,16 @@ def assess(
     for images in before:
         correlation = np.maximum(correlation, correlation_with(synthetic, images, evidence.embedding))
     scale = calibrate(evidence.calibration, evidence.calibration_patients, limits)
-    planted = selftest.plant(evidence, real, scale, limits, seed=SEED)
+    scores = scale.scores(evidence.synthetic)
+    in_tail = scores >= scale.threshold
+    planted = selftest.plant(evidence, real, scale, in_tail, limits, seed=SEED)
     tests = (
         judge.copies(correlation, limits),
-        judge.tail(int(scale.hits(evidence.synthetic).sum()), evidence.synthetic_images, scale, limits),
+        judge.tail(int(in_tail.sum()), evidence.synthetic_images, scale, limits),
         *((judge.reidentification(evidence, limits),) if _several(real) else ()),
         *judge.membership(evidence, limits, seed=SEED),
         judge.authenticity(evidence, limits),
-        judge.isolated_tail(evidence, scale, limits),
+        judge.isolated_tail(evidence, scale, in_tail, limits),
         *judge.membership(evidence, limits, seed=SEED, isolated=True),
         *selftest.verdict(planted, limits),
     )
@@ -99,8 +101,8 @@ def assess(
         "control": _control(evidence, scale),
         "copies": np.flatnonzero(correlation >= limits.copies.correlation).tolist(),
         "embedding_sha256": evidence.embedding.digest,
-        "planted": [{"change": p.change, "count": p.count, "found": p.found, "refused": p.refused} for p in planted],
-        "curves": page.curves(evidence, scale),
+        "planted": [asdict(one) for one in planted],
+        "curves": page.curves(evidence, scale, scores),
         "tests": [test.model_dump(mode="json") for test in tests],
     }
     return tests, report

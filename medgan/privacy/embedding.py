@@ -60,11 +60,17 @@ class Embedding:
         raw_NK = units_NP @ warped - self.offset
         return {name: _unit_rows(raw_NK[:, start:stop]) for name, start, stop in self.bands}
 
-    def unwarped(self, images_NHW: Views) -> dict[str, Vectors]:
-        """(N, k) float32 unit rows a band of images (N, S, S) as they are; in blocks, since `unit` copies its own."""
-        starts = range(0, max(1, len(images_NHW)), _BLOCK)
-        parts = [self.vectors(unit(images_NHW[start : start + _BLOCK]), Warp()) for start in starts]
-        return {name: np.concatenate([part[name] for part in parts]) for name, _, _ in self.bands}
+    def unwarped(self, images_NHW: Views, *wanted: str) -> dict[str, Vectors]:
+        """(N, k) float32 unit rows of each wanted band, or of all, of images (N, S, S) as they are.
+
+        In blocks, since `unit` copies its own; of bands that are not wanted no more than a block is ever held.
+        """
+        parts: dict[str, list[Vectors]] = {name: [] for name in wanted or [name for name, _, _ in self.bands]}
+        for start in range(0, max(1, len(images_NHW)), _BLOCK):
+            vectors = self.vectors(unit(images_NHW[start : start + _BLOCK]), Warp())
+            for name, held in parts.items():
+                held.append(vectors[name])
+        return {name: np.concatenate(held) for name, held in parts.items()}
 
     @property
     def digest(self) -> str:

@@ -211,7 +211,7 @@ def _similarity(queries: Views, train: Views, near: dict[str, Nearest], embeddin
         "pixels": margin(np.max(pixels, axis=0))
     }
     bands |= {name: band.similarity for name, band in near.items() if name not in bands}
-    place = embedding.unwarped(queries)["E1"]
+    place = embedding.unwarped(queries, "E1")["E1"]
     return Similarity(bands=bands, correlation=plain, index=near["E2"].index, place=place)
 
 
@@ -264,7 +264,7 @@ def _authentic(
 
     Inauthentic: nearer to a train image than any other train image is (Alaa et al. 2022), in E2 without warps.
     """
-    originals = embedding.unwarped(train)["E2"]
+    originals = embedding.unwarped(train, "E2")["E2"]
     reach, _ = _plain_nearest(train, originals, embedding, skip_self=True)
     (made, made_index), (other, other_index) = (
         _plain_nearest(images, originals, embedding) for images in (synthetic, fresh)
@@ -285,7 +285,7 @@ def _plain_nearest(
     similarity = np.empty(len(queries), np.float32)
     index = np.empty(len(queries), np.intp)
     for start in range(0, len(queries), _PLAIN_BLOCK):
-        block = embedding.unwarped(queries[start : start + _PLAIN_BLOCK])["E2"] @ originals_RK.T
+        block = embedding.unwarped(queries[start : start + _PLAIN_BLOCK], "E2")["E2"] @ originals_RK.T
         rows = np.arange(len(block))
         if skip_self:
             block[rows, start + rows] = -1

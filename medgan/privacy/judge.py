@@ -11,9 +11,10 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
 
 from medgan.privacy import statistics
-from medgan.privacy.evidence import Evidence, Scores, Similarity
+from medgan.privacy.evidence import Evidence, Scores
 from medgan.privacy.policy import Policy
 from medgan.privacy.tail import Tail
 from medgan.records import GateTest
@@ -235,13 +236,10 @@ def _true_positives(members: Scores, others: Scores, title: str, policy: Policy)
     )
 
 
-def isolated_tail(evidence: Evidence, scale: Tail, policy: Policy) -> GateTest:
-    """G6: images in the tail whose nearest train image is one of the isolated, against fresh real images."""
-
-    def hits(similarity: Similarity) -> int:
-        return int((scale.hits(similarity) & evidence.isolated_train[similarity.index]).sum())
-
-    found, images = hits(evidence.synthetic), evidence.synthetic_images
+def isolated_tail(evidence: Evidence, scale: Tail, in_tail: npt.NDArray[np.bool_], policy: Policy) -> GateTest:
+    """G6: images `in_tail` whose nearest train image is one of the isolated, against fresh real images."""
+    images = evidence.synthetic_images
+    found = int((in_tail & evidence.isolated_train[evidence.synthetic.index]).sum())
     calibrated = int(((scale.own >= scale.threshold) & evidence.isolated_train[evidence.calibration.index]).sum())
     p_value = statistics.tail_p_value(found, images, calibrated=scale.calibrated, above=calibrated + 1)
     upper = max(0.0, statistics.upper_rate(found, images) - calibrated / scale.calibrated)

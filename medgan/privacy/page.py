@@ -37,12 +37,15 @@ svg{width:100%;height:auto;font:11px system-ui,sans-serif}svg text{fill:var(--so
 """
 
 
-def curves(evidence: Evidence, scale: Tail) -> dict[str, Any]:
-    """What the page draws: shares a bin (cells of fewer than 11 images hidden), ROC points, the threshold."""
+def curves(evidence: Evidence, scale: Tail, scores: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """What the page draws: shares a bin (cells of fewer than 11 images hidden), ROC points, the threshold.
+
+    `scores` (Q,) are the synthetic images' on the scale of the tail.
+    """
     drawn: dict[str, Any] = {"distributions": {}, "roc": {}, "threshold": round(scale.threshold, 4)}
     for name in evidence.synthetic.bands:
         drawn["distributions"][name] = _distribution(evidence.synthetic.bands[name], evidence.calibration.bands[name])
-    drawn["distributions"]["tail score"] = _distribution(scale.scores(evidence.synthetic), scale.own)
+    drawn["distributions"]["tail score"] = _distribution(scores, scale.own)
     for name, members in evidence.members.items():
         drawn["roc"][name] = _roc(members, evidence.others[name])
     return drawn
@@ -79,7 +82,7 @@ def render(report: dict[str, Any]) -> str:
         *(_figure(name, drawn, report) for name, drawn in report["curves"]["distributions"].items()),
         "</div><h2>Membership attacks</h2><div class=plots>",
         *(_roc_figures(report["curves"]["roc"])),
-        "</div><h2>Self-test: what this gate found of copies planted in this cohort</h2>",
+        "</div><h2>Self-test: what this gate finds of changed train images, planted in this cohort</h2>",
         _planted_table(report["planted"]),
         *_record(report.get("record", {})),
         "<h2>What was counted</h2>",
@@ -124,7 +127,7 @@ def _figure(name: str, drawn: dict[str, Any], report: dict[str, Any]) -> str:
         "E2": "E2, detail: how much nearer the nearest train image is than the fifth patient's (log)",
         "pixels": "Pixels: correlation r with the nearest train image after fine registration, as -log(1 - r)",
         "E3": "E3, the same person: similarity of the nearest train image",
-        "tail score": "The largest of all on a common scale; beyond the dashed threshold lies the tail",
+        "tail score": "The largest of all on the scale of strangers like it; beyond the dashed threshold lies the tail",
     }
     return axes.figure(body, captions[name], ("synthetic", "fresh real"))
 
@@ -190,10 +193,11 @@ def _planted_table(planted: list[dict[str, Any]]) -> str:
         f"<tr><td>{escape(item['change'])}<td class=n>{item['found']} of {item['count']}"
         f'<td><svg viewBox="0 0 100 8" style="max-width:10rem"><rect class=bar height=8 '
         f'width="{100 * item["found"] / item["count"]:.0f}"/></svg>'
+        f"<td class=n>{item['planted']}"
         f"<td class={'good' if item['refused'] else 'bad'}>{'refused' if item['refused'] else 'not refused'}"
         for item in planted
     )
-    return f"<table><tr><th>Change<th>Found<th><th>The gate{rows}</table>"
+    return f"<table><tr><th>Change<th>Found<th><th>Planted<th>The gate{rows}</table>"
 
 
 def _record(record: dict[str, dict[str, float]]) -> list[str]:

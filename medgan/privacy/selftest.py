@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from medgan.privacy import judge, statistics
 from medgan.privacy.evidence import Evidence, RealImages, similarity_to_train
@@ -20,11 +21,12 @@ LEAST_FOR_RECALL = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planted:
-    """Of `count` images with one change how many lie in the tail, and the gate's answer to those that were planted."""
+    """Of `count` images with one change how many lie in the tail, and the gate's answer to the `planted` ones."""
 
     change: str
     count: int
     found: int
+    planted: int
     refused: bool
 
     @property
@@ -33,14 +35,17 @@ class Planted:
         return self.found / self.count
 
 
-def plant(evidence: Evidence, real: RealImages, scale: Tail, policy: Policy, *, seed: int) -> tuple[Planted, ...]:
+def plant(
+    evidence: Evidence, real: RealImages, scale: Tail, in_tail: npt.NDArray[np.bool_], policy: Policy, *, seed: int
+) -> tuple[Planted, ...]:
     """Plant each change in turn: the planted images take the place of as many synthetic ones.
 
-    `LEAST_FOR_RECALL` images are changed, to be found or not; of them the policy's share is planted.
+    `in_tail` are the cohort's own hits. `LEAST_FOR_RECALL` images are changed, to be found or not; of them the policy's
+    share is planted.
     """
     images = evidence.synthetic_images
     count = min(images, max(policy.self_test.planted_least, round(policy.self_test.planted_share * images)))
-    own_hits, own_copies = scale.hits(evidence.synthetic), evidence.synthetic.correlation
+    own_copies = evidence.synthetic.correlation
     batches, replaced = [], []
     for number, name in enumerate(CHANGES):
         rng = np.random.Generator(np.random.Philox(key=[seed, 0x706C0000 + number]))
@@ -53,13 +58,14 @@ def plant(evidence: Evidence, real: RealImages, scale: Tail, policy: Policy, *, 
     results = []
     for name, rows, hits, correlation in zip(CHANGES, replaced, found, correlations, strict=True):
         left = np.concatenate([np.delete(own_copies, rows), correlation[: len(rows)]])
-        total = int(hits[: len(rows)].sum() + np.delete(own_hits, rows).sum())
+        total = int(hits[: len(rows)].sum() + np.delete(in_tail, rows).sum())
         answers = (judge.tail(total, images, scale, policy), judge.copies(left, policy))
         results.append(
             Planted(
                 change=name,
                 count=len(hits),
                 found=int(hits.sum()),
+                planted=len(rows),
                 refused=any(not answer.passed and answer.conclusive for answer in answers),
             )
         )
@@ -84,7 +90,7 @@ def verdict(planted: tuple[Planted, ...], policy: Policy) -> tuple[GateTest, ...
                 value=round(worst.recall, 6),
                 limit=least,
                 passed=not missed and worst.recall >= least,
-                detail=f"{worst.found} of {worst.count} by {worst.change} ({_between(worst)}); "
+                detail=f"{worst.found} of {worst.count} by {worst.change} ({_between(worst)}); {worst.planted} in it: "
                 + (f"not refused: {', '.join(missed)}" if missed else "refused with every change"),
             )
         )

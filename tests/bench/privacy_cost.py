@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from medgan.privacy import attack, policy
+from medgan.privacy import attack, policy, selftest
 from medgan.privacy.evidence import CALIBRATION_TRAIN, RealImages
 from medgan.privacy.nearest import Patients
 from medgan.privacy.views import CHANGES, StoredViews
@@ -44,7 +44,8 @@ def images(count: int, px: int, seed: int) -> StoredViews:
 
 def searched(synthetic: int, train: int, holdout: int) -> int:
     """Pairs of images that a run compares through all warps: `evidence.collect` and the self-test."""
-    planted = len(CHANGES) * round(policy.load("strict").self_test.planted_share * synthetic)
+    planted = round(policy.load("strict").self_test.planted_share * synthetic)
+    planted = len(CHANGES) * min(train, max(planted, selftest.LEAST_FOR_RECALL))
     queries = synthetic + 2 * holdout + min(train, CALIBRATION_TRAIN) + planted
     return queries * train + 2 * holdout * (synthetic + holdout)
 

@@ -32,7 +32,7 @@ def test_fresh_images_pass_what_can_be_decided(honest, scale):
         judge.tail(int(scale.hits(honest.synthetic).sum()), 300, scale, INTERNAL),
         *judge.membership(honest, INTERNAL, seed=0),
         judge.authenticity(honest, INTERNAL),
-        judge.isolated_tail(honest, scale, INTERNAL),
+        judge.isolated_tail(honest, scale, scale.hits(honest.synthetic), INTERNAL),
         *judge.membership(honest, INTERNAL, seed=0, isolated=True),
     ]
     assert [test.detail for test in tests if test.conclusive and not test.passed] == []
@@ -77,15 +77,20 @@ def test_members_that_stand_out_fail_for_good(honest):
     assert all(not test.passed and test.conclusive for test in judge.membership(told, STRICT, seed=0))
 
 
+def planted_in(evidence, case, scale):
+    return selftest.plant(evidence, case.real, scale, scale.hits(evidence.synthetic), INTERNAL, seed=0)
+
+
 def test_the_self_test_refuses_every_planted_change(case, honest, scale):
-    planted = selftest.plant(honest, case.real, scale, INTERNAL, seed=0)
+    planted = planted_in(honest, case, scale)
     assert [result.change for result in planted if not result.refused] == []
     assert all(test.passed for test in selftest.verdict(planted, INTERNAL))
 
 
 def test_the_share_found_is_told_of_a_hundred_of_each_kind_however_few_one_in_a_hundred_are(case, honest, scale):
-    planted = selftest.plant(honest, case.real, scale, INTERNAL, seed=0)
+    planted = planted_in(honest, case, scale)
     assert {result.count for result in planted} == {100}
+    assert {result.planted for result in planted} == {max(INTERNAL.self_test.planted_least, 3)}  # of 300 images
     blend = next(result for result in planted if result.change == selftest.BLEND)
     told = selftest.verdict(planted, INTERNAL)[1].detail
     low, high = (float(value) for value in re.search(r"\((\d+) to (\d+) %", told).groups())
@@ -94,7 +99,7 @@ def test_the_share_found_is_told_of_a_hundred_of_each_kind_however_few_one_in_a_
 
 def test_a_blind_gate_fails_its_self_test_for_good(case, honest, scale):
     blind = dataclasses.replace(scale, threshold=1e9)
-    tests = selftest.verdict(selftest.plant(honest, case.real, blind, INTERNAL, seed=0), INTERNAL)
+    tests = selftest.verdict(planted_in(honest, case, blind), INTERNAL)
     assert all(not test.passed and test.conclusive for test in tests)
     assert "not refused" in tests[0].detail
 
@@ -109,7 +114,7 @@ def test_copies_of_isolated_people_alone_are_found(case, honest, scale):
     rows = np.flatnonzero(honest.isolated_train)[:20]
     copied = similarity_to_train(case.real.train[rows], case.real, honest.embedding)
     told = dataclasses.replace(honest, synthetic=copied, synthetic_images=len(rows))
-    test = judge.isolated_tail(told, scale, STRICT)
+    test = judge.isolated_tail(told, scale, scale.hits(told.synthetic), STRICT)
     assert not test.passed
     assert test.conclusive
 
