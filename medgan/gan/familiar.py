@@ -2,39 +2,58 @@
 
 A restorer that never saw a radiograph turns one into something like a brain, with confidence. So each model keeps, of
 four descriptions of its training inputs (statistics, the joint histogram of intensity and edge, a thumbnail, and what
-the network itself sees at its coarsest level), mean and covariance, and refuses what lies far outside of one of them.
-Distances are Mahalanobis' with a shrunk covariance
-(Lee et al. 2018 use it on features for the same end); limits come from images of patients that were held out.
+a network sees that learned nothing), mean and covariance, and refuses what lies far outside of one of them.
+Distances are Mahalanobis' with a shrunk covariance (Lee et al. 2018 use it on features for the same end); limits come
+from images of patients that were held out. A restorer's own features would tell strangers only as well as its optimiser
+happened to leave them; random ones keep all that an image shows, and nothing in training can spoil them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from math import sqrt
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
+
+from medgan.gan.restorer import Shape, Unet
 
 Vector = NDArray[np.float64]
 
 _BANDS, _THUMB = 8, 12
 _QUANTILES = (5, 25, 50, 75, 95)
 _SHRINK = 0.1
-_LEAST_VARIANCE = {"statistics": 1e-2, "histogram": 4e-4, "thumbnail": 1e-2, "features": 1e-3}
+_LEAST_VARIANCE = {"statistics": 1e-2, "histogram": 4e-4, "thumbnail": 1e-2, "features": 1e-9}
 """Variances below these say only that the sample was small."""
 QUANTILE, _MARGIN = 0.99, 1.25
 """A limit is this quantile of known distances: one sound image of a hundred may be refused."""
+_RIDGE = 0.05
+"""Share of its variance that each random feature is given more: a few hundred images tell less of narrow directions."""
 
-Encoder = Callable[[NDArray[np.float32]], Vector]
-"""An image (H, W) to what a network sees in it, (C,)."""
+
+@cache
+def untrained() -> Unet:
+    """A network that learned nothing, the same for ever: uniform weights of +-1/sqrt(fan-in) from Philox's raw bits."""
+    network = Unet(Shape(blocks=1)).requires_grad_(requires_grad=False)
+    bits = np.random.Philox(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            bound = 1 / sqrt(layer.weight[0].numel())
+            for weights in (layer.weight, layer.bias):
+                raw = np.asarray(bits.random_raw(weights.numel())) >> np.uint64(11)  # 53 bits
+                drawn = ((raw * 2.0**-52 - 1) * bound).astype(np.float32)
+                weights.copy_(torch.from_numpy(drawn).view_as(weights))
+    return network
 
 
-def describe(image_HW: NDArray[np.float32], encoder: Encoder) -> dict[str, Vector]:
+def describe(image_HW: NDArray[np.float32]) -> dict[str, Vector]:
     """Descriptions of an image in [-1, 1] (sides of at least 32 px), none of which depends much on its size."""
-    features = encoder(image_HW)
+    features = untrained().features(image_HW)
     image = np.clip(np.asarray(image_HW, np.float64), -1.5, 1.5)
     height, width = image.shape
     gradient = np.hypot(*(np.diff(image, axis=axis)[: height - 1, : width - 1] for axis in (0, 1)))
@@ -109,9 +128,9 @@ class Familiar:
     parts: dict[str, Part]
     limit: float = 1.0
 
-    def distance(self, image_HW: NDArray[np.float32], encoder: Encoder) -> float:
+    def distance(self, image_HW: NDArray[np.float32]) -> float:
         """The largest of the descriptions' distances, 1 being the limit."""
-        described = describe(image_HW, encoder)
+        described = describe(image_HW)
         return max(part.distance(described[name]) for name, part in self.parts.items())
 
     def as_json(self) -> dict[str, Any]:
@@ -139,7 +158,8 @@ def learn(seen: list[dict[str, Vector]], held_out: list[dict[str, Vector]]) -> F
         mean = table.mean(0)
         width = len(mean)
         covariance = np.cov(table, rowvar=False) if len(table) > 1 else np.zeros((width, width))
-        shrunk = (1 - _SHRINK) * covariance + _SHRINK * np.diag(np.diag(covariance)) + least * np.eye(width)
+        kept, added = (1.0, _RIDGE) if name == "features" else (1 - _SHRINK, _SHRINK)
+        shrunk = kept * covariance + added * np.diag(np.diag(covariance)) + least * np.eye(width)
         inverse: Vector = np.linalg.inv(shrunk).astype(np.float64)
         ours, theirs = ([_distance(one[name], mean, inverse) for one in part] for part in (seen, held_out))
         limit = _limit_of_features(ours, theirs) if name == "features" else _limit([*ours, *theirs])
@@ -153,7 +173,7 @@ def _limit(known: list[float]) -> float:
 
 
 def _limit_of_features(ours: list[float], theirs: list[float]) -> float:
-    """Patients that were held out say how far sound images lie: the network was fitted to the others.
+    """Patients that were held out say how far sound images lie: the covariance was fitted to the others.
 
     Few of them know little of a quantile: a margin that falls with their number.
     """

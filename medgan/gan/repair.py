@@ -127,7 +127,9 @@ class Restorer:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise InvalidRequest("there is no finished restorer in this folder: train one first") from None
         if made_by != CODE_VERSION:
-            raise InvalidRequest("this restorer learned from other inputs than this version gives: train it again")
+            raise InvalidRequest(
+                "this restorer belongs to another version, whose inputs or limits differ: train it again"
+            )
         if hashlib.sha256(weights).hexdigest() != self.sha256:
             raise IntegrityError("the restorer's weights are not those its description names: train it again")
         self.folder = folder
@@ -186,7 +188,7 @@ class Restorer:
 
     def strangeness(self, image_HW: Image) -> float:
         """How far an image of any window lies from what was learned from; beyond `familiar.limit` it is refused."""
-        return self.familiar.distance(looked_at(self.degradation, image_HW), self.network.features)
+        return self.familiar.distance(looked_at(self.degradation, image_HW))
 
     def undo(self, measured: Measurement) -> tuple[Image, Image, Image]:
         """(answer, plain answer, bound of its error), each (H, W), in the units of the measurement."""

@@ -211,7 +211,7 @@ def _describe(scans: Scans, rows: list[int], held: list[int], config: RestoreCon
             needed.append(float(np.quantile((np.abs(image - truth) / np.exp(scale))[counts], COVERED)))
         naive_psnr.append(_psnr(naive, truth))
         psnr.append(_psnr(image, truth))
-    known = [_inputs(scans, part, degradation, network.features, rng) for part in (rows, held)]
+    known = [_inputs(scans, part, degradation, rng) for part in (rows, held)]
     planted = plant(degradation, chosen, lambda one: _answered(network, degradation, one)[0], cases=_PLANTED)
     return {
         "uncertainty_factor": conformal(needed, COVERED_IMAGES),
@@ -242,7 +242,7 @@ def conformal(scores: Sequence[float], share: float) -> float:
 
 
 def _inputs(
-    scans: Scans, rows: list[int], degradation: Degradation, encoder: familiar.Encoder, rng: np.random.Generator
+    scans: Scans, rows: list[int], degradation: Degradation, rng: np.random.Generator
 ) -> list[dict[str, NDArray[np.float64]]]:
     """Descriptions of images as a user may bring them: degraded, or as they are, brought to their own percentiles."""
     chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(_DESCRIBED, len(rows))).astype(int))]
@@ -251,7 +251,7 @@ def _inputs(
         whole = fitting(scans.images[row], degradation.factor)
         measured = degradation.measure(whole, rng)
         seen = measured.seen if measured.hole is None else degradation.naive(measured)  # a hole itself is not foreign
-        out += [familiar.describe(looked_at(degradation, shown), encoder) for shown in (seen, whole)]
+        out += [familiar.describe(looked_at(degradation, shown)) for shown in (seen, whole)]
     return out
 
 

@@ -12,7 +12,7 @@ from medgan.gan.degrade import task
 from medgan.gan.restorer import Shape
 
 Optimiser = Literal["muon", "adam"]
-CODE_VERSION = 5
+CODE_VERSION = 6
 LEAST_PX = 32
 """Sides of images and windows are this long at least."""
 

@@ -88,10 +88,11 @@ class Unet(nn.Module):
 
     @torch.inference_mode()
     def features(self, image_HW: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(C,) means of the coarsest level over an image, as if nothing were known of its degradation."""
+        """(C,) means of the channels of all levels over an image, as if nothing were known of its degradation."""
         image = torch.from_numpy(np.ascontiguousarray(image_HW))
         given = torch.stack([image, torch.zeros_like(image), torch.zeros_like(image)])[None]
-        means: NDArray[np.float64] = self._encoded(given)[-1].mean((0, 2, 3)).double().numpy()
+        levels = [level.mean((0, 2, 3)) for level in self._encoded(given)]
+        means: NDArray[np.float64] = torch.cat(levels).double().numpy()
         return means
 
 
