@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import ceil, cos, isfinite, pi
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -33,10 +33,10 @@ from medgan.gan.muon import Muon
 from medgan.gan.planted import plant
 from medgan.gan.recipes import fast_precision
 from medgan.gan.repair import DESCRIPTION, WEIGHTS, Restorer, answer, looked_at
-from medgan.gan.restore_config import CODE_VERSION, RestoreConfig
+from medgan.gan.restore_config import CODE_VERSION, LEAST_PX, RestoreConfig
 from medgan.gan.restorer import PatchCritic, Unet
 from medgan.gan.rings import ring_power
-from medgan.gan.scans import Scans, fitting, windows
+from medgan.gan.scans import Scans, fitting, halved, windows
 from medgan.gan.step import Players
 
 STATE = "state.safetensors"
@@ -46,6 +46,8 @@ SIGNAL = 0.02
 """So far above no signal a pixel holds something: air, whose errors are nothing, would make any bound look good."""
 _CALIBRATION_IMAGES, _PLANTED = 48, 100
 _DESCRIBED = 200
+_FREE = 0.7
+"""Share of the steps in which holes may be filled with less than the floor: where it clamps, nothing is learned."""
 
 
 class Progress(NamedTuple):
@@ -96,6 +98,8 @@ def _play(config: RestoreConfig, players: Players, scans: Scans, rows: list[int]
     degradation = task(config.task).degradation
     truth_list = windows(scans, rows, config, rng)
     measured = _measure(degradation, truth_list, rng)
+    if players.step < _FREE * config.total_steps:
+        measured = [one if one.hole is None else replace(one, floor=-np.inf) for one in measured]
     truth = torch.from_numpy(np.stack(truth_list))[:, None]
     image, scale, naive = answer(players.generator, degradation, measured)
     error = torch.sqrt((image - truth).square() + 1e-6)  # Charbonnier
@@ -244,15 +248,22 @@ def conformal(scores: Sequence[float], share: float) -> float:
 def _inputs(
     scans: Scans, rows: list[int], degradation: Degradation, rng: np.random.Generator
 ) -> list[dict[str, NDArray[np.float64]]]:
-    """Descriptions of images as a user may bring them: degraded, or as they are, brought to their own percentiles."""
+    """Descriptions of images as a user may bring them: degraded, as they are, of half the resolution."""
     chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(_DESCRIBED, len(rows))).astype(int))]
     out = []
     for row in chosen:
         whole = fitting(scans.images[row], degradation.factor)
-        measured = degradation.measure(whole, rng)
-        seen = measured.seen if measured.hole is None else degradation.naive(measured)  # a hole itself is not foreign
-        out += [familiar.describe(looked_at(degradation, shown)) for shown in (seen, whole)]
+        shown = [_shown(degradation, whole, rng), whole]
+        if degradation.factor == 1 and min(whole.shape) >= 2 * LEAST_PX:  # others degrade to less than full resolution
+            shown.append(_shown(degradation, halved(whole), rng))
+        out += [familiar.describe(looked_at(degradation, one)) for one in shown]
     return out
+
+
+def _shown(degradation: Degradation, whole_HW: Image, rng: np.random.Generator) -> Image:
+    """What a user brings of an image: it, degraded; a hole itself is not foreign."""
+    measured = degradation.measure(whole_HW, rng)
+    return measured.seen if measured.hole is None else degradation.naive(measured)
 
 
 def _psnr(a: Image, b: Image) -> float:

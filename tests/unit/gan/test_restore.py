@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.gan import restore
@@ -14,7 +15,7 @@ from medgan.gan.degrade import TASKS
 from medgan.gan.repair import DESCRIPTION, WEIGHTS, Restorer, Unfamiliar
 from medgan.gan.restore_config import CODE_VERSION, RestoreConfig
 from medgan.gan.restorer import Shape
-from medgan.gan.scans import Scans, stripped, windows
+from medgan.gan.scans import Scans, by_percentiles, halved, stripped, windows
 from tests.builders.cohort import radiographs
 
 SMALL = RestoreConfig(
@@ -92,6 +93,14 @@ def test_what_it_has_never_seen_is_refused(trained):
         with pytest.raises(Unfamiliar, match="trained on such images"):
             trained.restore(foreign)
     assert trained.restore(rng.random((64, 64)), refuse=False).distance > 1
+
+
+def test_an_image_of_half_the_resolution_is_familiar(tmp_path):
+    rng = np.random.default_rng(0)
+    images = [by_percentiles(gaussian_filter(rng.standard_normal((72, 72)), 4)) for _ in range(60)]
+    few = replace(SMALL, steps=2, adversarial_steps=0)
+    model = restore.fit(Scans(images=images[:48], patient=np.arange(48) // 2), few, tmp_path, attrs={})
+    assert sum(model.strangeness(halved(one)) > model.familiar.limit for one in images[48:]) <= 1
 
 
 def test_an_image_and_its_mirror_image_have_the_same_answer(trained):
