@@ -65,8 +65,7 @@ class RestoreConfig:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RestoreConfig:
-        """Inverse of `asdict`; a file without an optimiser's name is of before there was a choice (docs/adr/0098)."""
-        value = {"optimiser": "adam", "stripped_share": 0.0, **value}
+        """Inverse of `asdict`."""
         shape = value["shape"]
         made = Shape(widths=tuple(shape["widths"]), blocks=shape["blocks"], critic_widths=tuple(shape["critic_widths"]))
         return cls(**{**value, "shape": made})
