@@ -76,6 +76,7 @@ def test_twice_the_pixels_cover_the_same_patient(done, tmp_path):
 def test_what_a_killed_run_unpacked_is_gone_after_the_next(archive, twice, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     left = Path(tempfile.mkdtemp(prefix=scratch.PREFIX))
+    (left / scratch.MARK).touch()
     (left / "unpacked").write_text("DOE^JANE")
     run.restore(archive, tmp_path / "out", twice)
     assert not list(tmp_path.glob(f"{scratch.PREFIX}*"))
