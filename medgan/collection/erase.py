@@ -6,7 +6,8 @@ are prepared again without), with what killed runs left of any; whose they were 
 learned from them stay. What was trained or published before cannot be unlearned here: it is listed, for people to
 decide.
 
-Killed at any moment, a rerun finishes: the list is written before anything is deleted, and only grows.
+Killed at any moment, a rerun finishes: the list is written before anything is deleted, and only what has a record
+by then that tells of others leaves it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from medgan import keys
 from medgan.archive import sources
 from medgan.archive.prune import Pruned
 from medgan.collection import durable, landed, layout, packs, read, store, write
-from medgan.errors import IntegrityError, InvalidRequest, of_system
+from medgan.errors import Conflict, IntegrityError, InvalidRequest, of_system
 from medgan.records import CollectionSnapshot, Handle, canonical_json
 from medgan.records.erasure import Erasure
 from medgan.settings import Zones
@@ -63,9 +65,10 @@ def erase(collection: str, patient: str, *, zones: Zones, grace: timedelta = tim
     begun = _save(begun.model_copy(update=done), zones)
     expired = store.forget_history(collection, older_than=datetime.now(UTC) - grace, zones=zones)
     _save(begun.model_copy(update={"snapshots_expired": begun.snapshots_expired + expired}), zones)
+    _each(begun.cohorts, lambda cohort: _delete_cohort(cohort, zones))
     _sweep_cohorts(zones)
-    for cohort in _begin(patient, zones).cohorts:  # one that was being prepared when the list was made may stand by now
-        _delete_cohort(cohort, zones)
+    # One that was being prepared when the list was made may stand by now.
+    _each(_begin(patient, zones).cohorts, lambda cohort: _delete_cohort(cohort, zones))
     _sweep_learners(zones)
     # Nothing reads these cohorts any more, and what was learning from them has written its record or is dead.
     return _save(_begin(patient, zones).model_copy(update={"complete": True}), zones)
@@ -109,7 +112,7 @@ def affected(patient: str, *, zones: Zones, cohorts: Iterable[str] = ()) -> Eras
     `cohorts` held the patient too, whether they stand or not.
     """
     within = {*cohorts, *_standing(patient, zones), *_deleted(patient, zones)}
-    models = _models(within, zones)
+    models, untold = _models(within, zones)
     synthetic = {
         _handle_in(made, "synthetic")
         for made in _records(zones.synthetic / "cohorts", "*/synthetic.json")
@@ -131,7 +134,7 @@ def affected(patient: str, *, zones: Zones, cohorts: Iterable[str] = ()) -> Eras
             for folder in sorted((zones.pseudonymised / "restorers").glob("rs-*"))
             if _may_have_learned(folder, patient)
         ),
-        nameless=tuple(sorted(_nameless(zones))),
+        nameless=tuple(sorted({*_nameless(zones), *(f"models/{model}" for model in untold)})),
     )
 
 
@@ -151,19 +154,35 @@ def _deleted(patient: str, zones: Zones) -> Iterator[str]:
             yield path.stem
 
 
-def _models(cohorts: set[str], zones: Zones) -> set[str]:
-    """Models that learned from one of `cohorts`, and those that were adapted from one of them."""
+def _models(cohorts: set[str], zones: Zones) -> tuple[set[str], set[str]]:
+    """Models that learned from one of `cohorts` or were adapted from such a one, and those of which nothing tells.
+
+    Nothing does where the cohort went without a list of its patients, or the base is gone or cannot be told.
+    """
     root = zones.pseudonymised / "models"
-    learned, base_of = set(), {}
+    known = {folder.name for folder in _folders(zones.pseudonymised / "cohorts")}
+    known |= cohorts | {path.stem for path in _whose("co-*", zones).parent.glob("co-*.json")}
+    learned, untold, base_of = set(), set(), {}
     for record in _records(root, "*/model.json"):
-        model = _handle_in(record, "model")
-        if _text(record, "cohort") in cohorts:
+        model, cohort = _handle_in(record, "model"), _text(record, "cohort")
+        if cohort in cohorts:
             learned.add(model)
-        described = _object(_json(root / model / "config.json") or {})
-        base_of[model] = _text(_object(described.get("adapted") or {}), "base")
-    while more := {model for model, base in base_of.items() if base in learned} - learned:
-        learned |= more
-    return learned
+        elif cohort not in known:
+            untold.add(model)
+        try:
+            described = _object(_json(root / model / "config.json") or {})
+            base_of[model] = _text(_object(described.get("adapted") or {}), "base")
+        except IntegrityError:
+            base_of[model] = ""  # no model is called so
+    untold |= {model for model, base in base_of.items() if base is not None and base not in base_of}
+    return (found := _adapted(learned, base_of)), _adapted(untold, base_of) - found
+
+
+def _adapted(models: set[str], base_of: dict[str, str | None]) -> set[str]:
+    """`models`, and what was adapted from them, however far down."""
+    while more := {model for model, base in base_of.items() if base in models} - models:
+        models = models | more
+    return models
 
 
 def _may_have_learned(restorer: Path, patient: str) -> bool:
@@ -198,8 +217,17 @@ def _begin(patient: str, zones: Zones) -> Erasure:
         raise _untold() from None
     now = affected(patient, zones=zones, cohorts=before.cohorts)
     lists = ("cohorts", "models", "synthetic", "releases", "restorers", "nameless")
-    merged = {name: tuple(sorted({*getattr(before, name), *getattr(now, name)})) for name in lists}
-    return _save(before.model_copy(update={**merged, "complete": False}), zones)
+    merged = {name: {*getattr(before, name), *getattr(now, name)} for name in lists}
+    # What was learning when it was listed may have its record by now, which tells of others.
+    home = zones.pseudonymised
+    told = (name for name in before.restorers if (home / "restorers" / name / layout.LEARNED_FROM).is_file())
+    merged["restorers"] -= {*told} - {*now.restorers}
+    told = (name for name in before.nameless if name.startswith("models/") and (home / name / "model.json").is_file())
+    merged["nameless"] -= {*told} - {*now.nameless}
+    return _save(
+        before.model_copy(update={**{name: tuple(sorted(names)) for name, names in merged.items()}, "complete": False}),
+        zones,
+    )
 
 
 def _save(record: Erasure, zones: Zones) -> Erasure:
@@ -216,21 +244,50 @@ def _whose(cohort: str, zones: Zones) -> Path:
     return zones.pseudonymised / "erasures" / "cohorts" / f"{cohort}.json"
 
 
+def _each(names: Iterable[str], act: Callable[[str], None]) -> None:
+    """`act` on every one of `names`; `Conflict` in the end where one was busy."""
+    busy = None
+    for name in names:
+        try:
+            act(name)
+        except Conflict as conflict:
+            busy = conflict
+    if busy is not None:
+        raise busy
+
+
 def _sweep_cohorts(zones: Zones) -> None:
     """Delete what killed runs left of cohorts, whoever is in it; `Conflict` while one is being prepared."""
     root = zones.pseudonymised / "cohorts"
-    left = {path.name.split(".")[1] for path in root.glob(f".co-*{durable.PARTIAL}")}  # earlier releases held no lock
-    for name in sorted({*_locks(root), *left}):
+
+    def sweep(name: str) -> None:
         with durable.locked(root / ".locks" / name, wait=False):
+            _keep_whose(name, zones)
             durable.sweep(root, name)
+
+    left = {path.name.split(".")[1] for path in root.glob(f".co-*{durable.PARTIAL}")}  # earlier releases held no lock
+    _each(sorted({*_locks(root), *left}), sweep)
+
+
+def _keep_whose(cohort: str, zones: Zones) -> None:
+    """Write down who is in a half-deleted cohort: an erasure of an earlier release, killed, kept no list."""
+    listed = _whose(cohort, zones)
+    for left in (zones.pseudonymised / "cohorts").glob(f".{cohort}.*"):
+        with suppress(IntegrityError):  # what cannot be read tells nothing: its models are nameless
+            if left.is_dir() and not listed.exists() and (patients := _patients_of(left)):
+                durable.write_bytes(listed, canonical_json(sorted(patients)))
 
 
 def _sweep_learners(zones: Zones) -> None:
-    """Delete what killed runs left half-written in models and restorers; `Conflict` while one is learning."""
+    """Delete what killed runs left half-written in models and restorers; `Conflict` while one is learning.
+
+    A finished model is measured without a lock: what lies in its folder may be somebody's who lives.
+    """
     for root in (zones.pseudonymised / "models", zones.pseudonymised / "restorers"):
         for name in sorted({*_locks(root), *(folder.name for folder in root.glob("[mr][os]-*"))}):
             with durable.locked(root / ".locks" / name, wait=False):
-                durable.sweep_below(root / name)
+                if not (root / name / "model.json").exists():
+                    durable.sweep_below(root / name)
 
 
 def _locks(root: Path) -> Iterator[str]:

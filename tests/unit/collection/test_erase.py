@@ -286,3 +286,84 @@ def test_a_restorer_whose_list_is_broken_may_have_learned_from_anybody(content, 
     folder.mkdir(parents=True)
     (folder / layout.LEARNED_FROM).write_text(content)
     assert erase.affected(handle("pt", 1), zones=zones).restorers == (folder.name,)
+
+
+ANN, BEN = handle("pt", 1), handle("pt", 2)
+
+
+def written(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def a_model(zones, number, *, cohort, base=None):
+    home = zones.pseudonymised / "models" / handle("mo", number)
+    written(home / "model.json", {"model": home.name, "cohort": handle("co", cohort)})
+    written(home / "config.json", {"adapted": {"base": base}} if base else {})
+    return home
+
+
+def test_a_model_whose_cohort_went_without_a_list_may_hold_anybody(tmp_path):
+    zones = Zones.under(tmp_path)
+    model = a_model(zones, 1, cohort=1)
+    written(zones.pseudonymised / "erasures" / "cohorts" / f"{handle('co', 2)}.json", [BEN])
+    a_model(zones, 2, cohort=2)
+    below = a_model(zones, 3, cohort=2, base=model.name)
+    record = erase.affected(ANN, zones=zones)
+    assert record.nameless == tuple(sorted([f"models/{model.name}", f"models/{below.name}"]))
+
+
+@pytest.mark.parametrize("config", [None, ""], ids=["base gone", "no config"])
+def test_a_model_whose_base_is_not_told_may_hold_anybody(config, tmp_path):
+    zones = Zones.under(tmp_path)
+    written(zones.pseudonymised / "erasures" / "cohorts" / f"{handle('co', 1)}.json", [BEN])
+    model = a_model(zones, 1, cohort=1, base=handle("mo", 9))
+    if config is not None:
+        (model / "config.json").write_text(config)
+    assert erase.affected(ANN, zones=zones).nameless == (f"models/{model.name}",)
+    assert erase.affected(BEN, zones=zones).nameless == ()
+    assert erase.affected(BEN, zones=zones).models == (model.name,)
+
+
+def test_what_was_learning_from_others_leaves_the_list_when_its_record_tells(tmp_path):
+    zones = Zones.under(tmp_path)
+    restorer = zones.pseudonymised / "restorers" / handle("rs", 1)
+    model = zones.pseudonymised / "models" / handle("mo", 1)
+    restorer.mkdir(parents=True)
+    model.mkdir(parents=True)
+    begun = erase._begin(ANN, zones)
+    assert (begun.restorers, begun.nameless) == ((restorer.name,), (f"models/{model.name}",))
+    written(restorer / layout.LEARNED_FROM, [BEN])
+    written(zones.pseudonymised / "erasures" / "cohorts" / f"{handle('co', 1)}.json", [BEN])
+    a_model(zones, 1, cohort=1)
+    done = erase._begin(ANN, zones)
+    assert (done.restorers, done.models, done.nameless) == ((), (), ())
+
+
+def test_whose_a_cohort_was_that_an_earlier_release_half_deleted_stays_known(tmp_path, sample):
+    zones = Zones.under(tmp_path)
+    prepared, patients = with_a_cohort(sample, zones)
+    home = cohorts.folder(prepared.cohort, zones=zones)
+    home.rename(home.with_name(f".{home.name}.partial"))
+    model = zones.pseudonymised / "models" / handle("mo", 1)
+    written(model / "model.json", {"model": model.name, "cohort": prepared.cohort})
+    for patient in (patients[3], patients[5]):
+        record = erase.erase("main", patient, zones=zones)
+        assert (record.cohorts, record.models, record.nameless) == ((prepared.cohort,), (model.name,), ())
+    assert not list(home.parent.glob(".co-*"))
+
+
+def test_a_busy_cohort_of_others_keeps_nobody_s_own(tmp_path, sample):
+    zones = Zones.under(tmp_path)
+    prepared, patients = with_a_cohort(sample, zones)
+    home = cohorts.folder(prepared.cohort, zones=zones)
+    with durable.locked(home.parent / ".locks" / "co-0"), pytest.raises(Conflict):
+        erase.erase("main", patients[3], zones=zones)
+    assert not home.exists()
+
+
+def test_what_is_being_written_into_a_finished_model_is_left_alone(tmp_path):
+    zones = Zones.under(tmp_path)
+    written(a_model(zones, 1, cohort=1) / ".classifier.json.7.partial", "")
+    erase._sweep_learners(zones)
+    assert len(list(zones.pseudonymised.rglob("*.partial"))) == 1
