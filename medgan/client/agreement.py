@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +60,17 @@ def _read(data: bytes, *, rows: int, most: int) -> pd.DataFrame | None:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             said, schema = file.metadata, file.schema_arrow
             packed = sum(said.row_group(number).total_byte_size for number in range(said.num_row_groups))
-            if said.num_rows != rows or packed > most or any(pa.types.is_nested(field.type) for field in schema):
+            flat = not any(pa.types.is_nested(field.type) for field in schema)
+            if said.num_rows != rows or packed > most or not flat or len({*schema.names}) < len(schema):
                 return None
         # A long text in every row is stored once: it is measured before it is written out for each.
         with pq.ParquetFile(pa.BufferReader(data), read_dictionary=schema.names) as file:
-            if _written_out(file.read(use_pandas_metadata=False)) > most:
-                return None
+            left = most  # the size above is the publisher's word: no more is decoded than may be
+            for group in range(file.num_row_groups):
+                for name in schema.names:
+                    left -= _written_out(file.read_row_group(group, columns=[name]))
+                    if left < 0:
+                        return None
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             # What the file says of pandas is believed no more than the rest of it.
             read: pd.DataFrame = file.read(use_pandas_metadata=False).to_pandas(ignore_metadata=True)
@@ -105,9 +110,11 @@ def array(path: Path, manifest: Manifest) -> Any:
     try:
         with disk.explained(), suppress(FileNotFoundError):
             found = zarr.open_group(path, mode="r", zarr_format=3)["images"]
-        shape, size = found.shape, found.nbytes  # type: ignore[union-attr]
+        shape, chunk = found.shape, found.chunks  # type: ignore[union-attr]
+        chunks = prod(-(-side // of_chunk) for side, of_chunk in zip(shape, chunk, strict=True))
+        size = chunks * prod(chunk) * found.dtype.itemsize  # type: ignore[union-attr]  # a chunk is decoded whole
         fits = shape[0] == manifest.images and size <= _MOST_SHRUNK * _stored(manifest)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError):  # any JSON, as above
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError):  # any JSON
         pass
     if not fits:
         raise _disagrees("its array", manifest)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import medgan
-from medgan.client import export
+from medgan.client import agreement, export
 from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable, printable
 
 SENTENCE = "does not fit its manifest"
@@ -65,6 +65,33 @@ def test_labels_that_grow_when_they_are_read_are_refused_before(folder):
         len(medgan.open_folder(folder))
 
 
+def test_no_more_of_a_table_is_decoded_than_may_be_whatever_size_it_states():
+    size = 4_000_000
+    columns = {f"x{number}": ["0" * size, "1"] for number in range(6)}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink, compression="zstd", use_dictionary=False, write_statistics=False)
+    data = sink.getvalue().to_pybytes()
+    stated = varint(pq.ParquetFile(pa.BufferReader(data)).metadata.row_group(0).total_byte_size)
+    before, _, after = data.rpartition(stated)
+    data = before + bytes([0x84, *[0x80] * (len(stated) - 2), 0]) + after  # two bytes, in as many
+    pool, usual = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        assert agreement._read(data, rows=2, most=size // 2) is None
+    finally:
+        pa.set_memory_pool(usual)
+    assert size < pool.max_memory() < 5 * size  # one column and its pages
+
+
+def varint(number):
+    """As Thrift writes a positive number."""
+    number, written = number << 1, []
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*written, number])
+
+
 def test_what_a_table_says_of_pandas_is_not_believed(folder):
     path = folder / "labels.parquet"
     labels = pa.Table.from_pandas(pd.read_parquet(path), preserve_index=False)
@@ -114,6 +141,12 @@ def unsharded(said):
     said["codecs"] = [{"name": "bytes", "configuration": {"endian": "little"}}]
 
 
+def wide(said):
+    """Small images in a chunk that no machine can hold."""
+    said["chunk_grid"]["configuration"]["chunk_shape"][1:] = [10**6, 10**6]
+    said["codecs"] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -123,8 +156,9 @@ def unsharded(said):
         lambda said: said.update(fill_value="NaN"),
         lambda said: said.update(codecs=[{"name": "rm"}]),
         sides,
+        wide,
     ],
-    ids=["more", "fewer", "unsharded bomb", "fill", "codec", "bomb"],
+    ids=["more", "fewer", "unsharded bomb", "fill", "codec", "bomb", "chunk"],
 )
 def test_an_array_that_does_not_fit_is_refused_before_memory_is_taken(folder, change):
     described(folder, change)
