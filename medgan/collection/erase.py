@@ -301,6 +301,7 @@ def _delete_cohort(cohort: str, zones: Zones) -> None:
         if folder.is_dir():
             durable.write_bytes(_whose(cohort, zones), canonical_json(sorted(_patients_of(folder))))
             folder.rename(folder.with_name(f".{cohort}.{os.getpid()}{durable.PARTIAL}"))
+        _keep_whose(cohort, zones)
         durable.sweep(folder.parent, cohort)
 
 
