@@ -340,10 +340,13 @@ def test_what_was_learning_from_others_leaves_the_list_when_its_record_tells(tmp
     assert (done.restorers, done.models, done.nameless) == ((), (), ())
 
 
-def test_whose_a_cohort_was_that_an_earlier_release_half_deleted_stays_known(tmp_path, sample):
+@pytest.mark.parametrize("listed", [False, True], ids=["not listed yet", "in its receipt"])
+def test_whose_a_cohort_was_that_an_earlier_release_half_deleted_stays_known(listed, tmp_path, sample):
     zones = Zones.under(tmp_path)
     prepared, patients = with_a_cohort(sample, zones)
     home = cohorts.folder(prepared.cohort, zones=zones)
+    if listed:
+        erase._begin(patients[3], zones)
     home.rename(home.with_name(f".{home.name}.partial"))
     model = zones.pseudonymised / "models" / handle("mo", 1)
     written(model / "model.json", {"model": model.name, "cohort": prepared.cohort})
