@@ -111,6 +111,7 @@ def test_what_a_killed_run_unpacked_is_removed_by_the_next(source, key, tmp_path
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     left, busy = (Path(tempfile.mkdtemp(prefix=scratch.PREFIX)) for _ in range(2))
     for folder in (left, busy):
+        (folder / scratch.MARK).touch()
         (folder / "DOE^JANE").write_text("DOE^JANE")
     descriptor = os.open(busy, os.O_RDONLY)
     try:
@@ -121,10 +122,8 @@ def test_what_a_killed_run_unpacked_is_removed_by_the_next(source, key, tmp_path
     assert list(tmp_path.glob(f"{scratch.PREFIX}*")) == [busy]
 
 
-def test_what_earlier_releases_unpacked_goes_and_a_file_is_locked_where_folders_cannot_be(tmp_path, monkeypatch):
+def test_a_file_is_locked_where_folders_cannot_be(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name in ("medgan-deid-a", "medgan-restore-b", "medgan-learn-c"):
-        (tmp_path / name).mkdir()
     flock = fcntl.flock
 
     def as_nfs_does(descriptor, operation):
@@ -154,24 +153,6 @@ def test_two_runs_never_write_to_one_destination_at_once(source, key, tmp_path):
     assert batch.deidentify_tree(source, destination, key_handle=key, on_progress=second).written == 4
     assert len(refused) == 3
     assert batch.deidentify_tree(source, destination, key_handle=key).known == 4
-
-
-def test_a_spool_that_another_run_cleared_away_is_made_again(source, key, tmp_path, monkeypatch):
-    """Between the making of the folder and its lock it looks like one that was left behind."""
-    made = []
-    whole = tempfile.mkdtemp
-
-    def cleared(**named):
-        folder = whole(**named)
-        made.append(folder)
-        if len(made) == 1:
-            Path(folder).rmdir()
-        return folder
-
-    monkeypatch.setattr(tempfile, "mkdtemp", cleared)
-    assert batch.deidentify_tree(source, tmp_path / "out", key_handle=key).written == 4
-    assert len(made) == 2
-    assert not any(Path(folder).exists() for folder in made)
 
 
 def test_output_never_lies_inside_the_source(source, key):
