@@ -75,7 +75,7 @@ def _read(data: bytes, *, rows: int, most: int) -> pd.DataFrame | None:
             # What the file says of pandas is believed no more than the rest of it.
             read: pd.DataFrame = file.read(use_pandas_metadata=False).to_pandas(ignore_metadata=True)
             return read
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError):  # any bytes may stand there
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):  # any bytes may stand there
         return None
 
 

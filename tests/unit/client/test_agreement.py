@@ -67,6 +67,14 @@ def test_labels_that_grow_when_they_are_read_are_refused_before(folder):
         len(medgan.open_folder(folder))
 
 
+def test_any_bytes_may_stand_in_a_table():
+    labels = pd.DataFrame({"split": ["train"] * 400, "class": ["a", "b"] * 200, "sex": ["F", "M", None, "F"] * 100})
+    sound = labels.to_parquet(index=False)
+    read = [agreement._read(sound[:at] + b"\0" + sound[at + 1 :], rows=400, most=10**6) for at in range(300)]
+    assert any(one is None for one in read)
+    assert agreement._read(sound, rows=400, most=10**6).equals(labels)
+
+
 def test_no_more_of_a_table_is_decoded_than_may_be_whatever_size_it_states():
     size = 4_000_000
     columns = {f"x{number}": ["0" * size, "1"] for number in range(6)}
