@@ -47,7 +47,7 @@ def own_folder() -> Iterator[Path]:
 def _clear(left: Path) -> None:
     """Delete `left` where we made it and nobody holds it."""
     about = left.lstat()
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or stat.S_IMODE(about.st_mode) != stat.S_IRWXU:
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) != stat.S_IRWXU:
         return
     with held(left) if _ours(left, about.st_mtime) else nullcontext(False) as alone:
         if alone:

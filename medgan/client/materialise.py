@@ -174,7 +174,7 @@ def _kind(layout: shards.Layout) -> tuple[object, ...]:
 def _can_be_ours(target: Path) -> bool:
     """Whether it belongs to this user, on a file system that keeps modes (CIFS, FAT and some FUSE do not)."""
     found = target.lstat()
-    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid():
+    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid():
         return False
     target.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS_WRITE)
     return target.lstat().st_mode & _OTHERS_WRITE == 0
@@ -182,7 +182,7 @@ def _can_be_ours(target: Path) -> bool:
 
 def _ours(target: Path) -> bool:
     """Whether all that lies at and below `target` is ours (or root's) and nobody else may write it."""
-    owners = {os.getuid(), 0}
+    owners = {os.geteuid(), 0}
     found = [path.lstat() for path in _below(target)]
     return all(
         one.st_uid in owners and not stat.S_ISLNK(one.st_mode) and not one.st_mode & _OTHERS_WRITE for one in found
@@ -191,7 +191,7 @@ def _ours(target: Path) -> bool:
 
 def _stays(target: Path) -> bool:
     """Whether nobody else may rename `target`, or a folder above it, and put another in its place."""
-    owners = {os.getuid(), 0}
+    owners = {os.geteuid(), 0}
     above = [folder.stat() for folder in target.resolve().parents]
     return all(
         one.st_uid in owners and (not one.st_mode & _OTHERS_WRITE or one.st_mode & stat.S_ISVTX) for one in above
