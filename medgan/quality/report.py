@@ -61,10 +61,10 @@ def title_of(name: str) -> str:
 
 
 def page(measures: tuple[Measure, ...], curves: dict[str, Any], facts: dict[str, Any], grid_png: bytes) -> str:
-    """HTML of a report. `facts` are shown as they are; `grid_png` must show synthetic images only."""
+    """HTML of a report. `facts` are said at the end; `grid_png` must show synthetic images only."""
     rows = "".join(_row(measure) for measure in measures)
     plots = "".join(_plot(curves[name], *_AXES[name]) for name in _AXES if name in curves)
-    said = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in facts.items())
+    said = "".join(f"<tr><td>{escape(title_of(k))}</td><td>{escape(_in_words(v))}</td></tr>" for k, v in facts.items())
     picture = base64.b64encode(grid_png).decode()
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -80,6 +80,15 @@ def page(measures: tuple[Measure, ...], curves: dict[str, Any], facts: dict[str,
         f'<h2>Synthetic images</h2><img alt="Grid of synthetic images" src="data:image/png;base64,{picture}">'
         f"<h2>What was compared</h2><table><tbody>{said}</tbody></table></body></html>\n"
     )
+
+
+def _in_words(fact: Any) -> str:
+    """A fact for people: lists and counts without brackets."""
+    if isinstance(fact, dict):
+        return ", ".join(f"{name} {_in_words(value)}" for name, value in fact.items())
+    if isinstance(fact, list | tuple):
+        return ", ".join(map(_in_words, fact))
+    return f"{fact:,}" if isinstance(fact, int) else str(fact)
 
 
 def _row(measure: Measure) -> str:

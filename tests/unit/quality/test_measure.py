@@ -148,6 +148,7 @@ def test_report_is_the_same_twice_and_stands_alone(zones, validated, real, sampl
     assert {name: (home / name).read_bytes() for name in names} == written
     assert first.report_sha256 == sha256_hex(written["quality.json"])
     page = written["quality.html"].decode()
+    assert f"<td>{', '.join(validated.cohort.classes)}</td>" in page, "lists stand in words"
     assert not re.search(r"<script|src=\"http|href=", page)
     assert "prefers-color-scheme" in page
     assert json.loads(written["quality.json"])["counts"]["synthetic"] == 200
