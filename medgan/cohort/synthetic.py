@@ -32,12 +32,13 @@ class Synthetic(NamedTuple):
 
     `images` is (N, H, W), of volumes (N, D, H, W), uint16; row i of `labels` describes image i (`id`, `split`, `class`,
     and `sex`, `age_band` where synthesised); `attrs` holds `intensity_range`, `rescale_slope`, `rescale_intercept`,
-    `units`, `spacing_mm`.
+    `units`, `spacing_mm`. `masks` is (N, H, W) uint8, value k the record's k-th structure, where it has any.
     """
 
     images: npt.NDArray[np.uint16]
     labels: pd.DataFrame
     attrs: dict[str, Any]
+    masks: npt.NDArray[np.uint8] | None = None
 
 
 def folder(synthetic: str, *, zones: Zones) -> Path:
@@ -57,7 +58,7 @@ def load(synthetic: SyntheticCohort | str, *, zones: Zones, spool: bool = False)
 
     Raises:
         InvalidRequest: there is no such synthetic cohort.
-        IntegrityError: record, images or labels are not what the stored record says.
+        IntegrityError: record, images, masks or labels are not what the stored record says.
     """
     handle = synthetic if isinstance(synthetic, str) else synthetic.synthetic
     stored = record(handle, zones=zones)
@@ -67,20 +68,26 @@ def load(synthetic: SyntheticCohort | str, *, zones: Zones, spool: bool = False)
         raise IntegrityError(f"the record given for synthetic cohort {handle} is not the one in the store")
     home = folder(handle, zones=zones)
     labels = (home / LABELS).read_bytes()
-    images, attrs = stored_bytes.images(
-        home / IMAGES, count=stored.images, side_px=stored.size_px, beside=home if spool else None
-    )
-    if pixel_digest(images) != stored.pixel_sha256 or hashlib.sha256(labels).hexdigest() != stored.labels_sha256:
+    size: dict[str, Any] = {"count": stored.images, "side_px": stored.size_px, "beside": home if spool else None}
+    images, attrs = stored_bytes.images(home / IMAGES, **size)
+    masks = stored_bytes.masks(home / IMAGES, structures=stored.structures, **size)
+    whole = pixel_digest(images) == stored.pixel_sha256 and hashlib.sha256(labels).hexdigest() == stored.labels_sha256
+    if not whole or (None if masks is None else pixel_digest(masks)) != stored.masks_sha256:
         raise IntegrityError(
             f"synthetic cohort {handle} is not what its digests say: it was changed, or made by another version of "
             "medgan; generate it again"
         )
-    return Synthetic(images, tables.from_parquet(labels), attrs)
+    return Synthetic(images, tables.from_parquet(labels), attrs, masks)
 
 
 def open_images(path: Path, *, mode: Any = "r") -> zarr.Array[Any]:
     """The array `images` (N, H, W) uint16 of the Zarr v3 group at `path`."""
-    return zarr.open_array(path / "images", mode=mode, zarr_format=3)
+    return zarr.open_array(path / stored_bytes.IMAGES, mode=mode, zarr_format=3)
+
+
+def open_masks(path: Path, *, mode: Any = "r") -> zarr.Array[Any]:
+    """The array `masks` (N, H, W) uint8 of the Zarr v3 group at `path`; `FileNotFoundError` where it has none."""
+    return zarr.open_array(path / stored_bytes.MASKS, mode=mode, zarr_format=3)
 
 
 def usual_images(shape: tuple[int, ...]) -> int:
@@ -91,16 +98,16 @@ def usual_images(shape: tuple[int, ...]) -> int:
     return min(max(held // CHUNK_IMAGES, 1) * CHUNK_IMAGES, SHARD_IMAGES)
 
 
-def digests_of(images: npt.NDArray[np.uint16]) -> bytes:
-    """The SHA-256 (32 bytes each) of every 16 images of `images` (n, H, W): C order, little-endian, no padding.
+def digests_of(images: npt.NDArray[np.uint16] | npt.NDArray[np.uint8]) -> bytes:
+    """The SHA-256 (32 bytes each) of every 16 images or masks (n, H, W): C order, little-endian, no padding.
 
     Parts that begin at a multiple of 16 rows can be digested apart, by whoever made them, and joined.
     """
-    stored = np.ascontiguousarray(images, dtype="<u2")
+    stored = np.ascontiguousarray(images, dtype=images.dtype.newbyteorder("<"))
     parts = (stored[start : start + CHUNK_IMAGES] for start in range(0, len(stored), CHUNK_IMAGES))
     return b"".join(hashlib.sha256(part.data).digest() for part in parts)
 
 
-def pixel_digest(images: npt.NDArray[np.uint16]) -> str:
-    """Hex SHA-256 over `digests_of` all images in row order: what a record's `pixel_sha256` is."""
+def pixel_digest(images: npt.NDArray[np.uint16] | npt.NDArray[np.uint8]) -> str:
+    """Hex SHA-256 over `digests_of` all rows in order: a record's `pixel_sha256` of images, `masks_sha256` of masks."""
     return hashlib.sha256(digests_of(images)).hexdigest()

@@ -53,7 +53,7 @@ def attack(
     if synthetic.cohort != cohort.cohort.cohort:
         raise InvalidRequest("this synthetic cohort was made from another training cohort")
     home = made.folder(synthetic.synthetic, zones=zones)
-    images, labels, attrs = made.load(synthetic, zones=zones, spool=True)
+    images, labels, attrs, _ = made.load(synthetic, zones=zones, spool=True)
     finished = _finished(home, synthetic, limits)
     if finished is not None:
         return finished

@@ -48,6 +48,7 @@ def clear(synthetic: SyntheticCohort, quality: QualityReport, privacy: PrivacyRe
             synthetic=synthetic.synthetic,
             pixel_sha256=synthetic.pixel_sha256,
             labels_sha256=synthetic.labels_sha256,
+            masks_sha256=synthetic.masks_sha256,
         ),
         quality_sha256=quality.report_sha256,
         privacy_sha256=privacy.report_sha256,

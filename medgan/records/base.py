@@ -14,6 +14,11 @@ Handle = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,4}-[0-9a-f]{16,64}$
 """An opaque keyed or content-derived name such as `st-3f...`; safe to log."""
 
 
+def nothing(value: Any) -> bool:
+    """Whether a field came after its record and says nothing: left out, records of old keep their bytes."""
+    return not value
+
+
 def canonical_json(value: Any) -> bytes:
     """One byte sequence a value: sorted keys, no spaces, UTF-8, no NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

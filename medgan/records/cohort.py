@@ -6,7 +6,10 @@ import math
 
 from pydantic import Field, model_validator
 
-from medgan.records.base import Handle, Name, Record, Sha256
+from medgan.records.base import Handle, Name, Record, Sha256, nothing
+
+MOST_STRUCTURES = 255
+"""A mask has one byte a pixel, and 0 is what lies outside of all structures."""
 
 
 class CohortRecipe(Record):
@@ -40,11 +43,28 @@ class CohortRecipe(Record):
     volumes: bool = Field(
         default=False, description="A volume of size_px voxels a side of every gapless series, instead of its frames."
     )
+    structures: tuple[str, ...] = Field(
+        default=(),
+        max_length=MOST_STRUCTURES,
+        exclude_if=nothing,
+        description="Outlined structures whose masks are kept beside the images, for example left lung; where two "
+        "overlap the later one counts. Images on which none of them was outlined have no mask.",
+    )
 
     @model_validator(mode="after")
     def _volumes_are_whole(self) -> CohortRecipe:
         if self.volumes and self.slices_per_series is not None:
             message = "a recipe takes whole volumes or some slices of each series, not both"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _structures_are_flat(self) -> CohortRecipe:
+        if len(set(self.structures)) < len(self.structures) or "" in self.structures:
+            message = "a recipe names each structure once"
+            raise ValueError(message)
+        if self.volumes and self.structures:
+            message = "masks go beside flat images: ask for slices instead of volumes, or for no structures"
             raise ValueError(message)
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from medgan.records.base import Handle, Record, Sha256
+from medgan.records.base import Handle, Record, Sha256, nothing
 
 
 class PrivacyTarget(Record):
@@ -71,6 +71,23 @@ class PrivacyBudget(Record):
     trainings: int | None = Field(default=None, ge=1, description="Trainings on the collection so far.")
 
 
+class Outliner(Record):
+    """The network that draws the masks of what a generator draws; its weights lie beside the generator's.
+
+    Dice is 2 |A and B| / (|A| + |B|) over the pixels of all images that were judged.
+    """
+
+    structures: tuple[str, ...] = Field(min_length=1, description="Value k of a mask is the k-th of these.")
+    weights_sha256: Sha256
+    patients: int = Field(ge=1, description="Train patients whose masks it learned from.")
+    images: int = Field(ge=1, description="Their images that have a mask.")
+    dice: dict[str, float | None] = Field(
+        description="Of each structure on images of holdout patients; none where none of them shows it."
+    )
+    holdout_patients: int = Field(ge=0)
+    holdout_images: int = Field(ge=0)
+
+
 class TrainedModel(Record):
     """A finished generator; weights lie in the pseudonymised zone under `model`."""
 
@@ -84,3 +101,6 @@ class TrainedModel(Record):
     kimg: float
     seconds: float = Field(ge=0, description="Wall time of training, resumes included.")
     privacy: PrivacyBudget | None = None
+    outliner: Outliner | None = Field(
+        default=None, exclude_if=nothing, description="What draws masks, where the cohort has structures."
+    )

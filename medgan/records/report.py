@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from medgan.records.base import Handle, Name, Record, Sha256
+from medgan.records.base import Handle, Name, Record, Sha256, nothing
 
 
 class Measure(Record):
@@ -91,6 +91,7 @@ class SyntheticCohortRef(Record):
     synthetic: Handle
     pixel_sha256: Sha256
     labels_sha256: Sha256
+    masks_sha256: Sha256 | None = Field(default=None, exclude_if=nothing)
 
 
 class ClearedCohort(Record):

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import zarr
 
 from medgan import cluster
+from medgan.cohort.stored import MASKS, STRUCTURES
 from medgan.cohort.synthetic import CHUNK_IMAGES, SHARD_IMAGES, digests_of, open_images
 from medgan.collection import durable
 from medgan.errors import StoreUnavailable
@@ -73,10 +74,23 @@ class Written:
     seconds: float
 
 
-def create_images(path: Path, shape: tuple[int, ...], attributes: dict[str, Any], *, block_images: int) -> None:
-    """Create the Zarr v3 group at `path` with the empty array `images` (N, H, W) uint16, a block a shard."""
+def create_images(
+    path: Path,
+    shape: tuple[int, ...],
+    attributes: dict[str, Any],
+    *,
+    block_images: int,
+    structures: Sequence[str] = (),
+) -> None:
+    """Create the Zarr v3 group at `path` with the empty array `images` (N, H, W) uint16, a block a shard.
+
+    Where there are `structures`, the array `masks` (N, H, W) uint8 stands there before it, with the same shards.
+    """
     group = zarr.open_group(path, mode="a", zarr_format=3)
-    shard.create_array(group, shape, attributes, chunk_rows=CHUNK_IMAGES, shard_rows=block_images)
+    create = partial(shard.create_array, group, shape, chunk_rows=CHUNK_IMAGES, shard_rows=block_images)
+    if structures:
+        create({STRUCTURES: list(structures)}, name=MASKS)
+    create(attributes)
 
 
 def write_stretch(stretch: Sequence[Block]) -> list[Written]:

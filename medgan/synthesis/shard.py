@@ -1,4 +1,4 @@
-"""One shard of a synthetic cohort's array as bytes: chunks, checksums and index packed in one piece.
+"""One shard of a synthetic cohort's images, or of their masks, packed in one piece: chunks, checksums, index.
 
 Zarr-python packs the same bytes chunk by chunk through its event loop, which took more time than the compression
 (docs/adr/0074). Layout: Zarr v3 `sharding_indexed` (zarr-specs, codecs/sharding-indexed v1.0), index at the end.
@@ -15,26 +15,36 @@ import zarr
 from numcodecs import blosc
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from medgan.cohort.stored import IMAGES, MASKS
+
 LEVEL = 5
 """Of blosc's lz4: half of the time of level 9 and within 1 % of its size."""
 _ABSENT = np.uint64(2**64 - 1)
 
-Images = npt.NDArray[np.uint16]
+Images = npt.NDArray[np.uint16] | npt.NDArray[np.uint8]
 
 
 def create_array(
-    group: zarr.Group, shape: tuple[int, ...], attributes: dict[str, Any], *, chunk_rows: int, shard_rows: int
+    group: zarr.Group,
+    shape: tuple[int, ...],
+    attributes: dict[str, Any],
+    *,
+    chunk_rows: int,
+    shard_rows: int,
+    name: str = IMAGES,
 ) -> zarr.Array[Any]:
-    """The empty array `images` (N, H, W) or (N, D, H, W) of `group`, whose shards `pack` makes."""
+    """The empty array `name` of `group`, whose shards `pack` makes: (N, [D,] H, W) uint16, of masks uint8."""
+    dtype = np.dtype(np.uint8 if name == MASKS else np.uint16)
     return group.create_array(
-        "images",
+        name,
         shape=shape,
-        dtype="uint16",
+        dtype=dtype.name,
         chunks=(chunk_rows, *shape[1:]),
         shards=(shard_rows, *shape[1:]),
-        compressors=[BloscCodec(cname="lz4", clevel=LEVEL, shuffle="shuffle", typesize=2), Crc32cCodec()],
+        compressors=[BloscCodec(cname="lz4", clevel=LEVEL, shuffle="shuffle", typesize=dtype.itemsize), Crc32cCodec()],
         fill_value=0,
         attributes=attributes,
+        overwrite=True,  # a killed run may have begun it
     )
 
 
@@ -50,11 +60,12 @@ def pack(images: Images, *, chunk_rows: int, shard_rows: int) -> bytes:
     return b"".join([*parts, _checked(index.tobytes())])
 
 
-def _whole(rows: Images, chunk_rows: int) -> Images:
+def _whole(rows: Images, chunk_rows: int) -> npt.NDArray[Any]:
     """Rows in one piece, filled up with zeros to a whole chunk."""
+    stored = rows.dtype.newbyteorder("<")
     if len(rows) == chunk_rows:
-        return np.ascontiguousarray(rows, dtype="<u2")
-    padded = np.zeros((chunk_rows, *rows.shape[1:]), dtype="<u2")
+        return np.ascontiguousarray(rows, dtype=stored)
+    padded = np.zeros((chunk_rows, *rows.shape[1:]), dtype=stored)
     padded[: len(rows)] = rows
     return padded
 
