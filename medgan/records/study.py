@@ -35,6 +35,8 @@ class QuarantineReason(StrEnum):
     BAD_ARCHIVE = "BAD_ARCHIVE"
     UNREADABLE_FOLDER = "UNREADABLE_FOLDER"  # a whole folder: nobody knows how many files
     UNFAMILIAR = "UNFAMILIAR"  # restoration: too far from what the model has learned from
+    OTHER_MODALITY = "OTHER_MODALITY"  # restoration: by its header of another modality than the model learned from
+    OTHER_BODY_PART = "OTHER_BODY_PART"  # restoration: by its header of another part of the body
 
 
 class QuarantineRecord(Record):

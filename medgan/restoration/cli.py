@@ -75,6 +75,9 @@ def restorer(
     out: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the model; an interrupted run goes on.")],
     task: TaskOption,
     modality: Annotated[str, typer.Option(help="DICOM modality to learn from, and to accept later.")] = "MR",
+    body_part: Annotated[
+        str, typer.Option(help="What images show that do not say so themselves (HEAD, KNEE); others are refused later.")
+    ] = "",
     steps: Annotated[int, typer.Option(help="Steps on pixels alone.")] = 3000,
     adversarial_steps: Annotated[int, typer.Option(help="Steps against the critic.")] = 1000,
     seed: Annotated[int, typer.Option()] = 0,
@@ -88,7 +91,7 @@ def restorer(
     config = RestoreConfig(task=task, steps=steps, adversarial_steps=adversarial_steps, seed=seed)
     with _bar() as bar:
         row = bar.add_task("read images", total=None)
-        scans, attrs = learn.from_files(source, modality=modality)
+        scans, attrs = learn.from_files(source, modality=modality, body_part=body_part)
         bar.update(row, description=f"train ({len(scans.images):,} images)", total=config.total_steps)
         made = fit(scans, config, out, attrs=attrs, on_tick=lambda tick: bar.update(row, completed=tick.step))
     typer.echo(

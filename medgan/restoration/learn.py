@@ -7,6 +7,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from medgan.gan.restore import fit
 from medgan.gan.restore_config import RestoreConfig
 from medgan.gan.scans import Scans, window_of
 from medgan.records import CollectionSnapshot, RestorerModel, RestorerRequest, canonical_json, sha256_hex
+from medgan.restoration import body
 from medgan.settings import Zones
 
 CT_WINDOW = (-1024.0, 3071.0)
@@ -89,7 +91,8 @@ def _train(
             strict=True,
         )
     )
-    scans, attrs = _scans(zip(physical, chosen["patient_key"], strict=True), request.modality)
+    parts = ((one,) for one in chosen["body_part"])
+    scans, attrs = _scans(zip(physical, chosen["patient_key"], parts, strict=True), request.modality)
     made = fit(scans, config, folder, attrs=attrs, on_tick=_told(on_progress))
     # Whom it was learned from, so that an erasure finds it when the collection's history is gone.
     durable.write_bytes(folder / layout.LEARNED_FROM, canonical_json(sorted(set(chosen["patient_key"]))))
@@ -131,19 +134,25 @@ def _told(on_progress: Callable[[int, int], None] | None) -> Callable[[Any], Non
     return lambda tick: on_progress(tick.step, tick.total)
 
 
-def from_files(source: Path, *, modality: str) -> tuple[Scans, dict[str, Any]]:
+def from_files(source: Path, *, modality: str, body_part: str = "") -> tuple[Scans, dict[str, Any]]:
     """Images of a DICOM folder or archive, NIfTI volumes, .npz (`images`, and `patient` where known) or .npy.
 
-    Files that are no such image are passed over. Raises `InvalidRequest` where nothing is left.
+    `body_part` (as in a header, `HEAD`) is what images show that do not say so themselves. Files that are no such image
+    are passed over. Raises `InvalidRequest` where nothing is left, or for a body part that is not known.
     """
+    if body_part and not body.regions([body_part]):
+        raise InvalidRequest("there is no such body part: name one as a header does, HEAD, CHEST, ABDOMEN or KNEE")
     if not source.exists():
         raise InvalidRequest("the images to learn from do not exist: check the path")
-    if source.suffix in {".npz", ".npy"}:
-        return _scans(_arrays(source), modality)
-    return _scans(_leaves(source, modality), modality)
+    images = _arrays(source) if source.suffix in {".npz", ".npy"} else _leaves(source, modality)
+    return _scans(((image, whose, parts or (body_part,)) for image, whose, parts in images), modality)
 
 
-def _arrays(source: Path) -> Iterable[tuple[NDArray[Any], Any]]:
+Shown = Iterable[tuple[NDArray[Any], Any, Iterable[str]]]
+"""Images, whose each is, and words for the parts of the body it shows (none where nothing says so)."""
+
+
+def _arrays(source: Path) -> Shown:
     try:
         with source.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
@@ -154,10 +163,10 @@ def _arrays(source: Path) -> Iterable[tuple[NDArray[Any], Any]]:
         raise InvalidRequest("an .npz to learn restoration from holds an array `images` (N, H, W)") from None
     if images.ndim != 3 or len(patient) != len(images):  # noqa: PLR2004 - (N, H, W)
         raise InvalidRequest("`images` must be (N, H, W), and `patient` (N,) where it is given")
-    return zip(images, patient, strict=True)
+    return zip(images, patient, repeat(()))
 
 
-def _leaves(source: Path, modality: str) -> Iterable[tuple[NDArray[Any], Any]]:
+def _leaves(source: Path, modality: str) -> Shown:
     with durable.explained_disk(), scratch.own_folder() as spool:
         for leaf in container.leaves(source, spool=spool):
             if leaf.extent is None:
@@ -166,7 +175,7 @@ def _leaves(source: Path, modality: str) -> Iterable[tuple[NDArray[Any], Any]]:
                 data = container.read_extent(leaf.extent)
                 if nifti.is_nifti(data):
                     volume = nifti_frames(data)
-                    yield from ((frame, hashlib.sha256(data).hexdigest()) for frame in volume)
+                    yield from ((frame, hashlib.sha256(data).hexdigest(), ()) for frame in volume)
                     continue
                 dataset = instances.parse(data)
                 if str(dataset.get("Modality", "")) != modality:
@@ -175,8 +184,9 @@ def _leaves(source: Path, modality: str) -> Iterable[tuple[NDArray[Any], Any]]:
             except BadInstance:
                 continue
             if decoded.photometric != "RGB":
-                whose = str(dataset.get("PatientID", ""))
-                yield from ((f * decoded.rescale_slope + decoded.rescale_intercept, whose) for f in decoded.frames)
+                whose, parts = str(dataset.get("PatientID", "")), body.of_header(dataset)
+                slope, intercept = decoded.rescale_slope, decoded.rescale_intercept
+                yield from ((frame * slope + intercept, whose, parts) for frame in decoded.frames)
 
 
 def nifti_frames(data: bytes) -> NDArray[np.float64]:
@@ -190,19 +200,24 @@ def nifti_frames(data: bytes) -> NDArray[np.float64]:
     return kept
 
 
-def _scans(images: Iterable[tuple[NDArray[Any], Any]], modality: str) -> tuple[Scans, dict[str, Any]]:
-    """Each image in [-1, 1] by its own percentiles (CT: by Hounsfield units), patients as indices."""
+def _scans(images: Shown, modality: str) -> tuple[Scans, dict[str, Any]]:
+    """Each image in [-1, 1] by its own percentiles (CT: by Hounsfield units), patients as indices.
+
+    `body` of what describes them: all regions that are known of any, none where nothing is known.
+    """
     window = CT_WINDOW if modality == "CT" else None
     kept, whose = [], []
-    for image, patient in images:
+    shown: set[str] = set()
+    for image, patient, parts in images:
         values = np.asarray(image, np.float64)
         if min(values.shape) < LEAST_PX or not np.isfinite(values).all() or values.min() == values.max():
             continue
         lo, hi = window or window_of(values)
         kept.append((np.clip((values - lo) / (hi - lo), 0, 1) * 2 - 1).astype(np.float32))
         whose.append(patient)
+        shown |= body.regions(parts)
     if not kept:
         raise InvalidRequest(f"no image of at least {LEAST_PX} px each way was found to learn from")
     index = {one: number for number, one in enumerate(dict.fromkeys(whose))}
     patient_N = np.array([index[one] for one in whose], np.int64)
-    return Scans(images=kept, patient=patient_N), {"modality": modality, "window": window}
+    return Scans(images=kept, patient=patient_N), {"modality": modality, "window": window, "body": sorted(shown)}

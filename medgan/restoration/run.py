@@ -2,7 +2,8 @@
 
 Nothing of the archive is written to, and a second run gives the same files again. OUT holds `restored/` and
 `uncertainty/` (one folder a series, named by the new UIDs), `restored.json` (the report, and what was measured of each
-image) and `quarantine.jsonl` (digest and reason). It holds the images of the same people as IN: the same zone.
+image) and `quarantine.jsonl` (digest, reason, and why in words where there are any). It holds the images of the same
+people as IN: the same zone.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from medgan.gan.repair import Restorer, Unfamiliar
 from medgan.keys import Keyring
 from medgan.records import ArchiveRef, QuarantineRecord, RestorationReport
 from medgan.records import QuarantineReason as Reason
-from medgan.restoration import defects, derived, learn, page
+from medgan.restoration import body, defects, derived, learn, page
 from medgan.settings import Zones
 
 REPORT, QUARANTINE, PAGE = "restored.json", "quarantine.jsonl", "restored.html"
@@ -122,7 +123,8 @@ def _one(
     except BadInstance as refused:
         reason = Reason(refused.reason)
         tally.quarantined[reason] += 1
-        tally.lines.append({"sha256": digest, "reason": str(reason)})
+        told = {"told": str(refused)} if str(refused) != refused.reason else {}
+        tally.lines.append({"sha256": digest, "reason": str(reason), **told})
         if on_refused is not None:
             on_refused(digest, reason)
 
@@ -148,9 +150,7 @@ def _bytes(leaf: Leaf) -> bytes:
 def _image(data: bytes, out: Path, restorer: Restorer, mask_HW: NDArray[np.bool_] | None, tally: _Tally) -> bool:
     """Restore one file; False where there is nothing to repair."""
     source = derived.read(data)
-    modality = str(source.dataset.get("Modality", ""))
-    if restorer.attrs.get("modality") not in {None, modality}:
-        raise BadInstance(Reason.UNFAMILIAR)
+    _check_header(source, restorer)
     if source.values.size * restorer.degradation.factor**2 > _MOST_PX:
         raise BadInstance(Reason.TOO_LARGE)
     hole = None
@@ -162,8 +162,8 @@ def _image(data: bytes, out: Path, restorer: Restorer, mask_HW: NDArray[np.bool_
         made = restorer.restore(
             source.values, hole_HW=hole, steps_88=source.steps_88, grey=abs(source.decoded.rescale_slope)
         )
-    except Unfamiliar:
-        raise BadInstance(Reason.UNFAMILIAR) from None
+    except Unfamiliar as refused:
+        raise BadInstance(Reason.UNFAMILIAR, str(refused)) from None
     except InvalidRequest:
         raise BadInstance(Reason.UNSUPPORTED) from None
     done = derived.Process(
@@ -191,6 +191,17 @@ def _image(data: bytes, out: Path, restorer: Restorer, mask_HW: NDArray[np.bool_
     if len(tally.pictures) < _PICTURES:
         tally.pictures.append(page.picture(source.values, made))
     return True
+
+
+def _check_header(source: derived.Source, restorer: Restorer) -> None:
+    """Refuse what its header says to be of another modality or part of the body; pixels tell neither well."""
+    modality, learned = restorer.attrs.get("modality"), set(restorer.attrs.get("body") or ())
+    if modality not in {None, str(source.dataset.get("Modality", ""))}:
+        raise BadInstance(Reason.OTHER_MODALITY, f"of another modality than the restorer learned from ({modality})")
+    shown = body.of_header(source.dataset)
+    if learned and shown and learned.isdisjoint(shown):
+        named = ", ".join(sorted(learned))
+        raise BadInstance(Reason.OTHER_BODY_PART, f"of another body part than the restorer learned from ({named})")
 
 
 def _hole(source: derived.Source, mask_HW: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:

@@ -41,7 +41,7 @@ def done(archive, twice, tmp_path):
 
 def test_every_file_is_restored_or_quarantined_with_its_reason(done):
     assert (done.received, done.restored, done.untouched) == (7, 3, 0)
-    assert done.quarantined == {"NOT_DICOM": 1, "NO_PIXELS": 1, "TRUNCATED": 1, "UNFAMILIAR": 1}
+    assert done.quarantined == {"NOT_DICOM": 1, "NO_PIXELS": 1, "TRUNCATED": 1, "OTHER_MODALITY": 1}
     assert done.inconsistency_worst < 1e-5
 
 
