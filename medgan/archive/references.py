@@ -59,6 +59,70 @@ def marks(data: bytes, patient: str, keyring: Keyring) -> list[Mark]:
     )
 
 
+class Outline(NamedTuple):
+    """What one frame of a segmentation is a mask of: the key of an image and its frame, the structure as named there.
+
+    `inside_from` is the least stored value that is inside: 1 of a binary mask, half of the most of a fractional one.
+    """
+
+    image: str
+    frame: int
+    structure: str
+    scheme: str
+    code: str
+    inside_from: int
+
+
+def masks(data: bytes, keyring: Keyring) -> list[Outline | None]:
+    """What each frame of a segmentation outlines; None where it names no image, several, or several segments.
+
+    `BadInstance` where the file is not sound.
+    """
+    dataset = instance.parse(data)
+    try:
+        with quietly():
+            theirs = {word.lower() for word in _WORD.findall(str(dataset.get("PatientName", "")))}
+            known_as = str(dataset.get("PatientID", "")).strip()
+            fractional = str(dataset.get("SegmentationType", "")) == "FRACTIONAL"
+            half = (int(dataset.get("MaximumFractionalValue", 255)) + 1) // 2 if fractional else 1
+            return [
+                found
+                and Outline(
+                    keyring.handle("in", "instance", found[0]), found[1], _without(found[2][0], theirs, known_as),
+                    *found[2][1:], max(half, 1),
+                )
+                for found in _drawn_on(dataset)
+            ]  # fmt: skip
+    except Exception:  # noqa: BLE001 - pydicom converts lazily and raises whatever the bytes provoke
+        raise BadInstance(Reason.CORRUPT_HEADER) from None
+
+
+def _drawn_on(dataset: Dataset) -> Iterator[tuple[str, int, _Named] | None]:
+    """(image UID, 0-based frame, structure) of every frame of a segmentation that says so (PS3.3 C.7.6.16.2.6)."""
+    named = _named_segments(dataset)
+    shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())
+    for frame in dataset.get("PerFrameFunctionalGroupsSequence") or ():
+        groups = [frame, *shared]
+        sources = {
+            (str(source.get("ReferencedSOPInstanceUID", "")), _first(source.get("ReferencedFrameNumber")) - 1)
+            for derived in _items(groups, "DerivationImageSequence")
+            for source in derived.get("SourceImageSequence") or ()
+        }
+        segments = [one.get("ReferencedSegmentNumber") for one in _items(groups, "SegmentIdentificationSequence")]
+        if len(sources) == 1 and len(segments) == 1 and segments[0] in named:
+            yield (*sources.pop(), named[segments[0]])
+        else:
+            yield None
+
+
+def _first(numbers: Any) -> int:
+    """The one number of ReferencedFrameNumber, 1 where there is none; several are no one frame."""
+    if numbers is None:
+        return 1
+    listed = [numbers] if isinstance(numbers, int | str) else list(numbers)
+    return int(listed[0]) if len(listed) == 1 else 0
+
+
 def _contours(dataset: Dataset) -> Iterator[tuple[str, _Named]]:
     """(image UID, structure) of every contour that says on which image it lies (PS3.3 C.8.8.6)."""
     codes = {
@@ -78,13 +142,7 @@ def _contours(dataset: Dataset) -> Iterator[tuple[str, _Named]]:
 
 def _segments(dataset: Dataset) -> Iterator[tuple[str, _Named]]:
     """(image UID, structure) of every frame that says where it is from; of all images where none does (C.8.20)."""
-    named = {
-        one.get("SegmentNumber"): (
-            str(one.get("SegmentLabel", "")),
-            *_code(one, "SegmentedPropertyTypeCodeSequence"),
-        )
-        for one in dataset.get("SegmentSequence") or ()
-    }
+    named = _named_segments(dataset)
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())
     images: dict[_Named, set[str]] = defaultdict(set)
     for frame in dataset.get("PerFrameFunctionalGroupsSequence") or ():
@@ -104,6 +162,17 @@ def _segments(dataset: Dataset) -> Iterator[tuple[str, _Named]]:
         images.update(dict.fromkeys(named.values(), everywhere))
     for about, uids in images.items():
         yield from ((uid, about) for uid in uids)
+
+
+def _named_segments(dataset: Dataset) -> dict[Any, _Named]:
+    """Segment number -> what it is called, and its code."""
+    return {
+        one.get("SegmentNumber"): (
+            str(one.get("SegmentLabel", "")),
+            *_code(one, "SegmentedPropertyTypeCodeSequence"),
+        )
+        for one in dataset.get("SegmentSequence") or ()
+    }
 
 
 def _nothing(_: Dataset) -> Iterator[tuple[str, _Named]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medgan.cohort import layout, read, resample, volumes
+from medgan.cohort import layout, masks, read, resample, volumes
 from medgan.cohort.split import SPLITS, split_of
 from medgan.cohort.write import SHARD_IMAGES, CohortContent, write
 from medgan.collection import durable
@@ -23,6 +23,7 @@ from medgan.settings import Zones
 MAX_RESCALE = 1e6
 """Largest rescale slope or intercept that is taken for one."""
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+_Stored = TypeVar("_Stored", np.uint16, np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +62,12 @@ def _prepare(handle: str, snapshot: CollectionSnapshot, recipe: CohortRecipe, *,
     frames = select(table, recipe)
     found = volumes.one_row_each(frames) if recipe.volumes else frames
     selected = without_duplicates(found)
-    # Scattered writes while packs are read in their own order; the scratch file goes when the block ends.
-    with durable.scratch(layout.folder(handle, zones=zones).with_suffix(".npy")) as scratch:
+    outlined, elsewhere = masks.outlines(table, selected, recipe)
+    if recipe.structures:
+        selected = selected.assign(**{masks.MASKED: masks.masked(outlined, selected)})
+    # Scattered writes while packs are read in their own order; the scratch files go when the block ends.
+    home = layout.folder(handle, zones=zones)
+    with durable.scratch(home.with_suffix(".npy")) as scratch, durable.scratch(home.with_suffix(".masks.npy")) as other:
         if recipe.volumes:
             converted = _convert_volumes(snapshot, selected, frames, recipe, scratch=scratch, zones=zones)
         else:
@@ -73,6 +78,9 @@ def _prepare(handle: str, snapshot: CollectionSnapshot, recipe: CohortRecipe, *,
             attributes=_attributes(selected, converted, recipe),
             duplicates_dropped=len(found) - len(selected),
         )
+        if recipe.structures:
+            drawn_NSS = masks.drawn(snapshot, outlined, selected, recipe.size_px, scratch=other, zones=zones)
+            content = replace(content, masks=_blocks(drawn_NSS), masks_left_out=elsewhere)
         # Icechunk's snapshot ids are random; the table's digest names the same content the same way every time.
         token = f"{snapshot.collection}@{snapshot.table_sha256}"
         return write(handle, content, recipe=recipe, collection_snapshot=token, zones=zones)
@@ -183,7 +191,7 @@ def _convert_one(
     values_HW = _modality(row, frame, inverted=row.photometric == "MONOCHROME1")
     spacing_mm = (row.spacing_row_mm, row.spacing_column_mm)
     known = all(np.isfinite(value) and value > 0 for value in spacing_mm)
-    square_SS = resample.to_square(values_HW, recipe.size_px, spacing_mm=spacing_mm if known else (1.0, 1.0))
+    square_SS = resample.to_square(values_HW, recipe.size_px, spacing_mm=resample.known_mm(*spacing_mm))
     window = recipe.intensity_window or resample.window_of(values_HW, recipe.intensity_percentiles)
     longest_mm = max(values_HW.shape[0] * spacing_mm[0], values_HW.shape[1] * spacing_mm[1])
     return resample.to_stored(square_SS, window), window, longest_mm / recipe.size_px if known else np.nan
@@ -204,6 +212,8 @@ def _table(rows: pd.DataFrame, converted: _Converted, recipe: CohortRecipe) -> p
         if name not in rows:
             raise InvalidRequest("the collection has no column for one of the recipe's covariates: leave it out")
         columns[covariate] = rows[name]
+    if masks.MASKED in rows:
+        columns[masks.MASKED] = rows[masks.MASKED]
     columns["split"] = rows["split"]
     columns["window_low"], columns["window_high"] = converted.windows.T
     columns["spacing_mm"] = converted.spacing_mm
@@ -226,6 +236,6 @@ def _attributes(rows: pd.DataFrame, converted: _Converted, recipe: CohortRecipe)
     return attributes
 
 
-def _blocks(images_NSS: npt.NDArray[np.uint16]) -> Iterator[npt.NDArray[np.uint16]]:
+def _blocks(images_NSS: npt.NDArray[_Stored]) -> Iterator[npt.NDArray[_Stored]]:
     for start in range(0, len(images_NSS), SHARD_IMAGES):
         yield images_NSS[start : start + SHARD_IMAGES]

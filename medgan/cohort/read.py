@@ -13,7 +13,7 @@ import pandas as pd
 from medgan.cohort import layout
 from medgan.cohort import stored as stored_bytes
 from medgan.cohort.split import SPLITS
-from medgan.cohort.write import content_digest
+from medgan.cohort.write import content_digest, with_masks
 from medgan.collection import table as tables
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import CohortSnapshot
@@ -27,7 +27,8 @@ class Cohort:
     `images` is (N, H, W) or (N, D, H, W) uint16; row i of `table` describes image i (columns in docs/data-format.md);
     `classes` are sorted; `attrs` holds `intensity_range` [lo, hi] in stored units, which map to [-1, 1],
     `rescale_slope`, `rescale_intercept` and `units` (physical = stored x slope + intercept), and `spacing_mm`
-    where all images share one.
+    where all images share one. `masks` is (N, H, W) uint8 where the recipe has structures: value k is the k-th of them,
+    and it says something of images that are `masked` in the table.
     """
 
     snapshot: CohortSnapshot
@@ -35,6 +36,7 @@ class Cohort:
     table: pd.DataFrame
     classes: tuple[str, ...]
     attrs: dict[str, Any]
+    masks: npt.NDArray[np.uint8] | None = None
 
     @property
     def class_index(self) -> npt.NDArray[np.int64]:
@@ -60,7 +62,7 @@ def load(cohort: CohortSnapshot | str, *, zones: Zones) -> Cohort:
 
     Raises:
         InvalidRequest: there is no such cohort.
-        IntegrityError: images or table are not what the record's digest says.
+        IntegrityError: images, masks or table are not what the record's digest says.
     """
     handle = cohort if isinstance(cohort, str) else cohort.cohort
     stored = record(handle, zones=zones)
@@ -69,9 +71,13 @@ def load(cohort: CohortSnapshot | str, *, zones: Zones) -> Cohort:
     if isinstance(cohort, CohortSnapshot) and cohort != stored:
         raise IntegrityError(f"the record given for cohort {handle} is not the one in the store")
     folder = layout.folder(handle, zones=zones)
-    images, attrs = stored_bytes.images(folder / layout.IMAGES, count=stored.images, side_px=stored.size_px)
+    size: dict[str, Any] = {"count": stored.images, "side_px": stored.size_px}
+    images, attrs = stored_bytes.images(folder / layout.IMAGES, **size)
+    masks = stored_bytes.masks(folder / layout.IMAGES, structures=stored.recipe.structures, **size)
     table = tables.from_parquet((folder / layout.TABLE).read_bytes())
     pixel_sha256 = hashlib.sha256(np.ascontiguousarray(images, dtype="<u2").tobytes()).hexdigest()
+    if masks is not None:
+        pixel_sha256 = with_masks(pixel_sha256, hashlib.sha256(masks.tobytes()).hexdigest())
     if content_digest(pixel_sha256, table) != stored.content_sha256:
         raise IntegrityError(f"cohort {handle} is not what its digest says: restore it, or prepare it again")
-    return Cohort(snapshot=stored, images=images, table=table, classes=stored.classes, attrs=attrs)
+    return Cohort(snapshot=stored, images=images, table=table, classes=stored.classes, attrs=attrs, masks=masks)

@@ -37,15 +37,41 @@ def to_square(
 ) -> npt.NDArray[np.float64]:
     """(H, W) float64 to (size_px, size_px) float64; `spacing_mm` is (row, column)."""
     rows, columns = values_HW.shape
-    height_mm, width_mm = rows * spacing_mm[0], columns * spacing_mm[1]
-    longest_mm = max(height_mm, width_mm)
-    out_rows = max(1, round(size_px * height_mm / longest_mm))
-    out_columns = max(1, round(size_px * width_mm / longest_mm))
+    out_rows, out_columns = _inside(values_HW.shape, size_px, spacing_mm)
     small_HW = _filter(rows, out_rows) @ values_HW @ _filter(columns, out_columns).T
     square_SS = np.full((size_px, size_px), values_HW.min())
     top, left = (size_px - out_rows) // 2, (size_px - out_columns) // 2
     square_SS[top : top + out_rows, left : left + out_columns] = small_HW
     return square_SS
+
+
+def nearest(
+    inside_HW: npt.NDArray[np.bool_], size_px: int, *, spacing_mm: tuple[float, float] = (1.0, 1.0)
+) -> npt.NDArray[np.bool_]:
+    """(H, W) bool to (size_px, size_px) bool where `to_square` puts the image: each pixel as the one at its centre."""
+    rows, columns = inside_HW.shape
+    out_rows, out_columns = _inside(inside_HW.shape, size_px, spacing_mm)
+    of_row, of_column = (
+        ((np.arange(out) + 0.5) * count / out).astype(np.intp)
+        for count, out in ((rows, out_rows), (columns, out_columns))
+    )
+    square_SS = np.zeros((size_px, size_px), dtype=bool)
+    top, left = (size_px - out_rows) // 2, (size_px - out_columns) // 2
+    square_SS[top : top + out_rows, left : left + out_columns] = inside_HW[np.ix_(of_row, of_column)]
+    return square_SS
+
+
+def known_mm(row_mm: float, column_mm: float) -> tuple[float, float]:
+    """The spacing in mm where both are known; (1, 1) else, which keeps pixels square."""
+    known = all(np.isfinite(value) and value > 0 for value in (row_mm, column_mm))
+    return (row_mm, column_mm) if known else (1.0, 1.0)
+
+
+def _inside(shape: tuple[int, ...], size_px: int, spacing_mm: tuple[float, float]) -> tuple[int, int]:
+    """Rows and columns of the square that an image of (H, W) fills: the longer side in mm fills it."""
+    height_mm, width_mm = shape[0] * spacing_mm[0], shape[1] * spacing_mm[1]
+    longest_mm = max(height_mm, width_mm)
+    return max(1, round(size_px * height_mm / longest_mm)), max(1, round(size_px * width_mm / longest_mm))
 
 
 def to_cube(

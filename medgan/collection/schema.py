@@ -36,6 +36,9 @@ DTYPES: dict[str, str] = (
 )
 """Name -> pandas dtype. Text that is not known is empty, a real that is not known is NaN."""
 
+OUTLINES: dict[str, str] = {"outlines": "str", "outlines_frame": "int64", "structure": "str", "inside_from": "int64"}
+"""Columns that a table has where it has frames of segmentations: which frame of which instance one was drawn on, what
+it outlines, and from which stored value on a pixel is inside."""
 LABEL_PREFIX = "label_"
 ORDER = ("study_key", "series_key", "slice_position_mm", "instance_number", "instance_key", "frame")
 """Canonical order of rows: a volume is one run, sorted along its normal (mm), then as the scanner numbered it."""
@@ -49,7 +52,8 @@ def frame_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def conform(frame: pd.DataFrame) -> pd.DataFrame:
     """`frame` with every column of `DTYPES` in its type, missing ones empty, label columns after them as text."""
     columns: dict[str, Any] = {}
-    for name, dtype in DTYPES.items():
+    present = OUTLINES if "outlines" in frame.columns else {}
+    for name, dtype in (DTYPES | present).items():
         columns[name] = _typed(frame.get(name), dtype, len(frame))
     for name in sorted(column for column in frame.columns if column.startswith(LABEL_PREFIX)):
         columns[name] = _typed(frame[name], "str", len(frame))
@@ -72,5 +76,5 @@ def _typed(values: pd.Series | None, dtype: str, count: int) -> pd.Series:
             return pd.Series([""] * count, dtype="str")
         return values.reset_index(drop=True).astype("str").fillna("")
     if dtype == "int64":
-        return pd.Series(np.zeros(count, np.int64) if values is None else values.to_numpy(), dtype="int64")
+        return pd.Series(np.zeros(count, np.int64) if values is None else values.fillna(0).to_numpy(), dtype="int64")
     return pd.Series(np.full(count, np.nan) if values is None else values.to_numpy(), dtype="float64")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from medgan import keys
-from medgan.archive import instance, pixels, quarantine, series
+from medgan.archive import instance, pixels, quarantine, references, series
 from medgan.collection import attributes, durable, judgement
 from medgan.collection.packs import Frame
 from medgan.collection.staging import Batch, Stage
-from medgan.deid import apply, deface, profile, review
+from medgan.deid import apply, deface, profile, review, structures
 from medgan.errors import BadInstance, MedganError
 from medgan.keys import Keyring
 from medgan.records import QuarantineReason, QuarantineRecord
@@ -101,6 +101,9 @@ def _made(
         raise
     decoded = pixels.decode(clean.dataset)
     frames, places = _places(data, clean.dataset, decoded.frames)
+    # the mask of a head would show the face that is cut out of its images
+    joins = str(clean.dataset.SOPClassUID) == references.SEGMENTATION and deface.OPTION not in expression.options
+    outlined = references.masks(data, keyring) if joins else []
     columns = attributes.of_instance(clean.dataset) | {
         "instance_key": clean.instance_key,
         "series_key": clean.series_key,
@@ -116,9 +119,28 @@ def _made(
     return _Made(
         columns=columns,
         frames=frames,
-        places=[attributes.of_frame(place) for place in places],
+        places=_with_outlines([attributes.of_frame(place) for place in places], outlined, len(frames)),
         audit=apply.audit_line(clean),
     )
+
+
+def _with_outlines(
+    places: list[dict[str, Any]], outlined: list[references.Outline | None], frames: int
+) -> list[dict[str, Any]]:
+    """Columns of each frame, and of a segmentation's what it outlines, in words that name nobody."""
+    if len(outlined) != frames:
+        return places
+    whole = (places + [{}] * frames)[:frames]
+    return [own if one is None else {**own, **_outline(one)} for own, one in zip(whole, outlined, strict=True)]
+
+
+def _outline(one: references.Outline) -> dict[str, Any]:
+    return {
+        "outlines": one.image,
+        "outlines_frame": one.frame,
+        "structure": structures.name(one.structure, one.scheme, one.code),
+        "inside_from": one.inside_from,
+    }
 
 
 def _places(data: bytes, dataset: Any, frames: Frame) -> tuple[Frame, tuple[series.FrameGeometry, ...]]:

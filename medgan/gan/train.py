@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medgan.cohort import read
 from medgan.collection import durable
 from medgan.errors import InvalidRequest
-from medgan.gan import board, budget, conditions, recipes
+from medgan.gan import board, budget, conditions, outliner, recipes
 from medgan.gan.accountant import Ledger
 from medgan.gan.config import DP, TrainConfig
 from medgan.gan.fit import OnTick, Private, Tick, fit
@@ -47,7 +47,7 @@ def train(
     `watch` makes the judge of every tick's images (`quality.live.in_domain`); a request with patience needs it.
 
     Raises:
-        InvalidRequest: unknown recipe, or one of another image size.
+        InvalidRequest: unknown recipe, one of another image size, or masks that nothing can be learned from.
         PrivacyRefused: the collection's differential-privacy budget does not allow this training.
         TrainingDiverged: a loss stayed non-finite after every roll-back.
         Conflict: another process trains this very model.
@@ -83,6 +83,8 @@ def _train(
 ) -> TrainedModel:
     """Train into `folder`, whose lock is ours, and write the model's record last."""
     loaded = read.load(cohort.cohort, zones=zones)
+    if loaded.masks is not None:
+        _check_masks(loaded, config)
     images, class_index, table = loaded.split("train")
     patients = table["patient_key"].to_numpy(dtype=object)
     columns = {name: table[name].to_numpy() for name in config.conditions if name in table}
@@ -119,9 +121,19 @@ def _train(
         kimg=trained.kimg,
         seconds=round(trained.seconds, 1),
         privacy=account.budget(),
+        outliner=None if loaded.masks is None else outliner.fit(loaded, folder, seed=config.seed),
     )
     durable.write_bytes(folder / RECORD, model.canonical())
     return model
+
+
+def _check_masks(cohort: read.Cohort, config: TrainConfig) -> None:
+    """`InvalidRequest` where no outliner can be learned beside the generator."""
+    if config.privacy is not None:
+        raise InvalidRequest(
+            "masks are not learned under differential privacy: ask for a cohort without structures, or train without it"
+        )
+    outliner.check(cohort)
 
 
 def _guarantee(target: PrivacyTarget | None, train_patients: int) -> DP | None:
@@ -198,7 +210,8 @@ def load(folder: Path) -> TrainedModel | None:
     if not (path.is_file() and (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()):
         return None
     model = TrainedModel.model_validate_json(path.read_bytes())
-    return model if _digest(folder / WEIGHTS) == model.generator_sha256 else None
+    whole = _digest(folder / WEIGHTS) == model.generator_sha256 and outliner.stands(folder, model.outliner)
+    return model if whole else None
 
 
 def _digest(path: Path) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +15,10 @@ from medgan.cohort import planes, read
 from medgan.cohort import synthetic as synthetic_cohorts
 from medgan.collection import durable
 from medgan.errors import InvalidRequest
-from medgan.gan import grid
-from medgan.quality import report
+from medgan.gan import grid, train
+from medgan.quality import outlines, report
 from medgan.quality.compare import Comparison, Sample, compare
-from medgan.records import QualityReport, SyntheticCohort, ValidatedCohort, sha256_hex
+from medgan.records import Measure, QualityReport, SyntheticCohort, ValidatedCohort, sha256_hex
 from medgan.settings import Zones
 
 FORMAT = 3
@@ -46,7 +48,7 @@ def measure(synthetic: SyntheticCohort, cohort: ValidatedCohort, *, zones: Zones
     index_of = {name: index for index, name in enumerate(real.classes)}
     images, class_index, _ = real.split("train")
     images = planes.middle(images)
-    train = Sample(stored=images, class_index=class_index, attrs=real.attrs)
+    taught = Sample(stored=images, class_index=class_index, attrs=real.attrs)
     held = [real.split(name)[:2] for name in ("holdout-1", "holdout-2")]
     holdout = Sample(
         stored=planes.middle(np.concatenate([part[0] for part in held])),
@@ -59,11 +61,33 @@ def measure(synthetic: SyntheticCohort, cohort: ValidatedCohort, *, zones: Zones
         attrs=made.attrs,
     )
     with threadpool_limits(1):  # sums in one order, so that the report's bytes do not depend on the core count
-        comparison = compare(ours, train, holdout, classes=len(real.classes))
+        comparison = compare(ours, taught, holdout, classes=len(real.classes))
+        drawn = _outlined(synthetic, made, real, zones)
     beside = zones.pseudonymised / "models" / synthetic.model / "grids"
     beside.mkdir(parents=True, exist_ok=True)
-    durable.write_bytes(beside / f"beside-{synthetic.synthetic}.png", _real_beside_synthetic(train, ours))
-    return _write(home, synthetic, comparison, ours, real.classes)
+    durable.write_bytes(beside / f"beside-{synthetic.synthetic}.png", _real_beside_synthetic(taught, ours))
+    return _write(home, synthetic, comparison, ours, real.classes, drawn)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outlined:
+    """What the report says of masks; nothing of a cohort without them. `masks` are (N, H, W) uint8."""
+
+    measures: tuple[Measure, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+    masks: NDArray[np.uint8] | None = None
+
+
+def _outlined(
+    synthetic: SyntheticCohort, made: synthetic_cohorts.Synthetic, real: read.Cohort, zones: Zones
+) -> _Outlined:
+    if made.masks is None:
+        return _Outlined()
+    model = train.load(zones.pseudonymised / "models" / synthetic.model)
+    if model is None or model.outliner is None:
+        raise InvalidRequest("the model that drew these masks is gone or changed: train it again")
+    found = outlines.measures(model.outliner, made.masks, real)
+    return _Outlined(measures=found, facts=outlines.facts(model.outliner), masks=made.masks)
 
 
 def _finished(home: Path, synthetic: SyntheticCohort) -> QualityReport | None:
@@ -77,7 +101,12 @@ def _finished(home: Path, synthetic: SyntheticCohort) -> QualityReport | None:
 
 
 def _write(
-    home: Path, synthetic: SyntheticCohort, comparison: Comparison, ours: Sample, classes: tuple[str, ...]
+    home: Path,
+    synthetic: SyntheticCohort,
+    comparison: Comparison,
+    ours: Sample,
+    classes: tuple[str, ...],
+    drawn: _Outlined,
 ) -> QualityReport:
     """Report, page, and last the record that names the report's digest."""
     facts = {
@@ -90,29 +119,35 @@ def _write(
         "classes": list(classes),
         "counts": comparison.counts,
         "units": str(ours.attrs.get("units", "")),
+        **drawn.facts,
     }
-    measures = [measure.model_dump(mode="json") for measure in comparison.measures]
+    measures = comparison.measures + drawn.measures
+    told = [measure.model_dump(mode="json") for measure in measures]
     text = json.dumps(
-        {**facts, "measures": measures, "curves": comparison.curves}, sort_keys=True, indent=1, allow_nan=False
+        {**facts, "measures": told, "curves": comparison.curves}, sort_keys=True, indent=1, allow_nan=False
     ).encode()
     durable.write_bytes(home / REPORT, text)
-    page = report.page(comparison.measures, comparison.curves, facts, _grid(ours))
+    page = report.page(
+        measures, comparison.curves, facts, _grid(ours), _grid(ours, drawn.masks) if drawn.masks is not None else None
+    )
     durable.write_bytes(home / PAGE, page.encode())
     record = QualityReport(
         synthetic=synthetic.synthetic,
         cohort=synthetic.cohort,
         pixel_sha256=synthetic.pixel_sha256,
         encoder_sha256=comparison.encoder_sha256,
-        measures=comparison.measures,
+        measures=measures,
         report_sha256=sha256_hex(text),
     )
     durable.write_bytes(home / RECORD, record.canonical())
     return record
 
 
-def _grid(sample: Sample) -> bytes:
-    """PNG of the first images, a block of rows a class."""
-    return grid.png(grid.tile(_grey(sample, _first(sample, _COLUMNS * _ROWS)), _COLUMNS))
+def _grid(sample: Sample, masks_NHW: NDArray[np.uint8] | None = None) -> bytes:
+    """PNG of the first images, a block of rows a class, with the outlines of their masks where there are any."""
+    rows = _first(sample, _COLUMNS * _ROWS)
+    shown = _grey(sample, rows)
+    return grid.png(grid.tile(shown if masks_NHW is None else outlines.drawn_on(shown, masks_NHW[rows]), _COLUMNS))
 
 
 def _real_beside_synthetic(train: Sample, ours: Sample) -> bytes:

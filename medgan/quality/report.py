@@ -25,6 +25,7 @@ TITLES = {
     "tstr_auc": "Train on synthetic, test on real: AUC",
     "tstr_balanced_accuracy": "Train on synthetic, test on real: balanced accuracy",
     "nearest_is_train": "Nearest real image is a training image (share)",
+    "nearest_mask_is_train": "Nearest real mask is a training mask (share)",
     "real_plus_synthetic_auc": "Real + synthetic: AUC",
 }
 SMALL_CELL = 11
@@ -60,12 +61,20 @@ def title_of(name: str) -> str:
     return TITLES.get(name, name.replace("_", " ").capitalize())
 
 
-def page(measures: tuple[Measure, ...], curves: dict[str, Any], facts: dict[str, Any], grid_png: bytes) -> str:
-    """HTML of a report. `facts` are said at the end; `grid_png` must show synthetic images only."""
+def page(
+    measures: tuple[Measure, ...],
+    curves: dict[str, Any],
+    facts: dict[str, Any],
+    grid_png: bytes,
+    outlined_png: bytes | None = None,
+) -> str:
+    """HTML of a report. `facts` are said at the end; both pictures must show synthetic images only."""
     rows = "".join(_row(measure) for measure in measures)
     plots = "".join(_plot(curves[name], *_AXES[name]) for name in _AXES if name in curves)
     said = "".join(f"<tr><td>{escape(title_of(k))}</td><td>{escape(_in_words(v))}</td></tr>" for k, v in facts.items())
-    picture = base64.b64encode(grid_png).decode()
+    pictures = _picture("Synthetic images", grid_png)
+    if outlined_png is not None:
+        pictures += _picture("The same with their masks' outlines", outlined_png)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -77,7 +86,7 @@ def page(measures: tuple[Measure, ...], curves: dict[str, Any], facts: dict[str,
         '<th>Reference is</th><th>Better</th><th class="n">Images</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>"
         f'<h2>Curves</h2><div class="plots">{plots}</div>'
-        f'<h2>Synthetic images</h2><img alt="Grid of synthetic images" src="data:image/png;base64,{picture}">'
+        f"{pictures}"
         f"<h2>What was compared</h2><table><tbody>{said}</tbody></table></body></html>\n"
     )
 
@@ -89,6 +98,11 @@ def _in_words(fact: Any) -> str:
     if isinstance(fact, list | tuple):
         return ", ".join(map(_in_words, fact))
     return f"{fact:,}" if isinstance(fact, int) else str(fact)
+
+
+def _picture(title: str, png: bytes) -> str:
+    text = base64.b64encode(png).decode()
+    return f'<h2>{escape(title)}</h2><img alt="Grid of synthetic images" src="data:image/png;base64,{text}">'
 
 
 def _row(measure: Measure) -> str:

@@ -7,7 +7,7 @@ from medgan.records.cohort import CohortRecipe, CohortSnapshot, ValidatedCohort
 from medgan.records.collection import CollectionSnapshot, IngestPlan, IngestReport
 from medgan.records.decision import Choice, Decision, Refusal, Retention, ShippedPolicy, TrainAt
 from medgan.records.erasure import Erasure
-from medgan.records.model import PrivacyBudget, PrivacyTarget, TrainedModel, TrainRequest
+from medgan.records.model import Outliner, PrivacyBudget, PrivacyTarget, TrainedModel, TrainRequest
 from medgan.records.night import IngestOutcome, Night, NightReport, SynthesisOutcome, TrainOutcome
 from medgan.records.personal import ArmScore, Gain, LocalCases, PersonalReport, PersonalRequest
 from medgan.records.release import (
@@ -68,6 +68,7 @@ __all__ = [
     "Name",
     "Night",
     "NightReport",
+    "Outliner",
     "PatientAdapter",
     "PersonalReport",
     "PersonalRequest",

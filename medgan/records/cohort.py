@@ -90,7 +90,11 @@ class CohortSnapshot(Record):
     duplicates_dropped: int = Field(
         default=0, ge=0, description="Images left out because another row has the same pixels."
     )
-    content_sha256: Sha256 = Field(description="Digest over the decoded images and the table.")
+    masked: int = Field(default=0, ge=0, exclude_if=nothing, description="Images on which a structure was outlined.")
+    masks_left_out: int = Field(
+        default=0, ge=0, exclude_if=nothing, description="Outlines that lie on another grid than their image."
+    )
+    content_sha256: Sha256 = Field(description="Digest over the decoded images, their masks and the table.")
 
 
 class ValidatedCohort(Record):

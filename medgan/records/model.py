@@ -81,7 +81,7 @@ class Outliner(Record):
     weights_sha256: Sha256
     patients: int = Field(ge=1, description="Train patients whose masks it learned from.")
     images: int = Field(ge=1, description="Their images that have a mask.")
-    dice: dict[str, float | None] = Field(
+    dice: tuple[float | None, ...] = Field(
         description="Of each structure on images of holdout patients; none where none of them shows it."
     )
     holdout_patients: int = Field(ge=0)

@@ -8,18 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
 from medgan import cluster
-from medgan.cohort.stored import MASKS, STRUCTURES
-from medgan.cohort.synthetic import CHUNK_IMAGES, SHARD_IMAGES, digests_of, open_images
+from medgan.cohort.stored import IMAGES, MASKS, STRUCTURES
+from medgan.cohort.synthetic import CHUNK_IMAGES, SHARD_IMAGES, digests_of, open_images, open_masks
 from medgan.collection import durable
 from medgan.errors import StoreUnavailable
-from medgan.gan import sample
+from medgan.gan import outliner, sample
 from medgan.quality import classifier
 from medgan.records import TrainedModel
 from medgan.settings import Zones
@@ -64,13 +64,20 @@ class Block:
         return len(self.ids)
 
 
+class Digests(NamedTuple):
+    """Of a block's images and of their masks (see `cohort.synthetic`); none of masks where there are none."""
+
+    images: bytes
+    masks: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """What a worker says of a block: its first row, its images, their digests (see `cohort.synthetic`), its time."""
 
     start: int
     images: int
-    digests: bytes
+    digests: Digests
     seconds: float
 
 
@@ -105,19 +112,25 @@ def write_stretch(stretch: Sequence[Block]) -> list[Written]:
     return told
 
 
-def write(block: Block) -> bytes:
-    """Draw the block's images and write its shard, whole or not at all; gives the images' digests."""
+def write(block: Block) -> Digests:
+    """Draw the block's images and masks, and write its shards, whole or not at all, that of the images last."""
     if block.source is None or block.fresh is None:
         made_NHW = _drawn(block)
     else:
         made_NHW = np.asarray(open_images(block.source)[block.start : block.start + len(block)], dtype=np.uint16)
         fresh = np.flatnonzero(block.fresh)
         made_NHW[fresh] = _images(block, fresh, block.ids[fresh])
-    packed = shard.pack(made_NHW, chunk_rows=CHUNK_IMAGES, shard_rows=block.shard_rows)
-    if not (block.target / "images" / "zarr.json").is_file():
+    pack = partial(shard.pack, chunk_rows=CHUNK_IMAGES, shard_rows=block.shard_rows)
+    packed, network, masks = pack(made_NHW), outliner.of_model(block.model, block.zones), b""
+    if not (block.target / IMAGES / "zarr.json").is_file():
         raise StoreUnavailable("the cohort that this block is of is gone or finished: run again")
+    if network is not None:
+        attrs = generator(block.model, block.zones, block.precision).attrs
+        masks_NHW = outliner.outlined(network, made_NHW, attrs)
+        durable.write_bytes(masks_shard(block.target, block.shard), pack(masks_NHW))
+        masks = digests_of(masks_NHW)
     durable.write_bytes(block.shard, packed)
-    return digests_of(made_NHW)
+    return Digests(digests_of(made_NHW), masks)
 
 
 def _drawn(block: Block) -> npt.NDArray[np.uint16]:
@@ -148,14 +161,19 @@ def _images(block: Block, rows: npt.NDArray[np.int64], ids: Ids) -> npt.NDArray[
     return sampler.images(ids, block.class_index[rows], seed=block.seed, conditions=given)
 
 
-def kept(block: Block) -> bytes | None:
-    """Digests of the block's rows where their shard is whole, and what was drawn for them is told, else None."""
+def kept(block: Block) -> Digests | None:
+    """Digests of the block's rows where their shards are whole, and what was drawn for them is told, else None."""
     told = block.recognise is None or drawn_path(block.target, block.start).is_file()
     if not told or not block.shard.is_file():
         return None
     try:
         rows = slice(block.start, block.start + len(block))
-        return digests_of(np.asarray(open_images(block.target)[rows], dtype=np.uint16))
+        images = digests_of(np.asarray(open_images(block.target)[rows], dtype=np.uint16))
+        if block.model.outliner is None:
+            return Digests(images, b"")
+        if not masks_shard(block.target, block.shard).is_file():
+            return None
+        return Digests(images, digests_of(np.asarray(open_masks(block.target)[rows], dtype=np.uint8)))
     except (ValueError, RuntimeError, OSError):
         return None
 
@@ -167,7 +185,17 @@ def parts(target: Path) -> Iterator[tuple[slice, Path, int]]:
     inner = ["0"] * (array.ndim - 1)
     for number, start in enumerate(range(0, array.shape[0], size)):
         rows = slice(start, min(start + size, array.shape[0]))
-        yield rows, target.joinpath("images", "c", str(number), *inner), size
+        yield rows, target.joinpath(IMAGES, "c", str(number), *inner), size
+
+
+def masks_shard(target: Path, images_shard: Path) -> Path:
+    """File of the masks of the images that a file holds."""
+    return target / MASKS / images_shard.relative_to(target / IMAGES)
+
+
+def structures_of(model: TrainedModel) -> tuple[str, ...]:
+    """What masks of this model's images tell apart; () where it draws none."""
+    return () if model.outliner is None else model.outliner.structures
 
 
 def drawn_path(target: Path, start: int) -> Path:
@@ -188,5 +216,5 @@ def version() -> str:
 
 def sees(target: Path, model: TrainedModel, zones: Zones) -> tuple[str, bool]:
     """What a worker has: its `version`, and whether the array and the model lie where the block says."""
-    there = (target / "images" / "zarr.json").is_file() and os.access(target, os.W_OK)
+    there = (target / IMAGES / "zarr.json").is_file() and os.access(target, os.W_OK)
     return version(), there and (zones.pseudonymised / "models" / model.model / sample.WEIGHTS).is_file()

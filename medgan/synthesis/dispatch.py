@@ -47,7 +47,7 @@ class Run:
             raise InvalidRequest(f"a block holds a multiple of {CHUNK_IMAGES} images, not {self.block_images}")
 
 
-def draw(todo: Sequence[blocks.Block], total: int, run: Run) -> dict[int, bytes]:
+def draw(todo: Sequence[blocks.Block], total: int, run: Run) -> dict[int, blocks.Digests]:
     """Have every block written and give their digests by first row; `total` images are the whole cohort.
 
     Raises:
@@ -55,7 +55,7 @@ def draw(todo: Sequence[blocks.Block], total: int, run: Run) -> dict[int, bytes]
         StoreUnavailable: the scheduler or its workers do not answer, or die of these blocks.
     """
     done = total - sum(len(block) for block in todo)
-    digests: dict[int, bytes] = {}
+    digests: dict[int, blocks.Digests] = {}
     if run.on_progress is not None:
         run.on_progress(done, total)
     if not todo:

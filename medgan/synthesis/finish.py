@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,14 @@ def finish(
     staging: Path,
     home: Path,
     table: pd.DataFrame,
-    digests: Mapping[int, bytes],
+    digests: Mapping[int, blocks.Digests],
     model: TrainedModel,
     spec: CohortSpec,
     **facts: Any,
 ) -> SyntheticCohort:
     """Write what describes the images in `staging` and publish the folder as `home`.
 
-    `digests`: first row of every block -> its images' digests; `facts` go into the record.
+    `digests`: first row of every block -> its images' and masks' digests; `facts` go into the record.
     """
     labels = tables.to_parquet(table)
     durable.write_bytes(staging / LABELS, labels)
@@ -42,7 +42,7 @@ def finish(
         # "not part of the Zarr v3 specification": readers that do not know it ignore it
         warnings.simplefilter("ignore", ZarrUserWarning)
         zarr.consolidate_metadata(staging / IMAGES, zarr_format=3)
-    counts = table["class"].value_counts()
+    counts, structures = table["class"].value_counts(), blocks.structures_of(model)
     made = SyntheticCohort(
         synthetic=home.name,
         model=model.model,
@@ -52,14 +52,20 @@ def finish(
         patients=int(table[patients.COLUMN].nunique()) if patients.COLUMN in table else None,
         class_counts={name: int(counts.get(name, 0)) for name in model.classes},
         size_px=model.size_px,
-        pixel_sha256=hashlib.sha256(b"".join(digests[start] for start in sorted(digests))).hexdigest(),
+        pixel_sha256=_joined(digests[start].images for start in sorted(digests)),
         labels_sha256=hashlib.sha256(labels).hexdigest(),
+        structures=structures,
+        masks_sha256=_joined(digests[start].masks for start in sorted(digests)) if structures else None,
         **facts,
     )
     durable.write_bytes(staging / RECORD, made.canonical())
     with durable.explained_disk():
         _publish(staging, home)
     return made
+
+
+def _joined(digests: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _publish(staging: Path, home: Path) -> None:

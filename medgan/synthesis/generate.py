@@ -84,6 +84,8 @@ def cohort_handle(model: TrainedModel, spec: CohortSpec) -> str:
         "cohort": model.cohort,
         "spec": spec.model_dump(mode="json"),
     }
+    if model.outliner is not None:
+        content["outliner"] = model.outliner.weights_sha256
     return "sy-" + sha256_hex(canonical_json(content))[:32]
 
 
@@ -107,7 +109,8 @@ def _begin(
         modalities = followed.recipe.modalities if followed else ()
         attrs = sampler.attrs | ({"modality": modalities[0]} if len(modalities) == 1 else {})
         rows_a_block = run.block_images or usual_images(sampler.shape)
-        blocks.create_images(target, (len(table), *sampler.shape), attrs, block_images=rows_a_block)
+        structures, shape = blocks.structures_of(model), (len(table), *sampler.shape)
+        blocks.create_images(target, shape, attrs, block_images=rows_a_block, structures=structures)
     return target
 
 
@@ -141,7 +144,7 @@ def _blocks(
         )
 
 
-def _standing(every: Iterable[blocks.Block]) -> tuple[dict[int, bytes], list[blocks.Block]]:
+def _standing(every: Iterable[blocks.Block]) -> tuple[dict[int, blocks.Digests], list[blocks.Block]]:
     """Digests of the blocks that stand, by first row, and the others; what is left of a broken shard is removed."""
     digests, todo = {}, []
     for block in every:

@@ -10,7 +10,7 @@ import numpy as np
 
 from medgan import cluster
 from medgan.cohort.synthetic import CHUNK_IMAGES, usual_images
-from medgan.gan import sample
+from medgan.gan import outliner, sample
 from medgan.records import CohortSpec, TrainedModel
 from medgan.settings import Zones
 from medgan.synthesis import blocks, patients, rows, shard
@@ -83,12 +83,12 @@ def plan(
     decided = rows.decide(model, spec, zones=zones)
     count = cluster.available_cores() if workers is None else workers
     sampler = blocks.generator(model, zones, spec.precision)
-    rate, packed_bytes = _probe(sampler, spec.seed)
-    other_rate, _ = _probe(
-        sample.open_generator(model, zones=zones, precision="bf16" if spec.precision == "fp32" else "fp32"), spec.seed
-    )
+    network = outliner.of_model(model, zones)
+    rate, packed_bytes = _probe(sampler, network, spec.seed)
+    other = sample.open_generator(model, zones=zones, precision="bf16" if spec.precision == "fp32" else "fp32")
+    other_rate, _ = _probe(other, network, spec.seed)
     block_images = block_images or usual_images(sampler.shape)
-    image_bytes = 2 * prod(sampler.shape)
+    image_bytes = (3 if model.outliner else 2) * prod(sampler.shape)
     return Plan(
         images=spec.images,
         blocks=-(-spec.images // block_images),
@@ -109,13 +109,16 @@ def plan(
     )
 
 
-def _probe(sampler: sample.Sampler, seed: int) -> tuple[float, float]:
-    """(images a second, stored bytes an image) of one thread that draws, quantises and compresses 128 images."""
+def _probe(sampler: sample.Sampler, network: outliner.Network | None, seed: int) -> tuple[float, float]:
+    """(images a second, stored bytes an image) of one thread that draws, outlines and compresses 128 images."""
     ids = np.arange(_PROBE_IMAGES, dtype=np.int64)
     classes = ids % len(sampler.classes)
     sampler.images(ids[: sample.BATCH], classes[: sample.BATCH], seed=seed)  # opens the weights
     started = time.perf_counter()
     made_NHW = sampler.images(ids, classes, seed=seed)
     packed = shard.pack(made_NHW, chunk_rows=CHUNK_IMAGES, shard_rows=_PROBE_IMAGES)
+    if network is not None:
+        masks_NHW = outliner.outlined(network, made_NHW, sampler.attrs)
+        packed += shard.pack(masks_NHW, chunk_rows=CHUNK_IMAGES, shard_rows=_PROBE_IMAGES)
     seconds = max(time.perf_counter() - started, 1e-9)
     return _PROBE_IMAGES / seconds, len(packed) / _PROBE_IMAGES

@@ -100,12 +100,13 @@ def _blocks(
     target: Path,
     source: Path,
     zones: Zones,
-) -> tuple[dict[int, bytes], list[blocks.Block]]:
+) -> tuple[dict[int, blocks.Digests], list[blocks.Block]]:
     """Link the shards that stay: the digests of those that stand, and the ones that are to be written."""
     model, images = model_of(cohort, zones=zones), synthetic.open_images(source)
     if not (target / "images" / "zarr.json").is_file():
         size = (images.shards or (synthetic.SHARD_IMAGES,))[0]
-        blocks.create_images(target, images.shape, dict(images.attrs.asdict()), block_images=size)
+        attrs, structures = dict(images.attrs.asdict()), blocks.structures_of(model)
+        blocks.create_images(target, images.shape, attrs, block_images=size, structures=structures)
     sampler = blocks.generator(model, zones, cohort.spec.precision)
     given = conditions.of(table, sampler, seed=cohort.spec.seed)
     class_index, ids = generate.class_index_of(table, model), table["id"].to_numpy(dtype=np.int64)
@@ -114,7 +115,8 @@ def _blocks(
     digests, todo = {}, []
     for part, shard, rows_a_shard in blocks.parts(target):
         if not fresh[part].any():
-            _link(source / shard.relative_to(target), shard)
+            for path in [shard, *([blocks.masks_shard(target, shard)] if model.outliner else [])]:
+                _link(source / path.relative_to(target), path)
         block = blocks.Block(
             target=target,
             shard=shard,

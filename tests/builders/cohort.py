@@ -96,3 +96,48 @@ def prepared_cohort(zones: Zones, images: int | None = None, size_px: int = 32) 
 def pneumonia_cohort(zones: Zones, images: int | None = None, size_px: int = 32) -> ValidatedCohort:
     """`prepared_cohort`, admitted. The sample holds 28 exact copies: of 5,030 radiographs 5,002 stay."""
     return admit.admit(prepared_cohort(zones, images, size_px), zones=zones)
+
+
+STRUCTURES = ("lung", "heart")
+
+
+def outlined(rows: pd.DataFrame, pixels: np.ndarray, masks: dict[str, np.ndarray]) -> tuple[pd.DataFrame, np.ndarray]:
+    """`rows` and `pixels` with a segmentation of every row's image: for each structure one of its (N, H, W) masks.
+
+    A mask is stored as a binary segmentation is: 1 inside. Masks are by `source`, as pixels are.
+    """
+    every, stored = [rows], [pixels]
+    for number, (name, masks_NHW) in enumerate(masks.items(), start=1):
+        keys = [handle("in", number * 1_000_000 + source) for source in rows["source"]]
+        told = {
+            "instance_key": keys,
+            "series_key": [handle("se", number * 1_000_000 + source) for source in rows["source"]],
+            "modality": "SEG",
+            "label_finding": "",
+            "outlines": rows["instance_key"],
+            "outlines_frame": 0,
+            "structure": name,
+            "inside_from": 1,
+            "source_sha256": [sha256_hex(key.encode()) for key in keys],
+            "pixel_sha256": [sha256_hex(masks_NHW[source].tobytes()) for source in rows["source"]],
+        }
+        every.append(rows.assign(**told, source=rows["source"] + sum(map(len, stored))))
+        stored.append(masks_NHW)
+    source = pd.concat([part["source"] for part in every])
+    return (
+        schema.conform(pd.concat(every)).assign(source=source.to_numpy()),
+        np.concatenate(stored),
+    )
+
+
+def lung_and_heart(pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks (N, H, W) uint8 of radiographs by a rule: what is darker than the middle grey, what is brightest."""
+    middle, bright = (np.percentile(pixels, share, axis=(1, 2), keepdims=True) for share in (45, 80))
+    return {"lung": (pixels < middle).astype(np.uint8), "heart": (pixels > bright).astype(np.uint8)}
+
+
+def masked_cohort(zones: Zones, images: int = 120) -> ValidatedCohort:
+    """Radiographs of 32 px, admitted, with masks of `STRUCTURES` by the rule of `lung_and_heart`."""
+    pixels, labels = radiographs(images)
+    snapshot = commit(*outlined(xray_rows(pixels, labels), pixels, lung_and_heart(pixels)), zones, f"masked-{images}")
+    return admit.admit(prepare.prepare(snapshot, xray_recipe(structures=STRUCTURES), zones=zones), zones=zones)

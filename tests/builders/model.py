@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import pytest
+
+from medgan.gan import outliner
 from medgan.gan.train import train
 from medgan.records import PrivacyBudget, TrainedModel, TrainRequest, ValidatedCohort
 from medgan.settings import Zones
+from tests.builders.cohort import masked_cohort
 
 
 def brief_model(cohort: ValidatedCohort, zones: Zones, *, kimg: float = 0.128, seed: int = 0) -> TrainedModel:
     return train(cohort, TrainRequest(recipe="xray_32_cpu", seed=seed, total_kimg=kimg), zones=zones)
+
+
+def brief_outliner(zones: Zones) -> tuple[TrainedModel, ValidatedCohort]:
+    """A brief model of a cohort with masks, its outliner too learned for a shorter time than usual."""
+    cohort = masked_cohort(zones)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outliner, "STEPS", 200)
+        return brief_model(cohort, zones), cohort
 
 
 def described_model(

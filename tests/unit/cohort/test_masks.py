@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from medgan.cohort import synthetic
-from medgan.errors import IntegrityError
+from medgan.cohort import layout, masks, prepare, read, resample, synthetic
+from medgan.collection import store
+from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import CohortRecipe, CohortSnapshot, SyntheticCohort, ValidatedCohort
 from medgan.settings import Zones
+from tests.builders.cohort import commit, handle, lung_and_heart, outlined, radiographs, xray_recipe, xray_rows
 from tests.builders.synthetic import synthetic_of
 
 STRUCTURES = ("liver", "left lung")
@@ -92,3 +94,91 @@ def test_records_without_masks_keep_the_bytes_of_old(made):
 def test_structures_that_no_mask_could_tell_are_refused(asked):
     with pytest.raises(ValidationError, match="structure"):
         CohortRecipe(name="a", modalities=("CT",), class_attribute="finding", **asked)
+
+
+def outlined_cohort(zones, change=lambda rows: rows, **recipe):
+    """A cohort of 40 radiographs at their own size, and what it was made of."""
+    pixels, labels = radiographs(40)
+    masks = lung_and_heart(pixels)
+    rows, stored = outlined(xray_rows(pixels, labels), pixels, masks)
+    snapshot = commit(change(rows), stored, zones)
+    asked = xray_recipe(28, **({"structures": ("lung", "heart")} | recipe))
+    return read.load(prepare.prepare(snapshot, asked, zones=zones), zones=zones), masks, pixels
+
+
+def test_a_mask_lies_where_its_image_lies_and_the_later_structure_counts(zones):
+    cohort, masks_of, _ = outlined_cohort(zones, structures=("heart", "lung"))
+    source = {handle("in", i): i for i in range(40)}
+    for row, mask in zip(cohort.table.itertuples(), cohort.masks, strict=True):
+        heart, lung = (masks_of[name][source[row.instance_key]] for name in ("heart", "lung"))
+        assert np.array_equal(mask, np.where(lung == 1, 2, heart))
+    assert cohort.table["masked"].all()
+    assert cohort.snapshot.masked == len(cohort.table)
+
+
+def test_images_are_the_same_whether_or_not_masks_were_asked_for(zones):
+    with_masks, _, _ = outlined_cohort(zones)
+    snapshot = store.head("main", zones=zones)
+    plain = read.load(prepare.prepare(snapshot, xray_recipe(28), zones=zones), zones=zones)
+    assert np.array_equal(plain.images, with_masks.images)
+    assert plain.masks is None
+    assert plain.table.equals(with_masks.table.drop(columns="masked"))
+
+
+def test_an_image_that_nobody_outlined_is_not_taken_for_one_that_shows_nothing(zones):
+    missing = handle("in", 3)
+    cohort, _, _ = outlined_cohort(zones, lambda rows: rows[~rows["outlines"].eq(missing)])
+    row = cohort.table["instance_key"] == missing
+    assert cohort.table.loc[row, "masked"].tolist() == [False]
+    assert cohort.snapshot.masked == len(cohort.table) - 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"patient_key": handle("pt", 999)},
+        {"outlines_frame": 1},
+        {"pack": "14x56-uint8"},
+        {"position_x": 40.0},
+        {"structure": "unnamed"},
+    ],
+)
+def test_a_mask_of_another_patient_frame_or_grid_is_left_out(zones, other):
+    missing = handle("in", 3)
+
+    def change(rows):
+        rows = rows.assign(position_x=0.0, position_y=0.0, position_z=0.0, spacing_row_mm=1.0, spacing_column_mm=1.0)
+        rows.loc[rows["outlines"].eq(missing), list(other)] = list(other.values())
+        return rows
+
+    pixels, labels = radiographs(40)
+    rows, _ = outlined(xray_rows(pixels, labels), pixels, lung_and_heart(pixels))
+    changed, recipe = change(rows), xray_recipe(28, structures=("lung", "heart"))
+    images = changed[changed["modality"] == "DX"].reset_index(drop=True)
+    found, elsewhere = masks.outlines(changed, images, recipe)
+    told = set(images.loc[found["row"], "instance_key"])
+    assert missing not in told
+    assert len(told) == len(images) - 1
+    assert elsewhere == (2 if {"pack", "position_x"} & other.keys() else 0)
+
+
+def test_structures_that_nobody_outlined_are_refused(zones):
+    with pytest.raises(InvalidRequest, match="no selected image has a mask"):
+        outlined_cohort(zones, structures=("spleen",))
+
+
+def test_a_changed_mask_of_a_cohort_is_refused(zones):
+    cohort, _, _ = outlined_cohort(zones)
+    path = layout.folder(cohort.snapshot.cohort, zones=zones) / layout.IMAGES
+    array = synthetic.open_masks(path, mode="r+")
+    array[0] = 1 - np.minimum(array[0], 1)
+    with pytest.raises(IntegrityError):
+        read.load(cohort.snapshot, zones=zones)
+
+
+def test_nearest_puts_a_mask_where_the_image_is_put():
+    inside = np.zeros((40, 20), bool)
+    inside[8:32, 5:15] = True
+    image = resample.to_square(inside.astype(float), 32, spacing_mm=(1.0, 2.5))
+    mask = resample.nearest(inside, 32, spacing_mm=(1.0, 2.5))
+    assert np.array_equal(mask, image > 0.5)

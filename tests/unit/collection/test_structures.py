@@ -74,7 +74,7 @@ def segmentation(**values: object) -> bytes:
     segments = items({"SegmentNumber": 1, "SegmentLabel": "Smith", "SegmentedPropertyTypeCodeSequence": liver})
     made = about(
         references.SEGMENTATION, "SEG", BitsAllocated=1, BitsStored=1, HighBit=0, PixelRepresentation=0,
-        PixelData=bytes(32 * 1), SegmentSequence=segments, **values,
+        SegmentSequence=segments, **({"PixelData": bytes(32)} | values),
     )  # fmt: skip
     made["PixelData"].VR = "OB"
     return write(made)
@@ -169,3 +169,62 @@ def test_a_structure_set_without_a_patient_or_with_damage_is_refused(run, tmp_pa
 )
 def test_only_technical_words_of_a_name_stay(text, said):
     assert structures.name(text) == said
+
+
+def derived(*frames: tuple[str, int | None, int]) -> Sequence:
+    """Per-frame groups of (image, its frame or None, segment)."""
+    return items(
+        *(
+            {
+                "SegmentIdentificationSequence": items({"ReferencedSegmentNumber": segment}),
+                "DerivationImageSequence": items(
+                    {
+                        "SourceImageSequence": items(
+                            {"ReferencedSOPInstanceUID": uid}
+                            | ({} if number is None else {"ReferencedFrameNumber": number})
+                        )
+                    }
+                ),
+            }
+            for uid, number, segment in frames
+        )
+    )
+
+
+def test_each_frame_of_a_segmentation_says_which_image_it_is_a_mask_of(run, zones, tmp_path):
+    frames = derived((UIDS[2], None, 1), (UIDS[0], 1, 1), (UIDS[1], None, 9))
+    made = segmentation(NumberOfFrames=3, PixelData=bytes(3 * 32), PerFrameFunctionalGroupsSequence=frames)
+    table = read.table(labelled(run, tmp_path, made).snapshot, zones=zones)
+    images = table[table["modality"] == "CT"].sort_values("instance_number")["instance_key"].tolist()
+    masks = table[table["modality"] == "SEG"].sort_values("frame")
+    assert masks["outlines"].tolist() == [images[2], images[0], ""]
+    assert masks["structure"].tolist() == ["liver structure", "liver structure", ""]
+    assert masks["inside_from"].tolist() == [1, 1, 0]
+    assert masks["outlines_frame"].tolist() == [0, 0, 0]
+    assert set(table.loc[table["modality"] == "CT", "outlines"]) == {""}
+
+
+def test_a_fractional_mask_is_inside_from_its_half_on_and_several_sources_are_none():
+    two = items({"ReferencedSOPInstanceUID": UIDS[0]}, {"ReferencedSOPInstanceUID": UIDS[1]})
+    frames = derived((UIDS[2], 4, 1), (UIDS[0], None, 1))
+    frames[1].DerivationImageSequence[0].SourceImageSequence = two
+    made = segmentation(
+        SegmentationType="FRACTIONAL", MaximumFractionalValue=200, PerFrameFunctionalGroupsSequence=frames
+    )
+    first, second = references.masks(made, KEYRING)
+    assert (first.image, first.frame, first.inside_from) == (KEYRING.handle("in", "instance", UIDS[2]), 3, 100)
+    assert second is None
+
+
+def test_a_table_without_masks_has_no_column_for_them(run, zones, tmp_path):
+    table = read.table(labelled(run, tmp_path, structure_set()).snapshot, zones=zones)
+    assert not {"outlines", "outlines_frame", "structure", "inside_from"} & set(table.columns)
+
+
+def test_no_mask_is_joined_where_faces_are_cut_away(run, zones, tmp_path):
+    made = segmentation(PerFrameFunctionalGroupsSequence=derived((UIDS[2], None, 1)))
+    files = {f"{number}.dcm": one for number, one in enumerate([*STUDY, made])}
+    report = run(write_files(tmp_path / "archive", files), profile="basic+clean-recognizable-visual-features")
+    table = read.table(report.snapshot, zones=zones)
+    assert "SEG" in set(table["modality"])
+    assert "outlines" not in table.columns
