@@ -16,10 +16,16 @@ from medgan.errors import IntegrityError
 from medgan.records import Manifest
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pandas as pd
     import pyarrow as pa
 
     from medgan.client.shards import Layout
+
+GROUP = "images.zarr"
+"""The group of a version's arrays: `images`, and `masks` where structures are outlined."""
+IMAGES, MASKS = "images", "masks"
 
 _MOST_SHRUNK = 1000
 """Decoded bytes a stored one: the images of a release take a half to a tenth, a bomb a ten-thousandth."""
@@ -29,6 +35,19 @@ _LARGEST = 1e15
 """No distance or intensity is larger; the product of two still is a float32, which NIfTI and DICOM need."""
 _SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,100}")
 _AXES = (0, 2, 3)
+_MASK = "uint8"
+_MOST_STRUCTURES = 255
+_MOST_OF_A_NAME = 200
+
+
+def description(name: str) -> str:
+    """Path of the description of array `name` within a version."""
+    return f"{GROUP}/{name}/zarr.json"
+
+
+def has_masks(manifest: Manifest) -> bool:
+    """Whether the version has a mask beside each image."""
+    return any(file.path == description(MASKS) for file in manifest.files)
 
 
 def table(path: Path, manifest: Manifest) -> pd.DataFrame:
@@ -42,12 +61,12 @@ def table(path: Path, manifest: Manifest) -> pd.DataFrame:
         data = path.read_bytes()
     labels = _read(data, rows=manifest.images, most=most)
     if labels is None or not {"split", "class"} <= set(labels.columns):
-        raise _disagrees("its table of labels", manifest)
+        raise disagrees("its table of labels", manifest)
     splits, classes = labels["split"].unique(), set(labels["class"].unique())
     named = all(isinstance(split, str) and _SPLIT.fullmatch(split) for split in splits)  # files are named after them
     numbered = "patient" not in labels or labels["patient"].dtype.kind in "iu"
     if not (named and numbered and classes <= set(manifest.class_counts)):
-        raise _disagrees("its table of labels", manifest)
+        raise disagrees("its table of labels", manifest)
     return labels
 
 
@@ -95,12 +114,37 @@ def _written_out(table: pa.Table) -> int:
 def layout(said: Layout, manifest: Manifest) -> Layout:
     """`said` where it holds as many images as the manifest, of a size that its files can hold."""
     if said.shape[0] != manifest.images or said.chunks * said.chunk_bytes > _MOST_SHRUNK * _stored(manifest):
-        raise _disagrees("its array", manifest)
+        raise disagrees("its array", manifest)
     return said
 
 
-def array(path: Path, manifest: Manifest) -> Any:
-    """The zarr-python array `images` of the group in the folder `path`, of any layout, with an image for each row.
+def masks(said: Layout, images: Layout, manifest: Manifest) -> Layout:
+    """`said` where it holds a mask beside each image of `images`, in as many rows a chunk and a shard."""
+    shapes = [(one.shape, one.chunk_rows, one.shard_rows) for one in (said, images)]
+    if said.dtype.name != _MASK or shapes[0] != shapes[1]:
+        raise disagrees("its masks", manifest)
+    return layout(said, manifest)
+
+
+def structures(said: Any, manifest: Manifest) -> tuple[str, ...]:
+    """The names in the attributes `said` of masks: value k is the k-th of them; 0 is background."""
+    names = said.get("structures") if isinstance(said, dict) else None
+    if isinstance(names, list) and 1 <= len(names) <= _MOST_STRUCTURES:
+        texts = tuple(name for name in names if isinstance(name, str) and 1 <= len(name) <= _MOST_OF_A_NAME)
+        if len({*texts}) == len(names):
+            return texts
+    raise disagrees("what it says of its structures", manifest)
+
+
+def mask_values(pixels: npt.NDArray[np.uint8], most: int) -> npt.NDArray[np.uint8]:
+    """Masks, of which none may name a structure above the number `most`."""
+    if pixels.max(initial=0) > most:
+        raise IntegrityError("a mask has a value without a structure: take another version, and tell the publisher")
+    return pixels
+
+
+def array(path: Path, manifest: Manifest, name: str = IMAGES) -> Any:
+    """The zarr-python array `name` of the group in the folder `path`, of any layout, with an image for each row.
 
     `StoreUnavailable` where the disk does not give its description.
     """
@@ -109,15 +153,16 @@ def array(path: Path, manifest: Manifest) -> Any:
     fits, found = False, None
     try:
         with disk.explained(), suppress(FileNotFoundError):
-            found = zarr.open_group(path, mode="r", zarr_format=3)["images"]
+            found = zarr.open_group(path, mode="r", zarr_format=3)[name]
         shape, chunk = found.shape, found.chunks  # type: ignore[union-attr]
         chunks = prod(-(-side // of_chunk) for side, of_chunk in zip(shape, chunk, strict=True))
         size = chunks * prod(chunk) * found.dtype.itemsize  # type: ignore[union-attr]  # a chunk is decoded whole
         fits = shape[0] == manifest.images and size <= _MOST_SHRUNK * _stored(manifest)
+        fits &= name == IMAGES or found.dtype.name == _MASK  # type: ignore[union-attr]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError):  # any JSON
         pass
     if not fits:
-        raise _disagrees("its array", manifest)
+        raise disagrees("its array", manifest)
     return found
 
 
@@ -137,11 +182,12 @@ def attributes(said: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
     except (TypeError, KeyError, OverflowError):
         sound = False
     if not sound:
-        raise _disagrees("what it says of its intensities", manifest)
+        raise disagrees("what it says of its intensities", manifest)
     return said
 
 
-def _disagrees(what: str, manifest: Manifest) -> IntegrityError:
+def disagrees(what: str, manifest: Manifest) -> IntegrityError:
+    """The refusal of a part of a version, `what`."""
     return IntegrityError(
         f"{manifest.name}@{manifest.version}: {what} cannot be read, or does not fit its manifest: "
         "take another version, and tell the publisher"

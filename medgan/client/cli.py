@@ -56,6 +56,8 @@ def info(spec: SpecArgument, registry: RegistryOption = None, trust: TrustOption
     table.add_row("images", f"{manifest.images:,} synthetic")
     for name, count in sorted(manifest.class_counts.items()):
         table.add_row("", f"{count:,} {name}")
+    if structures := report.structures(spec, registry=registry, trust=trust):
+        table.add_row("masks", ", ".join(f"{value} {name}" for value, name in enumerate(structures, start=1)))
     if manifest.evidence is not None:
         table.add_row("privacy gate", f"cleared under policy {manifest.evidence.policy}")
     table.add_row("size", f"{sum(file.size for file in manifest.files) / 1e6:.1f} MB in {len(manifest.files)} files")

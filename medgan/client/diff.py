@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from medgan.client import index as indexes
 from medgan.client import pull as pulls
 from medgan.client import registry as registries
-from medgan.client.report import info
-from medgan.errors import IntegrityError, InvalidRequest
-from medgan.records import Manifest, sha256_hex
+from medgan.client.report import info, signed_json, structures_of
+from medgan.errors import InvalidRequest
+from medgan.records import Manifest
+
+
+class Told(NamedTuple):
+    """What a version tells beside its manifest: numbers of its reports, and the structures that its masks outline."""
+
+    numbers: Mapping[str, float] = {}
+    structures: tuple[str, ...] = ()
 
 
 class Shards(BaseModel):
@@ -41,7 +47,9 @@ class Difference(BaseModel):
     shards: Shards
     class_counts: dict[str, tuple[int, int]]
     measures: dict[str, tuple[float | None, float | None]] = Field(description="Quality and privacy numbers.")
-    changed: dict[str, tuple[str | None, str | None]] = Field(description="Title, licence, policy where they differ.")
+    changed: dict[str, tuple[str | None, str | None]] = Field(
+        description="Title, licence, policy, structures of masks where they differ."
+    )
 
     def lines(self) -> Iterator[str]:
         """The difference in words, a line a fact."""
@@ -59,22 +67,24 @@ class Difference(BaseModel):
 
 
 def diff(first: str, second: str, *, registry: str | None = None, trust: Path | str | None = None) -> Difference:
-    """Compare two published versions by their signed manifests and reports; no image is fetched."""
+    """Compare two published versions by their signed manifests, reports and descriptions; no image is fetched."""
     specs = [indexes.parse_spec(spec)[0] for spec in (first, second)]
     if specs[0] != specs[1]:
         raise InvalidRequest("two versions of one data set are compared: name it twice")
     link = pulls.connect(registry, trust=trust)
     old, new = (info(spec, registry=link.source.address) for spec in (first, second))
-    return compare(old, new, reports(link.source, old), reports(link.source, new))
+    return compare(old, new, told(link.source, old), told(link.source, new))
 
 
-def compare(old: Manifest, new: Manifest, old_numbers: dict[str, float], new_numbers: dict[str, float]) -> Difference:
-    """The difference of two manifests and of the numbers in their reports."""
+def compare(old: Manifest, new: Manifest, old_told: Told, new_told: Told) -> Difference:
+    """The difference of two manifests and of what is told beside them."""
+    numbers = old_told.numbers, new_told.numbers
     shards = [{f.path: f.pixel_sha256 for f in manifest.files if f.pixel_sha256} for manifest in (old, new)]
     both = shards[0].keys() & shards[1].keys()
     same = sum(shards[0][path] == shards[1][path] for path in both)
     classes = sorted({*old.class_counts, *new.class_counts})
     said = {name: (_said(old, name), _said(new, name)) for name in ("title", "licence", "attribution", "policy")}
+    said["structures"] = _joined(old_told.structures), _joined(new_told.structures)
     return Difference(
         first=f"{old.name}@{old.version}",
         second=f"{new.name}@{new.version}",
@@ -87,19 +97,15 @@ def compare(old: Manifest, new: Manifest, old_numbers: dict[str, float], new_num
             removed=len(shards[0].keys() - both),
         ),
         class_counts={name: (old.class_counts.get(name, 0), new.class_counts.get(name, 0)) for name in classes},
-        measures={
-            name: (old_numbers.get(name), new_numbers.get(name)) for name in sorted({*old_numbers, *new_numbers})
-        },
+        measures={name: (numbers[0].get(name), numbers[1].get(name)) for name in sorted({*numbers[0], *numbers[1]})},
         changed={name: pair for name, pair in said.items() if pair[0] != pair[1]},
     )
 
 
-def reports(source: registries.Source, manifest: Manifest) -> dict[str, float]:
-    """Headline numbers of a version's two reports, each checked against the manifest."""
-    where = f"{manifest.name}/{manifest.version}/"
-    digests = {file.path: file.sha256 for file in manifest.files}
-    read: Callable[[str], Any] = lambda path: _checked(registries.read_all(source, where + path), digests[path])  # noqa: E731
-    return numbers(read("reports/quality.json"), read("reports/privacy.json"))
+def told(source: registries.Source, manifest: Manifest) -> Told:
+    """Headline numbers of a version's two reports and its structures, each file checked against the manifest."""
+    quality, privacy = (signed_json(source, manifest, f"reports/{kind}.json") for kind in ("quality", "privacy"))
+    return Told(numbers(quality, privacy), structures_of(source, manifest))
 
 
 def numbers(quality: Any, privacy: Any) -> dict[str, float]:
@@ -117,13 +123,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
-def _checked(body: bytes, sha256: str) -> Any:
-    if sha256_hex(body) != sha256:
-        raise IntegrityError("a report is not the one that was signed: ask the publisher")
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
+def _joined(structures: tuple[str, ...]) -> str | None:
+    return ", ".join(structures) or None
 
 
 def _said(manifest: Manifest, name: str) -> str | None:

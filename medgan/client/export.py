@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from medgan.client.load import Dataset
 
 _PNG_GREY = 0
-_NIFTI_UINT16 = 512
+_NIFTI_UINT8, _NIFTI_UINT16 = 2, 512
 _NIFTI_HEADER_BYTES = 348
 _NIFTI_DATA_AT = 352
 _MILLIMETRES = 2
@@ -41,6 +41,7 @@ _NOT_EMPTY = "the folder to export to is not empty: name a new one"
 _AT_ONCE = 256
 
 OnProgress = Callable[[int, int], None]
+Stored = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Form = Callable[..., Path]
 """(dataset, folder, on_progress=None) -> folder."""
 
@@ -64,7 +65,7 @@ def form_named(form: str) -> Form:
     return writer
 
 
-def png(image_HW: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> bytes:
+def png(image_HW: Stored) -> bytes:
     """A grey PNG of 8 or 16 bits with the values as they are (PNG specification, third edition)."""
     bits = 8 * image_HW.dtype.itemsize
     height, width = image_HW.shape
@@ -80,7 +81,8 @@ def png(image_HW: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> bytes:
 def export_png(dataset: Dataset, folder: Path, *, on_progress: OnProgress | None = None) -> Path:
     """Write `images/<row>.png` (16 bits, stored values), `metadata.csv` and `README.json`; gives `folder`.
 
-    `datasets.load_dataset("imagefolder", data_dir=folder)` reads it, labels included.
+    Masks become `masks/<row>.png` (8 bits, the structures' values) and the column `mask_file_name`.
+    `datasets.load_dataset("imagefolder", data_dir=folder)` reads it, labels and masks included.
     """
     if is_volumes(dataset):
         raise InvalidRequest("PNG holds flat images, and these are volumes: export them as nifti or dicom")
@@ -88,10 +90,16 @@ def export_png(dataset: Dataset, folder: Path, *, on_progress: OnProgress | None
     def write(index: int, path: Path) -> None:
         path.write_bytes(png(dataset[index][0]))
 
+    def write_mask(index: int, path: Path) -> None:
+        path.write_bytes(png(dataset.mask(index)))
+
     with begun(dataset, folder, "png"):
         one_by_one(dataset, folder, ".png", write, on_progress)
-        names = [f"images/{int(row):07d}.png" for row in dataset.rows]
-        write_labels(dataset, folder / "metadata.csv", file_name=names)
+        names = {"file_name": [f"images/{int(row):07d}.png" for row in dataset.rows]}
+        if dataset.structures:
+            one_by_one(dataset, folder, ".png", write_mask, where="masks")
+            names["mask_file_name"] = [f"masks/{int(row):07d}.png" for row in dataset.rows]
+        write_labels(dataset, folder / "metadata.csv", **names)
         readme(dataset, folder)
     return folder
 
@@ -100,7 +108,8 @@ def export_nifti(dataset: Dataset, folder: Path, *, on_progress: OnProgress | No
     """Write `images.nii.gz` (W, H, N) uint16 with slope, intercept and spacing, `labels.csv` and `README.json`.
 
     Image i is slice i along the third axis, which is no direction in space: its spacing is 1. Volumes become a file
-    each, `images/<row>.nii.gz` (W, H, D), slices in order, with an affine of their spacing.
+    each, `images/<row>.nii.gz` (W, H, D), slices in order, with an affine of their spacing. Masks of flat images
+    become `masks.nii.gz` (W, H, N) uint8.
     """
     attrs = dataset.attrs
 
@@ -115,30 +124,35 @@ def export_nifti(dataset: Dataset, folder: Path, *, on_progress: OnProgress | No
         if is_volumes(dataset):
             one_by_one(dataset, folder, ".nii.gz", write, on_progress)
         else:
-            _slices(dataset, folder / "images.nii.gz", on_progress)
+            _slices(dataset, dataset.images, folder / "images.nii.gz", on_progress)
+            if dataset.structures:
+                _slices(dataset, dataset.masks, folder / "masks.nii.gz")
         write_labels(dataset, folder / "labels.csv")
         readme(dataset, folder)
     return folder
 
 
-def _slices(dataset: Dataset, path: Path, on_progress: OnProgress | None) -> None:
-    """All flat images as one file, a slice each."""
-    images = dataset.images
+def _slices(dataset: Dataset, images: Stored, path: Path, on_progress: OnProgress | None = None) -> None:
+    """All flat images, or their masks, as one file, a slice each."""
     count, height, width = images.shape
-    head = nifti_header((width, height, count), dataset.attrs)
+    kind = images.dtype.newbyteorder("<")
+    head = nifti_header((width, height, count), dataset.attrs, masks=kind.itemsize == 1)
     with gzip.GzipFile(path, "wb", mtime=0) as file:
         file.write(head)
         for start in range(0, count, _AT_ONCE):
             part = images[start : start + _AT_ONCE]
-            file.write(np.ascontiguousarray(part, dtype="<u2").tobytes())
+            file.write(np.ascontiguousarray(part, dtype=kind).tobytes())
             if on_progress is not None:
                 on_progress(start + len(part), count)
 
 
-def nifti_header(shape: tuple[int, int, int], attrs: dict[str, object], *, volume: bool = False) -> bytes:
+def nifti_header(
+    shape: tuple[int, int, int], attrs: dict[str, object], *, volume: bool = False, masks: bool = False
+) -> bytes:
     """352 bytes of NIfTI-1 header for uint16 data of `shape` (nifti.nimh.nih.gov/nifti-1, struct nifti_1_header).
 
     A `volume` has an affine: columns to the patient's left, rows to the back, slices upwards, as its DICOM says.
+    `masks` are uint8, their values are no intensities.
     """
     if max(shape) > np.iinfo(np.int16).max:
         raise InvalidRequest(f"NIfTI-1 holds at most 32,767 images in one file, not {max(shape):,}: export a split")
@@ -146,10 +160,12 @@ def nifti_header(shape: tuple[int, int, int], attrs: dict[str, object], *, volum
     slice_mm = spacing[0] if len(spacing) > _FLAT else 1.0
     row_mm, column_mm = spacing[-_FLAT:]
     slope, intercept = float(attrs.get("rescale_slope", 1)), float(attrs.get("rescale_intercept", 0))  # type: ignore[arg-type]
+    if masks:
+        slope, intercept = 1.0, 0.0
     header = bytearray(_NIFTI_DATA_AT)
     struct.pack_into("<i", header, 0, _NIFTI_HEADER_BYTES)
     struct.pack_into("<8h", header, 40, 3, *shape, 1, 1, 1, 1)  # dim
-    struct.pack_into("<hh", header, 70, _NIFTI_UINT16, 16)  # datatype, bitpix
+    struct.pack_into("<hh", header, 70, *((_NIFTI_UINT8, 8) if masks else (_NIFTI_UINT16, 16)))  # datatype, bitpix
     struct.pack_into("<8f", header, 76, 1, column_mm, row_mm, slice_mm, 1, 1, 1, 1)  # pixdim
     struct.pack_into("<3f", header, 108, _NIFTI_DATA_AT, slope, intercept)  # vox_offset, scl_slope, scl_inter
     struct.pack_into("<b", header, 123, _MILLIMETRES)  # xyzt_units
@@ -217,9 +233,11 @@ def one_by_one(
     suffix: str,
     write: Callable[[int, Path], None],
     on_progress: OnProgress | None = None,
+    *,
+    where: str = "images",
 ) -> None:
-    """`write(index, path)` every image to `images/<row><suffix>` that is not there yet, each whole or not at all."""
-    images = folder / "images"
+    """`write(index, path)` every image to `<where>/<row><suffix>` that is not there yet, each whole or not at all."""
+    images = folder / where
     images.mkdir(exist_ok=True)
     for index in range(len(dataset)):
         path = images / f"{int(dataset.rows[index]):07d}{suffix}"
@@ -260,4 +278,6 @@ def readme(dataset: Dataset, folder: Path) -> None:
         "attributes": dataset.attrs,
         "manifest_sha256": manifest.digest,
     }
+    if dataset.structures:
+        said["structures"] = dict(enumerate(dataset.structures, start=1))
     disk.write_file(folder / "README.json", json.dumps(said, indent=1, sort_keys=True).encode() + b"\n")

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 ROWS_A_FILE = 8192
 _ROWS_AT_ONCE = 512
-_LABEL = "label"
+_LABEL, _MASK = "label", "mask"
 
 
 def export_huggingface(dataset: Dataset, folder: Path, *, on_progress: export.OnProgress | None = None) -> Path:
     """Write `data/<split>-NNNNN-of-NNNNN.parquet` and `README.md`; gives `folder`.
 
-    Columns: `image` (PNG of 16 bits, stored values), `label` (class, by name), and the other label columns.
+    Columns: `image` (PNG of 16 bits, stored values), `label` (class, by name), and the other label columns; where the
+    version has masks also `mask` (PNG of 8 bits, values of structures).
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -69,13 +70,17 @@ def _files(dataset: Dataset) -> Iterator[tuple[str, list[int]]]:
 
 def _columns(dataset: Dataset, rows: list[int]) -> dict[str, list[Any]]:
     about: pd.DataFrame = dataset.labels.iloc[rows]
-    images = [{"bytes": export.png(dataset[row][0]), "path": f"{int(dataset.rows[row]):07d}.png"} for row in rows]
+    names = [f"{int(dataset.rows[row]):07d}.png" for row in rows]
+    images = [{"bytes": export.png(dataset[row][0]), "path": name} for row, name in zip(rows, names, strict=True)]
     others = {name: about[name].tolist() for name in _others(dataset)}
+    if dataset.structures:
+        masks = [{"bytes": export.png(dataset.mask(row)), "path": name} for row, name in zip(rows, names, strict=True)]
+        others[_MASK] = masks
     return {"image": images, _LABEL: dataset.class_index[rows].tolist(), **others}
 
 
 def _others(dataset: Dataset) -> list[str]:
-    return [name for name in dataset.labels.columns if name not in {"class", "split", "image", _LABEL}]
+    return [name for name in dataset.labels.columns if name not in {"class", "split", "image", _MASK, _LABEL}]
 
 
 def _schema(dataset: Dataset) -> pa.Schema:
@@ -94,6 +99,8 @@ def _schema(dataset: Dataset) -> pa.Schema:
             "f": (pa.float64(), "float64"),
         }.get(dataset.labels[name].dtype.kind, (pa.string(), "string"))
         features[name] = {"_type": "Value", "dtype": kind}
+    if dataset.structures:
+        fields[_MASK], features[_MASK] = fields["image"], features["image"]
     about = {"info": {"features": features}}
     return pa.schema(list(fields.items()), metadata={"huggingface": json.dumps(about)})
 
@@ -105,7 +112,7 @@ def _card(dataset: Dataset) -> str:
         "license": manifest.licence.lower() or "other",
         "pretty_name": f"{manifest.title} {manifest.version}",
         "tags": ["synthetic", "medical"],
-        "task_categories": ["image-classification"],
+        "task_categories": ["image-classification", *(["image-segmentation"] if dataset.structures else [])],
         "configs": [
             {
                 "config_name": "default",
@@ -121,6 +128,9 @@ def _card(dataset: Dataset) -> str:
         f"signed manifest has SHA-256 `{manifest.digest}`. Pixels are the stored 16-bit values; "
         f"how they become physical ones: `{json.dumps(dataset.attrs, sort_keys=True)}`."
     )
+    if dataset.structures:
+        values = json.dumps(dict(enumerate(dataset.structures, start=1)), ensure_ascii=False)
+        origin += f" Values of `mask`: `{values}`, 0 is background."
     signed = [dataset.folder / name for name in ("DATASHEET.md", "TERMS.md")]
     texts = [path.read_text(encoding="utf-8") for path in signed if path.is_file()]
     return "\n".join(["---", *lines, "---", "", origin, "", *texts])

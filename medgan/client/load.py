@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from medgan.client.loader import Loader
     from medgan.client.shards import ShardReader
 
-IMAGES = "images.zarr"
+IMAGES = agreement.GROUP
 LABELS = "labels.parquet"
 
 
@@ -74,6 +74,7 @@ class Dataset:
 
     `images` (N, H, W) uint16 in stored units, `labels` a pandas frame whose row i is image i,
     `class_index` (N,) int64 into `classes`, `attrs` of the array (intensity_range, rescale_slope, ...).
+    `structures` that its masks outline, and `masks` (N, H, W) uint8: 0 is background, k is `structures[k - 1]`.
     """
 
     def __init__(self, folder: Path, split: str | None = None) -> None:
@@ -118,6 +119,29 @@ class Dataset:
         return array if self.split is None else array[self.rows]
 
     @cached_property
+    def structures(self) -> tuple[str, ...]:
+        """What masks outline: a mask's value k is `structures[k - 1]`, 0 is background; () of a version without."""
+        if not agreement.has_masks(self.manifest):
+            return ()
+        return agreement.structures(dict(self._mask_array.attrs), self.manifest)
+
+    @cached_property
+    def masks(self) -> npt.NDArray[np.uint8]:
+        """(N, H, W) uint8, read once; `InvalidRequest` where the version has none."""
+        reader = self.mask_reader
+        array: npt.NDArray[np.uint8] = np.asarray(self._mask_array[:]) if reader is None else reader.read()
+        agreement.mask_values(array, len(self.structures))
+        return array if self.split is None else array[self.rows]
+
+    def mask(self, index: int) -> npt.NDArray[np.uint8]:
+        """Mask (H, W) uint8 of one image; reads that mask alone. `InvalidRequest` where the version has none."""
+        if "masks" in self.__dict__ or self.mask_reader is None:
+            held: npt.NDArray[np.uint8] = self.masks[index]
+            return held
+        found: npt.NDArray[np.uint8] = self.mask_reader.gather([int(self.rows[index])])[0]
+        return agreement.mask_values(found, len(self.structures))
+
+    @cached_property
     def rows(self) -> npt.NDArray[np.int64]:
         """(len,) int64: the row of the version's array that holds each image of the split."""
         if self.split is None:
@@ -132,30 +156,55 @@ class Dataset:
     @cached_property
     def reader(self) -> ShardReader | None:
         """The fastest direct reader there is: the materialised tier, else the shards, else None for other layouts."""
-        from medgan.client import materialise, shards
-
-        found = materialise.open_materialised(self.folder) or shards.open_images(self.folder / IMAGES / "images")
+        found = self._open(agreement.IMAGES)
         if found is not None:
             agreement.layout(found.layout, self.manifest)
         return found
+
+    @cached_property
+    def mask_reader(self) -> ShardReader | None:
+        """The same of the masks; `InvalidRequest` where the version has none."""
+        array = self._mask_array  # refuses
+        found = self._open(agreement.MASKS) if self.reader is not None else None
+        if found is not None and self.reader is not None:
+            agreement.masks(found.layout, self.reader.layout, self.manifest)
+        elif array.shape != self._array.shape:
+            raise agreement.disagrees("its masks", self.manifest)
+        return found
+
+    def _open(self, name: str) -> ShardReader | None:
+        from medgan.client import materialise, shards
+
+        return materialise.open_materialised(self.folder, name) or shards.open_images(self.folder / IMAGES / name)
 
     def materialise(self) -> Dataset:
         """Write the uncompressed tier beside the version, once, and read from it; see `medgan.client.materialise`."""
         from medgan.client import materialise
 
         materialise.materialise(self.folder)
-        self.__dict__.pop("reader", None)
+        for name in ("reader", "mask_reader"):
+            self.__dict__.pop(name, None)
         return self
 
-    def loader(self, **plan: Any) -> Loader:
-        """Batches in this process at memory speed: `batch`, `order`, `seed`, `rank`, `world`, ... of `loader.Plan`."""
+    def loader(self, *, masks: bool = False, **plan: Any) -> Loader:
+        """Batches in this process at memory speed: `batch`, `order`, `seed`, `rank`, `world`, ... of `loader.Plan`.
+
+        With `masks` each batch has them beside its images; `InvalidRequest` where the version has none.
+        """
         from medgan.client import loader
 
         if self.reader is None:
             raise InvalidRequest("this version's arrays have another layout: read them with zarr-python")
         keep = np.zeros(len(self.reader), bool)
         keep[self.rows] = True
-        return loader.Loader(self.reader, loader.Plan(**plan), keep=None if self.split is None else keep)
+        beside = self.mask_reader if masks else None
+        return loader.Loader(
+            self.reader,
+            loader.Plan(**plan),
+            keep=None if self.split is None else keep,
+            masks=beside,
+            structures=0 if beside is None else len(self.structures),
+        )
 
     def montage(self, *, rows: int = 4, columns: int = 8) -> npt.NDArray[np.uint8]:
         """The first images as one uint8 picture, windowed by `intensity_range`."""
@@ -178,11 +227,14 @@ class Dataset:
         """Class index (B,) of rows of the version's array, as a loader's batches name them."""
         return self.class_index[np.searchsorted(self.rows, rows)]
 
-    def stream(self, **plan: Any) -> torch.utils.data.IterableDataset[tuple[torch.Tensor, torch.Tensor]]:
-        """A torch IterableDataset of whole batches for `DataLoader(..., batch_size=None)`; shards over its workers."""
+    def stream(self, *, masks: bool = False, **plan: Any) -> torch.utils.data.IterableDataset[tuple[torch.Tensor, ...]]:
+        """A torch IterableDataset of whole batches for `DataLoader(..., batch_size=None)`; shards over its workers.
+
+        With `masks`: images, masks, class indices.
+        """
         from medgan.client.dataset import BatchStream
 
-        return BatchStream(self, **plan)
+        return BatchStream(self, masks=masks, **plan)
 
     @cached_property
     def class_index(self) -> npt.NDArray[np.int64]:
@@ -201,11 +253,14 @@ class Dataset:
         unit = (images.astype(np.float32) - np.float32(low)) * np.float32(2 / (high - low)) - np.float32(1)
         return np.clip(unit, -1, 1, out=unit)
 
-    def torch(self) -> torch.utils.data.Dataset[tuple[torch.Tensor, int]]:
-        """A torch Dataset of (1, H, W) float32 in [-1, 1] and the class index; imports torch."""
+    def torch(self, *, masks: bool = False) -> torch.utils.data.Dataset[tuple[Any, ...]]:
+        """A torch Dataset of (1, H, W) float32 in [-1, 1] and the class index; imports torch.
+
+        With `masks`: image, mask (H, W) int64 as `cross_entropy` takes it, class index; transforms are the caller's.
+        """
         from medgan.client.dataset import TorchDataset
 
-        return TorchDataset(self)
+        return TorchDataset(self, masks=masks)
 
     @cached_property
     def _table(self) -> pd.DataFrame:
@@ -214,3 +269,9 @@ class Dataset:
     @cached_property
     def _array(self) -> Any:
         return agreement.array(self.folder / IMAGES, self.manifest)
+
+    @cached_property
+    def _mask_array(self) -> Any:
+        if not agreement.has_masks(self.manifest):
+            raise InvalidRequest(f"{self.name}@{self.version} has no masks: take a version that outlines structures")
+        return agreement.array(self.folder / IMAGES, self.manifest, agreement.MASKS)

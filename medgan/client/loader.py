@@ -11,12 +11,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from medgan.client.agreement import mask_values
 from medgan.client.shards import Images, ShardReader
 from medgan.errors import InvalidRequest
 
@@ -51,23 +53,37 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """`images` (B, H, W) in stored units, `rows` (B,) int64 of the array."""
+    """`images` (B, H, W) in stored units, `rows` (B,) int64 of the array, `masks` (B, H, W) uint8 where wanted."""
 
     images: Images
     rows: npt.NDArray[np.int64]
+    masks: Images | None = None
 
 
 class Loader:
     """Iterates batches of one epoch a time; `state()` and `restore()` resume at the exact batch."""
 
-    def __init__(self, reader: ShardReader, plan: Plan, *, keep: npt.NDArray[np.bool_] | None = None) -> None:
-        """Walk `reader` by `plan`; `keep` (N,) leaves out rows, for example those of another split."""
+    def __init__(
+        self,
+        reader: ShardReader,
+        plan: Plan,
+        *,
+        keep: npt.NDArray[np.bool_] | None = None,
+        masks: ShardReader | None = None,
+        structures: int = 0,
+    ) -> None:
+        """Walk `reader` by `plan`; `keep` (N,) leaves out rows, for example those of another split.
+
+        `masks`, of as many rows a chunk and a shard, are walked beside it; their values go up to `structures`.
+        """
         if keep is not None and keep.shape != (len(reader),):
             raise InvalidRequest(f"{keep.size} marks were given for {len(reader)} images")
         self.reader, self.plan, self.keep = reader, plan, keep
         self.epoch = 0
         self._batch = 0
         self._held: list[Images] = [np.empty(0, reader.dtype)]
+        self._structures = structures
+        self._beside = None if masks is None else Loader(masks, plan, keep=keep)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the memory that is decoded into."""
@@ -116,6 +132,16 @@ class Loader:
             self.epoch, self._batch = self.epoch + 1, 0
 
     def _walk(self, first: int) -> Generator[Batch, None, None]:
+        return self._ordered(first) if self._beside is None else self._both(self._beside, first)
+
+    def _both(self, beside: Loader, first: int) -> Generator[Batch, None, None]:
+        """Images and masks, whose order is the same because plan, epoch and rows a chunk and a shard are."""
+        beside.epoch = self.epoch
+        with closing(self._ordered(first)) as images, closing(beside._ordered(first)) as masks:
+            for batch, other in zip(images, masks, strict=True):
+                yield replace(batch, masks=mask_values(other.images, self._structures))
+
+    def _ordered(self, first: int) -> Generator[Batch, None, None]:
         return self._random(first) if self.plan.order == "random" else self._pooled(first)
 
     def _random(self, first: int) -> Generator[Batch, None, None]:

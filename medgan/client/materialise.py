@@ -18,19 +18,23 @@ import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
 
 from medgan.client import disk, shards
+from medgan.client.agreement import GROUP, IMAGES, MASKS, has_masks
 from medgan.client.verify import MANIFEST, Progress
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import Manifest, canonical_json, sha256_hex
 from medgan.sync import fsync_folder, fsync_tree
 
+if TYPE_CHECKING:
+    import zarr
+
 CHECKS = "checks.json"
-_ARRAY = "images.zarr/images"
+_CHECKS_OF = {IMAGES: "crc32c", MASKS: "masks_crc32c"}
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -42,18 +46,27 @@ def place(folder: Path) -> Path:
 def materialise(folder: Path, *, on_progress: Progress | None = None) -> Path:
     """Write the fast tier of the pulled version in `folder`, or find it; gives its folder. Progress is in images.
 
+    Masks are a part of it.
+
     One that was found damaged, has another shape, or that others may write is written anew. What others wrote, and
     what lies where nobody's right to write can be taken away, stays: readers compare it with what was signed.
     `InvalidRequest` when the disk has no room for it (it needs the decoded size).
     """
+    import zarr
+
     target = place(folder)
     body = (folder / MANIFEST).read_bytes()
-    if _layout(folder, body) is not None and (_ours(target) or not _can_be_ours(target)):
+    manifest = Manifest.model_validate_json(body)
+    names = (IMAGES, MASKS) if has_masks(manifest) else (IMAGES,)
+    whole = all(_layout(folder, body, name) is not None for name in names)
+    if whole and (_ours(target) or not _can_be_ours(target)):
         return target
-    reader = shards.open_images(folder / _ARRAY)
-    if reader is None:
+    readers = {name: shards.open_images(folder / GROUP / name) for name in names}
+    found = {name: reader for name, reader in readers.items() if reader is not None}
+    if len(found) < len(readers):
         raise InvalidRequest("this version's arrays have another layout: read them with zarr-python")
-    needed, free = reader.shape[0] * reader.layout.row_bytes, shutil.disk_usage(folder.parent).free
+    needed = sum(reader.shape[0] * reader.layout.row_bytes for reader in found.values())
+    free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise InvalidRequest(f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free: make room first")
     with disk.locked(
@@ -63,8 +76,12 @@ def materialise(folder: Path, *, on_progress: Progress | None = None) -> Path:
         with disk.explained():
             disk.drop_links(staging)
             shutil.rmtree(staging, ignore_errors=True)
-            checks = _write(staging, reader, Manifest.model_validate_json(body), on_progress)
-            (staging / CHECKS).write_bytes(canonical_json({"manifest_sha256": sha256_hex(body), "crc32c": checks}))
+            group = zarr.create_group(staging / GROUP, zarr_format=3)
+            checks = {
+                _CHECKS_OF[name]: _write(group, name, reader, manifest, on_progress if name == IMAGES else None)
+                for name, reader in found.items()
+            }
+            (staging / CHECKS).write_bytes(canonical_json({"manifest_sha256": sha256_hex(body), **checks}))
             for path in _below(staging):
                 path.chmod(stat.S_IMODE(path.lstat().st_mode) & ~_OTHERS_WRITE)
             fsync_tree(staging)
@@ -74,20 +91,20 @@ def materialise(folder: Path, *, on_progress: Progress | None = None) -> Path:
     return target
 
 
-def open_materialised(folder: Path) -> shards.ShardReader | None:
-    """A memory-mapping reader of the fast tier of the version in `folder`; None when there is none for its manifest."""
+def open_materialised(folder: Path, name: str = IMAGES) -> shards.ShardReader | None:
+    """A memory-mapping reader of array `name` in the fast tier of the version in `folder`; None without such a tier."""
     target = place(folder)
     body = (folder / MANIFEST).read_bytes()
-    layout = _layout(folder, body)
+    layout = _layout(folder, body, name)
     if layout is None:
         return None
     if _ours(target) and _stays(target):
-        checks = json.loads((target / CHECKS).read_bytes())["crc32c"]
+        checks = json.loads((target / CHECKS).read_bytes())[_CHECKS_OF[name]]
     else:
         signed = _signed_pixels(Manifest.model_validate_json(body))
         numbers = range(-(-layout.shape[0] // layout.shard_rows))
-        checks = [signed.get(f"{_ARRAY}/{layout.shard_name(number)}", "") for number in numbers]
-    return CheckedReader(target / _ARRAY, layout, checks)
+        checks = [signed.get(f"{GROUP}/{name}/{layout.shard_name(number)}", "") for number in numbers]
+    return CheckedReader(target / GROUP / name, layout, checks)
 
 
 class CheckedReader(shards.ShardReader):
@@ -129,15 +146,14 @@ class CheckedReader(shards.ShardReader):
         return found
 
 
-def _write(staging: Path, reader: shards.ShardReader, manifest: Manifest, on_progress: Progress | None) -> list[int]:
-    """Write all shards; gives the crc32c of each one's rows, after its pixels agreed with the manifest."""
-    import zarr
-
+def _write(
+    group: zarr.Group, name: str, reader: shards.ShardReader, manifest: Manifest, on_progress: Progress | None
+) -> list[int]:
+    """Write all shards of an array; gives the crc32c of each one's rows, after its pixels agreed with the manifest."""
     expected = _signed_pixels(manifest)
     layout = reader.layout
-    group = zarr.create_group(staging / "images.zarr", zarr_format=3)
     array = group.create_array(
-        "images",
+        name,
         shape=layout.shape,
         dtype=layout.dtype,
         chunks=(layout.chunk_rows, *layout.shape[1:]),
@@ -152,7 +168,7 @@ def _write(staging: Path, reader: shards.ShardReader, manifest: Manifest, on_pro
         rows = np.arange(start, min(start + layout.shard_rows, layout.shape[0]))
         block = np.ascontiguousarray(reader.gather(rows))
         plain = block.view(np.uint8).reshape(-1)
-        if hashlib.sha256(plain.data).hexdigest() != expected.get(f"{_ARRAY}/{layout.shard_name(number)}"):
+        if hashlib.sha256(plain.data).hexdigest() != expected.get(f"{GROUP}/{name}/{layout.shard_name(number)}"):
             raise IntegrityError("the decoded images are not the ones that were signed: pull the version again")
         array[start : start + len(rows)] = block
         plain.flags.writeable = False
@@ -203,18 +219,18 @@ def _below(target: Path) -> list[Path]:
     return [target, *(Path(place) / name for place, folders, names in os.walk(target) for name in folders + names)]
 
 
-def _layout(folder: Path, body: bytes) -> shards.Layout | None:
-    """Layout of the tier of the version in `folder`; None unless it was written for this manifest, of the same kind."""
+def _layout(folder: Path, body: bytes, name: str) -> shards.Layout | None:
+    """Layout of array `name` of the version's tier; None unless it was written for this manifest, of the same kind."""
     target = place(folder)
     try:
         held = json.loads((target / CHECKS).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(held, dict) or held.get("manifest_sha256") != sha256_hex(body):
+    if not isinstance(held, dict) or held.get("manifest_sha256") != sha256_hex(body) or _CHECKS_OF[name] not in held:
         return None
-    published = shards.read_layout(folder / _ARRAY)
+    published = shards.read_layout(folder / GROUP / name)
     try:
-        layout = shards.read_layout(target / _ARRAY)
+        layout = shards.read_layout(target / GROUP / name)
     except IntegrityError:
         return None
     if layout is None or layout.compressed or published is None or _kind(layout) != _kind(published):

@@ -11,7 +11,6 @@ import os
 import threading
 from collections import defaultdict
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,10 @@ from medgan.client.registry import Source
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import ManifestFile
 
-_ARRAY = f"{IMAGES}/images"
 _PART = ".part"
 _ABANDONED_SECONDS = 3600
 """What nobody wrote to for so long is a killed reader's: a line that stands still is given up in half a minute."""
-_AT_ONCE = (LABELS, f"{IMAGES}/zarr.json", f"{_ARRAY}/zarr.json")
+_AT_ONCE = (LABELS, f"{IMAGES}/zarr.json", agreement.description(agreement.IMAGES))
 
 
 def open_remote(
@@ -54,7 +52,8 @@ def open_remote(
     if folder != pulled:
         with disk.explained():
             disk.drop_links(folder)
-    for path in _AT_ONCE:
+    masks = [agreement.description(agreement.MASKS)] if agreement.has_masks(manifest) else []
+    for path in (*_AT_ONCE, *masks):
         if path not in files:
             raise IntegrityError(f"{entry.name}@{version.version} lacks a file that every version has: not believed")
         bring(link.source, where, files[path], folder, keep=folder == pulled)
@@ -84,16 +83,20 @@ class RemoteDataset(Dataset):
         super().__init__(folder, split)
         self._source, self._keep = source, keep
 
-    @cached_property
-    def reader(self) -> RemoteReader:
+    def _open(self, name: str) -> RemoteReader:
         """See `RemoteReader`."""
-        layout = shards.read_layout(self.folder / _ARRAY)
+        layout = shards.read_layout(self.folder / IMAGES / name)
         if layout is None:
             raise InvalidRequest("this version's arrays have another layout: pull it, and read them with zarr-python")
-        agreement.layout(layout, self.manifest)
         files = {file.path: file for file in self.manifest.files if file.pixel_sha256}
         return RemoteReader(
-            self.folder, layout, files, source=self._source, where=f"{self.name}/{self.version}", keep=self._keep
+            self.folder,
+            layout,
+            files,
+            source=self._source,
+            where=f"{self.name}/{self.version}",
+            keep=self._keep,
+            array=name,
         )
 
     def materialise(self) -> Dataset:
@@ -113,10 +116,12 @@ class RemoteReader(shards.ShardReader):
         source: Source,
         where: str,
         keep: bool,
+        array: str,
     ) -> None:
-        """Read the array in `folder`, whose shards are `files` of the signed manifest, from `where` in `source`."""
-        super().__init__(folder / _ARRAY, layout)
-        self._about: dict[str, Any] = {"folder": folder, "files": files, "source": source, "where": where, "keep": keep}
+        """Read `array` in `folder`, whose shards are `files` of the signed manifest, from `where` in `source`."""
+        super().__init__(folder / IMAGES / array, layout)
+        about = {"folder": folder, "files": files, "source": source, "where": where, "keep": keep, "array": array}
+        self._about: dict[str, Any] = about
         self._turns: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -134,7 +139,7 @@ class RemoteReader(shards.ShardReader):
         with self._turns[number]:
             if number not in self._shards:
                 about = self._about
-                file = about["files"].get(f"{_ARRAY}/{self.layout.shard_name(number)}")
+                file = about["files"].get(f"{IMAGES}/{about['array']}/{self.layout.shard_name(number)}")
                 if file is None:
                     raise IntegrityError("the signed manifest names no such shard: this version is not believed")
                 bring(about["source"], about["where"], file, about["folder"], keep=about["keep"])

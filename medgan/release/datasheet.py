@@ -63,6 +63,10 @@ def _sections(facts: Facts) -> Iterable[str]:
     for column, values in facts.counts.items():
         yield _table((column, "images", "share"), [(v, f"{n:,}", f"{n / count:.1%}") for v, n in values.items()])
     yield "Label columns: " + ", ".join(f"`{name}` ({kind})" for name, kind in facts.columns.items()) + "."
+    if facts.structures:
+        yield "\nA mask beside each image (`masks` in `images.zarr`, uint8, 0 is background):\n"
+        rows = [(str(value), name, f"{n:,}") for value, (name, n) in enumerate(facts.structures.items(), start=1)]
+        yield _table(("value", "structure", "images that show it"), rows)
     yield "\nHow stored values become physical ones, as attributes of the array:\n"
     yield _table(
         ("attribute", "value"), [(f"`{name}`", str(value)) for name, value in sorted(facts.attributes.items())]

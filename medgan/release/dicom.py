@@ -83,7 +83,7 @@ def export_dicom(
 
     A patient of the labels is a patient and a study here, an image or volume of theirs a series. `modality` (CT, MR,
     CR, OT) replaces what the array says of itself; without a spacing CT and MR become Secondary Capture, because their
-    objects must state one.
+    objects must state one. Masks are not written: export them as png, nifti or huggingface.
 
     Raises:
         InvalidRequest: the folder holds something else, or a modality that is not written.

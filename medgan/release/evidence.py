@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from medgan.cohort import planes
 from medgan.cohort import synthetic as cohorts
+from medgan.cohort.stored import IMAGES, MASKS, STRUCTURES
 from medgan.errors import IntegrityError, MedganError, PrivacyRefused
 from medgan.gan.level import refuse_patient_level
 from medgan.records import ClearedCohort, PrivacyReport, QualityReport, Record, SyntheticCohort, Verdict, sha256_hex
@@ -29,6 +30,7 @@ from medgan.settings import Zones
 
 REPORTS = ("quality.json", "quality.html", "privacy.json", "privacy.html")
 _AnyRecord = TypeVar("_AnyRecord", bound=Record)
+Pixels = npt.NDArray[np.uint16] | npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class Evidence:
     """Everything a release is made of.
 
     `images` (N, H, W), or (N, D, H, W), uint16 in stored units, `labels` row i is image i, `reports` name -> bytes.
+    `masks`, where structures were asked: uint8 of the images' shape, value k is structure k of `synthetic`, from 1.
     """
 
     synthetic: SyntheticCohort
@@ -46,6 +49,15 @@ class Evidence:
     labels: pd.DataFrame
     labels_bytes: bytes
     reports: dict[str, bytes]
+    masks: npt.NDArray[np.uint8] | None = None
+
+    @property
+    def arrays(self) -> dict[str, tuple[Pixels, dict[str, Any]]]:
+        """Arrays of the version by name, each with its attributes: `images`, and `masks` where there are any."""
+        found: dict[str, tuple[Pixels, dict[str, Any]]] = {IMAGES: (self.images, self.attributes)}
+        if self.masks is not None:
+            found[MASKS] = self.masks, {STRUCTURES: list(self.synthetic.structures)}
+        return found
 
     @property
     def approval(self) -> bool:
@@ -73,6 +85,7 @@ def collect(cleared: ClearedCohort, *, zones: Zones) -> Evidence:
         raise IntegrityError("the labels are not the ones that were cleared: synthesise and attack the cohort again")
     if cohorts.pixel_digest(images_NHW) != synthetic.pixel_sha256:
         raise IntegrityError("the images are not the ones that were cleared: synthesise and attack the cohort again")
+    masks_NHW = _masks(folder / "images.zarr", synthetic, images_NHW.shape)
     labels = pd.read_parquet(io.BytesIO(labels_bytes))
     if len(labels) != len(images_NHW) or len(labels) != synthetic.images:
         raise IntegrityError(f"{len(images_NHW)} images stand beside {len(labels)} rows of labels")
@@ -85,6 +98,7 @@ def collect(cleared: ClearedCohort, *, zones: Zones) -> Evidence:
         labels=labels,
         labels_bytes=labels_bytes,
         reports=reports,
+        masks=masks_NHW,
     )
 
 
@@ -98,9 +112,10 @@ def check_verdict(cleared: ClearedCohort, privacy: PrivacyReport) -> None:
         raise PrivacyRefused("the stored privacy report was made under another policy: nothing is published")
 
 
-def pixel_digest(images_NHW: npt.NDArray[np.uint16]) -> str:
-    """Hex SHA-256 over the images in row order, C order, little-endian."""
-    return hashlib.sha256(np.ascontiguousarray(images_NHW, dtype="<u2").data.cast("B")).hexdigest()
+def pixel_digest(images_NHW: Pixels) -> str:
+    """Hex SHA-256 over images or masks in row order, C order, little-endian."""
+    stored = np.ascontiguousarray(images_NHW, dtype=images_NHW.dtype.newbyteorder("<"))
+    return hashlib.sha256(stored.data.cast("B")).hexdigest()
 
 
 def _check_digests(
@@ -117,6 +132,8 @@ def _check_digests(
         raise IntegrityError("the reports are about other images than the cleared ones: nothing is published")
     if about.labels_sha256 != synthetic.labels_sha256:
         raise IntegrityError("the cleared labels are not the stored ones: nothing is published")
+    if about.masks_sha256 != synthetic.masks_sha256:
+        raise IntegrityError("the cleared masks are not the stored ones: nothing is published")
     if len({sha256_hex(reports["quality.json"]), quality.report_sha256, cleared.quality_sha256}) != 1:
         raise IntegrityError("the quality report is not the one that was cleared: nothing is published")
     if len({sha256_hex(reports["privacy.json"]), privacy.report_sha256, cleared.privacy_sha256}) != 1:
@@ -124,14 +141,33 @@ def _check_digests(
 
 
 def _images(path: Path) -> tuple[npt.NDArray[np.uint16], dict[str, Any]]:
-    try:
-        array = zarr.open_group(path, mode="r", zarr_format=3)["images"]
-        images = np.asarray(array[:])  # type: ignore[index]
-    except (OSError, ValueError, KeyError, RuntimeError):
-        raise IntegrityError("the synthetic images cannot be read: synthesise the cohort again") from None
+    images, attributes = _array(path, IMAGES)
     if images.ndim not in (planes.FLAT, planes.FLAT + 1) or images.dtype != np.uint16:
         raise IntegrityError("the images must be (N, H, W) or (N, D, H, W) uint16: synthesise the cohort again")
-    return images, dict(array.attrs)
+    return images, attributes
+
+
+def _masks(path: Path, synthetic: SyntheticCohort, shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
+    """The masks that the record tells of; None where it tells of none."""
+    if synthetic.masks_sha256 is None:
+        return None
+    masks, attributes = _array(path, MASKS)
+    told = (masks.shape, masks.dtype, attributes.get(STRUCTURES))
+    if (
+        told != (shape, np.dtype(np.uint8), list(synthetic.structures))
+        or masks.max(initial=0) > len(synthetic.structures)
+        or cohorts.pixel_digest(masks) != synthetic.masks_sha256
+    ):
+        raise IntegrityError("the masks are not the ones that were drawn: synthesise and attack the cohort again")
+    return masks
+
+
+def _array(path: Path, name: str) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+    try:
+        array = zarr.open_group(path, mode="r", zarr_format=3)[name]
+        return np.asarray(array[:]), dict(array.attrs)  # type: ignore[index]
+    except (OSError, ValueError, KeyError, RuntimeError):
+        raise IntegrityError(f"the synthetic {name} cannot be read: synthesise the cohort again") from None
 
 
 def _record(path: Path, kind: type[_AnyRecord], refusal: type[MedganError]) -> _AnyRecord:

@@ -15,7 +15,10 @@ DESCRIPTIVE = ("class", "split", "sex", "age_band")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Facts of one version. `counts`: column -> value -> rows; `columns`: label column -> dtype name."""
+    """Facts of one version. `counts`: column -> value -> rows; `columns`: label column -> dtype name.
+
+    `structures`: what masks outline -> images that show it, in the order of the masks' values.
+    """
 
     request: ReleaseRequest
     version: str
@@ -28,6 +31,7 @@ class Facts:
     attributes: dict[str, Any]
     columns: dict[str, str]
     counts: dict[str, dict[str, int]]
+    structures: dict[str, int]
 
     @classmethod
     def gather(cls, evidence: Evidence, request: ReleaseRequest, *, number: str, previous: Manifest | None) -> Facts:
@@ -50,6 +54,7 @@ class Facts:
             attributes=evidence.attributes,
             columns={str(name): str(kind) for name, kind in labels.dtypes.items()},
             counts=counts,
+            structures=_shown(evidence),
         )
 
     @property
@@ -76,7 +81,12 @@ class Facts:
             "The images of one synthetic patient are drawn independently of each other: they share what the labels say "
             "and no anatomy. Do not use them for re-identification, growth or change over time."
         )
-        return (resemble, apart) if "patient" in self.columns else (resemble,)
+        drawn = (
+            "Masks were drawn by a network that learned from segmentations of the training cohort, image by image. "
+            "Nobody corrected them: they have that network's errors."
+        )
+        several, masked = "patient" in self.columns, bool(self.structures)
+        return (resemble, *([apart] if several else []), *([drawn] if masked else []))
 
     @property
     def tests(self) -> tuple[GateTest, ...]:
@@ -91,6 +101,16 @@ class Facts:
             f"{self.request.title}, version {self.version} ({year}). Synthetic data set, {self.shape[0]:,} images. "
             f"Pixel SHA-256 {self.synthetic.pixel_sha256[:16]}."
         )
+
+
+def _shown(evidence: Evidence) -> dict[str, int]:
+    masks = evidence.masks
+    if masks is None:
+        return {}
+    return {
+        name: int((masks == value).reshape(len(masks), -1).any(1).sum())
+        for value, name in enumerate(evidence.synthetic.structures, start=1)
+    }
 
 
 def number(value: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from medgan.client import diff
@@ -23,13 +22,13 @@ def write_version(
     *,
     number: str,
     previous: Manifest | None,
-    before: Mapping[str, float] | None = None,
+    before: diff.Told | None = None,
 ) -> Manifest:
     """Write all files of a version but manifest and signature; gives the manifest that lists them.
 
-    `before` are the quality and privacy numbers of `previous`.
+    `before` is what `previous` tells beside its manifest.
     """
-    pixel_sha256 = images.write(staging / IMAGES, evidence.images, evidence.attributes)
+    pixel_sha256 = images.write(staging / IMAGES, evidence.arrays)
     (staging / "labels.parquet").write_bytes(evidence.labels_bytes)
     (staging / "reports").mkdir()
     for name, body in evidence.reports.items():
@@ -44,7 +43,8 @@ def write_version(
     found = None
     if previous is not None:
         draft = _manifest(evidence, request, facts, data_files, previous)
-        found = diff.compare(previous, draft, dict(before or {}), _numbers(staging / "reports"))
+        told = diff.Told(_numbers(staging / "reports"), evidence.synthetic.structures)
+        found = diff.compare(previous, draft, before or diff.Told(), told)
         said = found.model_dump(mode="json", exclude={"bytes"})  # the size would have to count this very file
         (staging / "reports" / f"diff-from-{previous.version}.json").write_bytes(canonical_json(said))
     catalogue.write_version(staging, facts, evidence, data_files, difference=found)

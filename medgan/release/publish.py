@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from medgan.client import diff, shards, trust, verify
+from medgan.client import agreement, diff, shards, trust, verify
 from medgan.client.index import ENVELOPE
 from medgan.client.load import LABELS
+from medgan.cohort.stored import IMAGES, MASKS
 from medgan.errors import IntegrityError
 from medgan.records import (
     ClearedCohort,
@@ -26,6 +27,7 @@ from medgan.records import (
     IndexDataset,
     IndexVersion,
     Manifest,
+    ManifestFile,
     Release,
     ReleaseRequest,
     ReleaseStatus,
@@ -117,7 +119,7 @@ def _staged(
     staging = store.desk / STAGING
     shutil.rmtree(staging, ignore_errors=True)  # what a killed run left; it is our turn
     staging.mkdir(parents=True)
-    before = diff.reports(store.source, previous) if previous else None
+    before = diff.told(store.source, previous) if previous else None
     made = manifest.write_version(staging, evidence, request, number=number, previous=previous, before=before)
     (staging / verify.MANIFEST).write_bytes(made.canonical())
     (staging / verify.ENVELOPE).write_bytes(sign.sign_manifest(made, key))
@@ -139,12 +141,7 @@ def _number(
     if found is None:
         return version.following(highest, "major"), None
     old = _manifest(found)
-    new = version.Content(
-        images=evidence.images,
-        attributes=evidence.attributes,
-        labels=evidence.labels,
-        licence=request.licence,
-    )
+    new = version.Content(arrays=evidence.arrays, labels=evidence.labels, licence=request.licence)
     standing_content = _content(store, old)
     step = version.change(standing_content, new) if standing_content is not None else "major"
     return version.following(highest, step), old
@@ -153,7 +150,6 @@ def _number(
 def _content(store: Store, old: Manifest) -> version.Standing | None:
     """What decides the next number, from small files of a published version; None when its layout is another one."""
     listed = {file.path: file for file in old.files}
-    description, labels = f"{manifest.IMAGES}/images/zarr.json", LABELS
 
     def body(path: str) -> bytes:
         held = store.read(f"{old.name}/{old.version}/{path}")
@@ -161,19 +157,24 @@ def _content(store: Store, old: Manifest) -> version.Standing | None:
             raise IntegrityError("the version before this one is damaged: restore it from a copy, or withdraw it")
         return held.body
 
-    layout = shards.parse_layout(body(description))
-    if layout is None:
-        return None
+    arrays = {}
+    for name in (IMAGES, *([MASKS] if agreement.description(MASKS) in listed else [])):
+        layout = shards.parse_layout(body(agreement.description(name)))
+        if layout is None:
+            return None
+        arrays[name] = _standing(layout, name, listed)
+    return version.Standing(arrays=arrays, labels=pd.read_parquet(io.BytesIO(body(LABELS))), licence=old.licence)
+
+
+def _standing(layout: shards.Layout, name: str, listed: Mapping[str, ManifestFile]) -> version.StandingArray:
     count = -(-layout.shape[0] // layout.shard_rows)
-    paths = [f"{manifest.IMAGES}/{images.shard_name(number, len(layout.shape))}" for number in range(count)]
-    return version.Standing(
+    paths = [f"{manifest.IMAGES}/{images.shard_name(number, len(layout.shape), name)}" for number in range(count)]
+    return version.StandingArray(
         shape=layout.shape,
         dtype=layout.dtype,
         shard_rows=layout.shard_rows,
         pixel_sha256=tuple(str(listed[path].pixel_sha256) if path in listed else "" for path in paths),
         attributes=layout.attributes,
-        labels=pd.read_parquet(io.BytesIO(body(labels))),
-        licence=old.licence,
     )
 
 

@@ -2,7 +2,8 @@
 
 - patch: the same images and labels; only documents changed (reports, datasheet, terms, page).
 - minor: every old row is still there, same place, same bytes; rows were appended.
-- major: anything else: images replaced, another size, class, unit, label column, or licence.
+- major: anything else: images or masks replaced, masks added or gone, another size, class, unit, label column,
+  or licence.
 
 So `name@1` always holds what it held: work pinned to a major version never changes under its feet.
 The first version is 1.0.0. A number is never used twice, withdrawn ones included.
@@ -10,37 +11,43 @@ The first version is 1.0.0. A number is never used twice, withdrawn ones include
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from medgan.release.evidence import pixel_digest
+from medgan.release.evidence import Pixels, pixel_digest
 
 FIRST = (1, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What decides the number: `images` (N, H, W) uint16, its attributes, the labels, the licence."""
+    """What decides the number: arrays by name, (N, H, W) each with its attributes, the labels, the licence."""
 
-    images: npt.NDArray[np.uint16]
-    attributes: dict[str, Any]
+    arrays: Mapping[str, tuple[Pixels, dict[str, Any]]]
     labels: pd.DataFrame
     licence: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """The same of a published version; its images are known by the digests of their shards, so none is read."""
+class StandingArray:
+    """An array of a published version; its rows are known by the digests of their shards, so none is read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     shard_rows: int
     pixel_sha256: tuple[str, ...]
     attributes: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What decides the number, of a published version."""
+
+    arrays: Mapping[str, StandingArray]
     labels: pd.DataFrame
     licence: str
 
@@ -50,7 +57,7 @@ def change(old: Standing, new: Content) -> str:
     if not _same_shape(old, new):
         return "major"
     rows = len(old.labels)
-    if rows > len(new.labels) or not _same_rows(old, new.images):
+    if rows > len(new.labels) or not all(_same_rows(old.arrays[name], new.arrays[name][0]) for name in new.arrays):
         return "major"
     if not old.labels.reset_index(drop=True).equals(new.labels.iloc[:rows].reset_index(drop=True)):
         return "major"
@@ -73,7 +80,7 @@ def following(version: str | None, step: str) -> str:
     return f"{major}.{minor + 1}.0" if step == "minor" else f"{major}.{minor}.{patch + 1}"
 
 
-def _same_rows(old: Standing, images_NHW: npt.NDArray[np.uint16]) -> bool:
+def _same_rows(old: StandingArray, images_NHW: Pixels) -> bool:
     """Whether the old rows are the first of the new: the last old shard may be a ragged part of a new one."""
     count = old.shape[0]
     ends = [min(start + old.shard_rows, count) for start in range(0, count, old.shard_rows)]
@@ -82,10 +89,9 @@ def _same_rows(old: Standing, images_NHW: npt.NDArray[np.uint16]) -> bool:
 
 
 def _same_shape(old: Standing, new: Content) -> bool:
+    kinds = {name: (held.shape[1:], held.dtype, held.attributes) for name, held in old.arrays.items()}
     return (
-        old.shape[1:] == new.images.shape[1:]
-        and old.dtype == new.images.dtype
-        and old.attributes == new.attributes
+        kinds == {name: (held.shape[1:], held.dtype, attributes) for name, (held, attributes) in new.arrays.items()}
         and old.licence == new.licence
         and list(old.labels.columns) == list(new.labels.columns)
         and [str(kind) for kind in old.labels.dtypes] == [str(kind) for kind in new.labels.dtypes]

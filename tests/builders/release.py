@@ -53,6 +53,7 @@ class Built:
     folder: Path
     images: npt.NDArray[np.uint16]
     labels: pd.DataFrame
+    masks: npt.NDArray[np.uint8] | None
 
 
 def radiographs(count: int, *, start: int = 0) -> tuple[npt.NDArray[np.uint16], list[str]]:
@@ -73,18 +74,21 @@ def synthetic_cohort(
     policy: dict[str, object] | None = None,
     images: npt.NDArray[np.uint16] | None = None,
     classes: list[str] | None = None,
+    structures: tuple[str, ...] = (),
 ) -> Built:
     """Write `synthetic/cohorts/<id>/` whole and give the pointer to it; other `images` and `classes` on request.
 
-    `policy` is what the privacy report says of its policy; reports of old say nothing.
+    `policy` is what the privacy report says of its policy; reports of old say nothing. With `structures` (two) there
+    are `masks` of them.
     """
     real, found = radiographs(count, start=start)
     pixels, classes = (real if images is None else images), classes or found
     labels = label_table(classes)
+    masks = masks_of(pixels) if structures else None
     handle = "sy-" + hashlib.sha256(pixels.tobytes()).hexdigest()[:32]
     folder = zones.synthetic / "cohorts" / handle
     folder.mkdir(parents=True, exist_ok=True)
-    write_images(folder / "images.zarr", pixels)
+    write_images(folder / "images.zarr", pixels, masks, structures)
     labels.to_parquet(folder / "labels.parquet", index=False)
     synthetic = SyntheticCohort(
         synthetic=handle,
@@ -96,6 +100,8 @@ def synthetic_cohort(
         size_px=pixels.shape[1],
         pixel_sha256=pixel_digest(pixels),
         labels_sha256=sha256_hex((folder / "labels.parquet").read_bytes()),
+        structures=structures,
+        masks_sha256=None if masks is None else pixel_digest(masks),
     )
     (folder / "synthetic.json").write_bytes(synthetic.canonical())
     model = zones.pseudonymised / "models" / synthetic.model
@@ -105,14 +111,25 @@ def synthetic_cohort(
     privacy = write_privacy(folder, synthetic, verdict, policy)
     cleared = ClearedCohort(
         synthetic=SyntheticCohortRef(
-            synthetic=handle, pixel_sha256=synthetic.pixel_sha256, labels_sha256=synthetic.labels_sha256
+            synthetic=handle,
+            pixel_sha256=synthetic.pixel_sha256,
+            labels_sha256=synthetic.labels_sha256,
+            masks_sha256=synthetic.masks_sha256,
         ),
         quality_sha256=quality.report_sha256,
         privacy_sha256=privacy.report_sha256,
         policy=privacy.policy,
         policy_sha256=privacy.policy_sha256,
     )
-    return Built(cleared=cleared, folder=folder, images=pixels, labels=labels)
+    return Built(cleared=cleared, folder=folder, images=pixels, labels=labels, masks=masks)
+
+
+def masks_of(images: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
+    """Two structures by rule: what is dark between the flanks (about the lungs), and what is brightest (bones)."""
+    masks = np.zeros(images.shape, np.uint8)
+    masks[:, 4:-6, 4:-4][images[:, 4:-6, 4:-4] < 90 * 257] = 1
+    masks[images > 190 * 257] = 2
+    return masks
 
 
 def label_table(classes: list[str]) -> pd.DataFrame:
@@ -130,20 +147,30 @@ def label_table(classes: list[str]) -> pd.DataFrame:
     )
 
 
-def write_images(path: Path, images: npt.NDArray[np.uint16]) -> None:
+def write_images(
+    path: Path,
+    images: npt.NDArray[np.uint16],
+    masks: npt.NDArray[np.uint8] | None = None,
+    structures: tuple[str, ...] = (),
+) -> None:
     """`images.zarr` as the format asks."""
     group = zarr.create_group(path, zarr_format=3, overwrite=True)
-    array = group.create_array(
-        "images",
-        shape=images.shape,
-        dtype="uint16",
-        chunks=(16, *images.shape[1:]),
-        shards=(1024, *images.shape[1:]),
-        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=2), Crc32cCodec()],
-        fill_value=0,
-        attributes=ATTRIBUTES,
-    )
-    array[:] = images
+    arrays = [("images", images, ATTRIBUTES)]
+    if masks is not None:
+        arrays.append(("masks", masks, {"structures": list(structures)}))
+    for name, pixels, attributes in arrays:
+        size = pixels.dtype.itemsize
+        array = group.create_array(
+            name,
+            shape=pixels.shape,
+            dtype=pixels.dtype,
+            chunks=(16, *pixels.shape[1:]),
+            shards=(1024, *pixels.shape[1:]),
+            compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=size), Crc32cCodec()],
+            fill_value=0,
+            attributes=attributes,
+        )
+        array[:] = pixels
 
 
 def write_quality(folder: Path, synthetic: SyntheticCohort) -> QualityReport:

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from medgan.cohort.outlines import outlined
+
 COLUMNS = 8
 TILES = 64
 SHEETS_BYTES = 300_000
@@ -22,6 +24,7 @@ TILES_A_PAGE = 384
 _LEAST_BYTES_A_PIXEL = 0.02
 """Radiographs take 0.04 and more at these qualities."""
 
+_OUTLINES_QUALITY = 70
 LADDER = ((64, None), (160, 80), (96, 75), (64, 70), (48, 60), (32, 50), (24, 40))
 """Largest side in px and quality (None: without loss) of a tile, tried in this order until a sheet fits."""
 
@@ -73,6 +76,14 @@ def cover(images_NHW: npt.NDArray[np.uint16], attributes: dict[str, Any]) -> byt
     return _fitting(window(images_NHW[:12], attributes), 4, SHEETS_BYTES // 8)
 
 
+def outlines(images_NHW: npt.NDArray[np.uint16], masks_NHW: npt.NDArray[np.uint8], attributes: dict[str, Any]) -> bytes:
+    """WebP of the first sixteen images with what their masks outline: chosen by place, never by looks."""
+    chosen = slice(2 * COLUMNS)
+    tiles = outlined(window(images_NHW[chosen], attributes), masks_NHW[chosen])
+    colours = [mosaic(tiles[..., colour], COLUMNS) for colour in range(3)]
+    return _encoded(Image.fromarray(np.stack(colours, axis=-1)), quality=_OUTLINES_QUALITY)
+
+
 def window(images_NHW: npt.NDArray[np.uint16], attributes: dict[str, Any]) -> npt.NDArray[np.uint8]:
     """Stored values to 0..255 by `intensity_range` (the whole 16-bit range where there is none)."""
     low, high = map(float, attributes.get("intensity_range", (0, 65535)))
@@ -91,9 +102,12 @@ def mosaic(tiles_NHW: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.uin
 
 def webp(picture_HW: npt.NDArray[np.uint8], *, quality: int | None) -> bytes:
     """WebP bytes of an 8-bit grey picture, without loss for None; the same every time for one version of libwebp."""
+    return _encoded(Image.fromarray(picture_HW).convert("RGB"), quality=quality)
+
+
+def _encoded(picture: Image.Image, *, quality: int | None) -> bytes:
     out = io.BytesIO()
-    lossless = quality is None
-    Image.fromarray(picture_HW).convert("RGB").save(out, "WEBP", lossless=lossless, quality=quality or 80, method=4)
+    picture.save(out, "WEBP", lossless=quality is None, quality=quality or 80, method=4)
     return out.getvalue()
 
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from medgan.client.diff import Difference
 from medgan.cohort import planes
+from medgan.cohort.outlines import COLOURS
 from medgan.quality.report import title_of
 from medgan.records import Index, ManifestFile
 from medgan.release import facts as fact_module
@@ -43,6 +44,9 @@ def write_version(
     for sheet in sheets:
         (staging / sheet.file).write_bytes(sheet.body)
     (staging / "preview" / "cover.webp").write_bytes(preview.cover(shown, facts.attributes))
+    if evidence.masks is not None:
+        picture = preview.outlines(shown, evidence.masks, facts.attributes)
+        (staging / "preview" / "structures.webp").write_bytes(picture)
     for script in SCRIPTS:
         (staging / script).write_bytes(_asset(script))
     rows = [row for sheet in sheets for row in sheet.rows]
@@ -57,6 +61,7 @@ def write_version(
         "chart": intensity_chart(evidence.images, facts.attributes, evidence.reports["quality.json"]),
         "page_data": _script_data(_page_data(facts, evidence, rows)),
         "difference": difference,
+        "colours": [COLOURS[number % len(COLOURS)] for number in range(len(facts.structures))],
     }
     template = _environment().get_template("version.html.j2")
     others = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())

@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from medgan.release import publish
+from tests.builders import release as build
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated:DeprecationWarning"),  # inside rdflib
     pytest.mark.filterwarnings("ignore:The inplace keyword"),  # mlcroissant on pandas 3.1
@@ -22,6 +25,15 @@ def test_croissant_has_no_errors_and_no_warnings(croissant):
     issues = croissant.metadata.ctx.issues
     assert list(issues.errors) == []
     assert list(issues.warnings) == []
+
+
+def test_masks_are_described_with_no_errors_and_no_warnings_either(zones):
+    mlcroissant = pytest.importorskip("mlcroissant")
+    built = build.synthetic_cohort(zones, count=40, structures=("lung", "bone"))
+    made = publish.publish(built.cleared, build.request(), zones=zones)
+    path = zones.registry / made.name / made.version / "croissant.json"
+    issues = mlcroissant.Dataset(str(path)).metadata.ctx.issues
+    assert (list(issues.errors), list(issues.warnings)) == ([], [])
 
 
 def test_labels_load_through_croissant(croissant, published):
