@@ -270,7 +270,7 @@ def metrics(
 @app.command()
 def personalize(
     release: Annotated[str, typer.Option(help="NAME or NAME@VERSION of the workspace's registry.")],
-    cases: Annotated[Path, typer.Option(help=".npz with images (N, H, W), target (N,), patient (N,).")],
+    cases: Annotated[Path, typer.Option(help=".npz: images (N, H, W), target (N,) or masks (N, H, W), patient (N,).")],
     workspace: Workspace,
     site: Site = None,
     shots: Annotated[list[int] | None, typer.Option("--shots", help="Real training cases; repeatable.")] = None,
@@ -281,7 +281,7 @@ def personalize(
 
     local = register_cases(cases, workspace)
     parameters = _parameters(site)
-    asked: dict[str, Any] = {"task": "classification" if local.classes else "regression"}
+    asked: dict[str, Any] = {"task": local.task}
     asked |= parameters.get("request", {})
     asked |= {"shots": tuple(shots)} if shots else {}
     asked |= {"seeds": seeds} if seeds is not None else {}

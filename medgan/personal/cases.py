@@ -1,7 +1,9 @@
 """Local cases: images with a target, whose patients stay apart; and synthetic cases in the same form.
 
 A team brings an .npz: `images` (N, H, W), `target` (N,) of class names, class indices or numbers, and where it has
-them `patient` (N,) and `classes`. Registered, it lies in the pseudonymised zone under a handle made of its content.
+them `patient` (N,) and `classes`. Beside the target or instead of it there may be `masks` (N, H, W) of whole numbers, 0
+for background, and `structures`, their names from 1 on. Registered, all of it lies in the pseudonymised zone under a
+handle made of its content.
 """
 
 from __future__ import annotations
@@ -27,12 +29,15 @@ from medgan.settings import Zones
 
 CASES, RECORD = "cases.npz", "cases.json"
 _LEAST_PX, _MOST_PX = 16, 128
-_MOST_CLASSES = 1000
+_MOST_CLASSES, _MOST_STRUCTURES = 1000, 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cases:
-    """`unit` (N, S, S) float32 in [-1, 1]; `target` (N,) class index (int64) or number (float64); `patient` (N,)."""
+    """`unit` (N, S, S) float32 in [-1, 1]; `patient` (N,) int64.
+
+    `target`: (N,) class index (int64) or number (float64), or masks (N, S, S) uint8.
+    """
 
     unit: NDArray[np.float32]
     target: NDArray[Any]
@@ -53,19 +58,26 @@ def register(path: Path, *, zones: Zones) -> LocalCases:
     Raises:
         InvalidRequest: not such a file, or arrays that do not fit together.
     """
-    images, target, patient, classes = _read(path)
+    given = _given(path)
+    images, patient = _images(given)
+    masks, structures, named = _masks(given, images.shape)
+    target, classes = _target(given, len(images), optional=masks is not None)
+    kept = {"images": images, "target": target, "patient": patient, "masks": masks}
+    arrays = {name: array for name, array in kept.items() if array is not None}
+    texts = {"classes": np.array(classes, str)} | ({} if masks is None else {"structures": np.array(named, str)})
     file = io.BytesIO()
-    np.savez_compressed(file, images=images, target=target, patient=patient, classes=np.array(classes, str))
+    np.savez_compressed(file, **arrays, **texts)  # type: ignore[arg-type]  # numpy takes allow_pickle for one of them
     digest = hashlib.sha256()
-    for part in (images, target, patient):
+    for part in arrays.values():
         digest.update(str((part.shape, part.dtype.str)).encode() + np.ascontiguousarray(part).tobytes())
-    digest.update("\0".join(classes).encode())
+    digest.update("\0".join([*classes, *named]).encode())
     record = LocalCases(
         cases=f"ca-{digest.hexdigest()[:32]}",
         content_sha256=digest.hexdigest(),
         images=len(images),
         patients=len(np.unique(patient)),
         classes=len(classes),
+        structures=structures,
     )
     folder = folder_of(record.cases, zones=zones)
     durable.write_bytes(folder / CASES, file.getvalue())
@@ -78,10 +90,20 @@ def folder_of(handle: str, *, zones: Zones) -> Path:
     return zones.pseudonymised / "personal" / handle
 
 
-def load(record: LocalCases, size_px: int, *, zones: Zones) -> Cases:
-    """Registered cases at `size_px`, each brought to [-1, 1] by its own percentiles; raises as `class_names`."""
-    images, target, patient = _stored(record, ("images", "target", "patient"), zones)
+def load(record: LocalCases, size_px: int, *, zones: Zones, masks: bool = False) -> Cases:
+    """Registered cases at `size_px`, each brought to [-1, 1] by its own percentiles; raises as `class_names`.
+
+    Targets are the `masks` where these are asked for.
+    """
+    images, target, patient = _stored(record, ("images", "masks" if masks else "target", "patient"), zones)
+    target = to_masks(target, size_px) if masks else target
     return Cases(unit=to_unit(images, size_px), target=target, patient=patient)
+
+
+def structure_names(record: LocalCases, *, zones: Zones) -> tuple[str, ...]:
+    """Names of the structures that masks outline; empty where the team gave none. Raises as `class_names`."""
+    (names,) = _stored(record, ("structures",), zones)
+    return tuple(map(str, names))
 
 
 def class_names(record: LocalCases, *, zones: Zones) -> tuple[str, ...]:
@@ -102,7 +124,7 @@ def _stored(record: LocalCases, arrays: Sequence[str], zones: Zones) -> list[NDA
         with np.load(folder / CASES, allow_pickle=False) as held:
             found = [held[name] for name in arrays]
     except (OSError, ValueError, KeyError):
-        raise InvalidRequest("there are no cases under this handle: register them first") from None
+        raise InvalidRequest("there are no such cases, or no such target of theirs: register them first") from None
     if stored != record:
         raise IntegrityError("the cases' record is not the one in the store: register them again")
     return found
@@ -122,6 +144,41 @@ def to_unit(images: NDArray[Any], size_px: int) -> NDArray[np.float32]:
         square = resample.to_square(np.clip((values - lo) / (hi - lo), 0, 1), size_px)
         out[number] = square * 2 - 1
     return out
+
+
+def to_masks(masks_NHW: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    """(N, H, W) to (N, size_px, size_px) uint8 as `to_unit` does with images: each pixel the value most of it has."""
+    out = np.zeros((len(masks_NHW), size_px, size_px), np.uint8)
+    for number, mask in enumerate(masks_NHW):
+        best = np.zeros((size_px, size_px))
+        for value in np.unique(mask):
+            share = resample.to_square((mask == value).astype(np.float64), size_px)
+            out[number][share > best] = value
+            best = np.maximum(best, share)
+    return out
+
+
+def synthetic_masks(dataset: Dataset, names: tuple[str, ...], structures: int, *, most: int) -> Cases:
+    """At most `most` rows of a release with masks, evenly over its rows, as cases with the team's values of structures.
+
+    `names` are the team's, in the order of their values; without names value k is the release's k-th structure. What
+    else the release outlines is background. Raises `InvalidRequest` where it lacks a structure.
+    """
+    wanted = names or dataset.structures[:structures]
+    missing = [name for name in wanted if name not in dataset.structures]
+    if missing or len(wanted) < structures:
+        known = f"outlines {', '.join(dataset.structures)}" if dataset.structures else "has no masks"
+        raise InvalidRequest(
+            f"the release lacks {max(len(missing), structures - len(wanted))} of the cases' {structures} structures; "
+            f"it {known}"
+        )
+    rows = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(np.int64))
+    value_of = np.zeros(1 + len(dataset.structures), np.uint8)
+    for value, name in enumerate(wanted, start=1):
+        value_of[1 + dataset.structures.index(name)] = value
+    size_px = working_size(dataset.images.shape[1])
+    target = to_masks(value_of[dataset.masks[rows]], size_px)
+    return Cases(unit=to_unit(dataset.images[rows], size_px), target=target, patient=np.arange(len(rows)))
 
 
 def synthetic(dataset: Dataset, classes: tuple[str, ...], *, most: int, attribute: str = "class") -> Cases:
@@ -153,35 +210,73 @@ def synthetic(dataset: Dataset, classes: tuple[str, ...], *, most: int, attribut
     return Cases(unit=unit, target=target, patient=np.arange(len(rows)))
 
 
-def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], tuple[str, ...]]:
+def _given(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a team's file."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             arrays = {name: held[name] for name in held.files}
-        images, target = arrays["images"], arrays["target"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise InvalidRequest("local cases are an .npz with arrays `images` (N, H, W) and `target` (N,)") from None
-    if images.ndim != 3 or target.shape != (len(images),) or len(images) == 0 or images.dtype.kind not in "uif":  # noqa: PLR2004
+    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
+        arrays = {}
+    if "images" not in arrays or not {"target", "masks"} & arrays.keys():
         raise InvalidRequest(
-            "local cases need `images` (N, H, W) of numbers and one `target` an image, a class or a number; masks "
-            "(segmentation) are not offered: releases hold none"
+            "local cases are an .npz with arrays `images` (N, H, W) and `target` (N,), or `masks` (N, H, W)"
         )
+    return arrays
+
+
+def _images(given: dict[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Images (N, H, W) of numbers, and whose they are as an index (N,)."""
+    images = given["images"]
+    if images.ndim != 3 or len(images) == 0 or images.dtype.kind not in "uif":  # noqa: PLR2004 - (N, H, W)
+        raise InvalidRequest("local cases need `images` (N, H, W) of numbers, and one `target` or mask an image")
     if not np.isfinite(images).all():
         raise InvalidRequest("an image of the local cases has values that are not finite")
-    whose = arrays.get("patient", np.arange(len(images)))
+    whose = given.get("patient", np.arange(len(images)))
     if whose.shape != (len(images),):
         raise InvalidRequest("`patient` names one patient an image")
-    _, patient = np.unique(whose, return_inverse=True)  # an index, no identifier
+    return images, np.unique(whose, return_inverse=True)[1].astype(np.int64)  # an index, no identifier
+
+
+def _masks(
+    given: dict[str, NDArray[Any]], shape: tuple[int, ...]
+) -> tuple[NDArray[np.uint8] | None, int, tuple[str, ...]]:
+    """Masks of the images' shape, how many structures they outline, and the names, where there are any."""
+    masks = given.get("masks")
+    if masks is None:
+        return None, 0, ()
+    if masks.shape != shape or masks.dtype.kind not in "biu":
+        raise InvalidRequest("`masks` are whole numbers (N, H, W), a mask of an image's size for each image")
+    named = tuple(map(str, given.get("structures", np.array([], str)).reshape(-1).astype(str)))
+    count = len(named) or int(masks.max())
+    if masks.min() < 0 or not 1 <= count <= _MOST_STRUCTURES or int(masks.max()) > count:
+        raise InvalidRequest(f"masks have values from 0 to the number of `structures`, at most {_MOST_STRUCTURES}")
+    if len({*named}) < len(named):
+        raise InvalidRequest("`structures` names one twice")
+    return masks.astype(np.uint8), count, named
+
+
+def _target(
+    given: dict[str, NDArray[Any]], count: int, *, optional: bool
+) -> tuple[NDArray[Any] | None, tuple[str, ...]]:
+    """Targets (N,) and the names of their classes, none for numbers; None where they are `optional` and not there."""
+    target = given.get("target")
+    if target is None and optional:
+        return None, ()
+    if target is None or target.shape != (count,):
+        raise InvalidRequest(
+            "local cases need one `target` an image, a class or a number; label maps are given as `masks` (N, H, W)"
+        )
     if target.dtype.kind == "f":
         if not np.isfinite(target).all():
             raise InvalidRequest("a target of the local cases is not finite")
-        return images, target.astype(np.float64), patient.astype(np.int64), ()
+        return target.astype(np.float64), ()
     if target.dtype.kind in "US":
         names, index = np.unique(target.astype(str), return_inverse=True)
-        return images, index.astype(np.int64), patient.astype(np.int64), tuple(map(str, names))
+        return index.astype(np.int64), tuple(map(str, names))
     if target.dtype.kind not in "biu" or int(target.max()) >= _MOST_CLASSES:
         raise InvalidRequest(f"`target` is a class name, a number, or an index below {_MOST_CLASSES:,}")
     index = target.astype(np.int64)
-    named = tuple(map(str, arrays.get("classes", np.arange(index.max() + 1)).astype(str)))
+    named = tuple(map(str, given.get("classes", np.arange(index.max() + 1)).astype(str)))
     if index.min() < 0 or index.max() >= len(named):
         raise InvalidRequest(f"a target lies outside of the {len(named)} classes")
-    return images, index, patient.astype(np.int64), named
+    return index, named

@@ -17,7 +17,8 @@ app = typer.Typer(help="Train for your own cases with a release.", no_args_is_he
 def personalize(
     spec: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The release.")],
     cases: Annotated[
-        Path, typer.Argument(metavar="CASES.npz", help="`images` (N, H, W), `target` (N,), `patient` (N,).")
+        Path,
+        typer.Argument(metavar="CASES.npz", help="`images`, `masks` (N, H, W) or `target` (N,), and `patient` (N,)."),
     ],
     workspace: Annotated[Path, typer.Option(help="Folder whose pseudonymised zone keeps the cases and the report.")],
     registry: Annotated[str | None, typer.Option(envvar="MEDGAN_REGISTRY", help="Folder or address.")] = None,
@@ -25,11 +26,14 @@ def personalize(
     shots: Annotated[str, typer.Option(help="Numbers of real training cases.")] = "10,50,200",
     seeds: Annotated[int, typer.Option(help="Repetitions; intervals are over them.")] = 5,
     steps: Annotated[int, typer.Option(help="Training steps of each model.")] = 300,
+    task: Annotated[
+        str | None, typer.Option(help="classification, regression or segmentation; what the cases are for if empty.")
+    ] = None,
 ) -> None:
     """Compare training with and without a release's synthetic cases, on half of your patients; write a report.
 
-    Targets are classes or numbers; segmentation is not offered, because releases hold no masks. The report says so
-    when nothing is gained.
+    Targets are classes, numbers, or masks (segmentation, with a release that has masks). The report says so when
+    nothing is gained.
     """
     from medgan.client import load
     from medgan.errors import InvalidRequest
@@ -42,13 +46,15 @@ def personalize(
     local = local_cases.register(cases, zones=zones)
     try:
         request = PersonalRequest(
-            task="classification" if local.classes else "regression",
+            task=task or local.task,
             shots=tuple(int(one) for one in shots.split(",")),
             seeds=seeds,
             steps=steps,
         )
     except ValueError:
-        raise InvalidRequest("--shots are rising whole numbers such as 10,50,200, and --seeds at least 2") from None
+        raise InvalidRequest(
+            "--shots are rising whole numbers such as 10,50,200, --seeds at least 2, and --task one of three"
+        ) from None
     dataset = load.load(spec, registry=registry, trust=trust)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -22,9 +22,10 @@ from medgan.errors import InvalidRequest
 from medgan.gan.augment import Warp
 from medgan.gan.config import TrainConfig
 from medgan.personal import cases as local_cases
-from medgan.personal import match, page
+from medgan.personal import match, page, segment
 from medgan.personal.cases import Cases
 from medgan.personal.learner import Cnn, Learner
+from medgan.personal.unet import Segmenter
 from medgan.records import ArmScore, Gain, LocalCases, PersonalReport, PersonalRequest, sha256_hex
 from medgan.settings import Zones
 
@@ -38,7 +39,7 @@ _COPIES = 1000
 
 OnProgress = Callable[[int, int], None]
 MakeLearner = Callable[[int], Learner]
-"""Number of classes (0: regression) to a fresh learner."""
+"""Number of classes (0: regression), or of structures, to a fresh learner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ class Comparison:
     metric: str
     values: dict[str, dict[int, list[float]]]
     test: Cases
+    masks: segment.Judge | None = None
 
 
 def personalise(
@@ -62,14 +64,27 @@ def personalise(
     """Compare on registered cases; half of their patients are kept for the test. Writes the report and its page.
 
     Raises:
-        InvalidRequest: too few cases for the shots, a class the release does not know, a task that does not fit.
+        InvalidRequest: too few cases for the shots, a class or structure that the release does not know, a task that
+            does not fit.
     """
-    if (request.task == "classification") != bool(cases.classes):
+    outlines = request.task == "segmentation"
+    if (not cases.structures) if outlines else (request.task == "classification") != bool(cases.classes):
         raise InvalidRequest(f"the cases' target does not fit the task {request.task}")
-    names = local_cases.class_names(cases, zones=zones)
-    made = local_cases.synthetic(dataset, names, most=request.most_synthetic * 2)
-    local = local_cases.load(cases, made.unit.shape[1], zones=zones)
-    compared = compare(local, made, request, classes=cases.classes, make_learner=make_learner, on_progress=on_progress)
+    most = request.most_synthetic * 2
+    if outlines:
+        named = local_cases.structure_names(cases, zones=zones)
+        made = local_cases.synthetic_masks(dataset, named, cases.structures, most=most)
+    else:
+        made = local_cases.synthetic(dataset, local_cases.class_names(cases, zones=zones), most=most)
+    compared = compare(
+        local_cases.load(cases, made.unit.shape[1], zones=zones, masks=outlines),
+        made,
+        request,
+        classes=0 if outlines else cases.classes,
+        structures=cases.structures if outlines else 0,
+        make_learner=make_learner,
+        on_progress=on_progress,
+    )
     return _write(compared, dataset, cases, request, zones=zones)
 
 
@@ -79,16 +94,23 @@ def compare(
     request: PersonalRequest,
     *,
     classes: int,
+    structures: int = 0,
     make_learner: MakeLearner | None = None,
     on_progress: OnProgress | None = None,
     test: Cases | None = None,
 ) -> Comparison:
-    """All arms, shots and seeds. `test` is taken from half of the local patients unless it is given."""
+    """All arms, shots and seeds. `test` is taken from half of the local patients unless it is given.
+
+    Targets are classes, numbers (`classes` of 0), or masks of `structures`.
+    """
     pool, test = (local, test) if test is not None else _apart(local)
     if len(pool) < min(request.shots):
         raise InvalidRequest(f"{min(request.shots)} real training cases are asked for but only {len(pool)} are there")
     shots = [count for count in request.shots if count <= len(pool)]
-    make = make_learner or (lambda count: Cnn(classes=count, steps=request.steps))
+    if structures and not test.target.any():
+        raise InvalidRequest("no test patient shows any of the structures: bring more cases")
+    make = make_learner or (lambda count: _learner(count, request, masks=structures > 0))
+    judge = segment.Judge(test, structures) if structures else None
     matcher = match.Matcher(made, classes=classes)
     values: dict[str, dict[int, list[float]]] = {arm: {count: [] for count in shots} for arm in ARMS}
     total, done = len(shots) * request.seeds * len(ARMS), 0
@@ -100,13 +122,21 @@ def compare(
                     values[arm][count].append(values[arm][shots[0]][-1])
                 else:
                     training, synthetic = _training(arm, real, matcher, request, seed)
-                    learner = make(classes)
+                    learner = make(structures or classes)
                     learner.fit(training, synthetic, seed=seed)
-                    values[arm][count].append(score(learner.predict(test.unit), test.target, classes))
+                    if judge is not None:
+                        values[arm][count].append(judge(learner, arm, count))
+                    else:
+                        values[arm][count].append(score(learner.predict(test.unit), test.target, classes))
                 done += 1
                 if on_progress is not None:
                     on_progress(done, total)
-    return Comparison(metric="AUC" if classes else "R2", values=values, test=test)
+    metric = "Dice" if structures else "AUC" if classes else "R2"
+    return Comparison(metric=metric, values=values, test=test, masks=judge)
+
+
+def _learner(count: int, request: PersonalRequest, *, masks: bool) -> Learner:
+    return Segmenter(structures=count, steps=request.steps) if masks else Cnn(classes=count, steps=request.steps)
 
 
 def score(predicted: NDArray[np.float64], target: NDArray[np.generic], classes: int) -> float:
@@ -161,7 +191,10 @@ def _training(
 
 
 def augmented(real: Cases, seed: int) -> Cases:
-    """About 1,000 shifted, zoomed and brightened copies of few cases, the cases themselves first."""
+    """About 1,000 shifted, zoomed and brightened copies of few cases, the cases themselves first.
+
+    Masks are moved with their images, and not brightened.
+    """
     times = max(1, -(-_COPIES // len(real)))
     rows = np.tile(np.arange(len(real)), times)
     config = TrainConfig(
@@ -172,8 +205,11 @@ def augmented(real: Cases, seed: int) -> Cases:
 
     warp = Warp(config, len(rows), np.random.default_rng(seed))
     moved = warp(torch.from_numpy(real.unit[rows])[:, None])[:, 0].numpy()
-    moved[: len(real)] = real.unit
-    return Cases(unit=moved, target=real.target[rows], patient=real.patient[rows])
+    target = real.target[rows]
+    if target.ndim > 1:  # masks
+        target = segment.warped(warp, target)
+    moved[: len(real)], target[: len(real)] = real.unit, real.target
+    return Cases(unit=moved, target=target, patient=real.patient[rows])
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
@@ -218,7 +254,7 @@ def _write(
     for arm, by_shots in compared.values.items():
         for count, values in by_shots.items():
             mean, low, high = interval(values)
-            if compared.metric == "AUC":  # an interval of seeds does not know that an area ends at 1
+            if compared.metric != "R2":  # an interval of seeds does not know that an area ends at 1
                 low, high = max(low, 0.0), min(high, 1.0)
             scores.append(ArmScore(arm=arm, shots=count, mean=mean, low=low, high=high))
     whole = {
@@ -229,6 +265,11 @@ def _write(
         "values": {arm: {str(n): list(v) for n, v in by.items()} for arm, by in compared.values.items()},
         "gains": [one.model_dump(mode="json") for one in found],
     }
+    if compared.masks is not None:
+        whole["dice"] = {
+            "structures": _structures(cases, zones=zones),
+            "values": {arm: {str(n): list(v) for n, v in by.items()} for arm, by in compared.masks.dice.items()},
+        }
     text = json.dumps(whole, sort_keys=True, indent=1, allow_nan=False).encode()
     report = PersonalReport(
         release=f"{dataset.name}@{dataset.version}",
@@ -244,5 +285,13 @@ def _write(
     )
     folder = local_cases.folder_of(cases.cases, zones=zones) / f"{dataset.name}-{dataset.version}"
     durable.write_bytes(folder / REPORT, text)
-    durable.write_bytes(folder / PAGE, page.render(report).encode())
+    rendered = page.render(report, masks=compared.masks, names=_structures(cases, zones=zones))
+    durable.write_bytes(folder / PAGE, rendered.encode())
     return report
+
+
+def _structures(cases: LocalCases, *, zones: Zones) -> tuple[str, ...]:
+    """What the page and the report beside the cases call their structures; no record of ours holds a team's words."""
+    if not cases.structures:
+        return ()
+    return local_cases.structure_names(cases, zones=zones) or tuple(map(str, range(1, cases.structures + 1)))

@@ -1,4 +1,4 @@
-"""The downstream model: a protocol of two methods that a team's own fits, and a small good network for those without.
+"""The downstream model: a protocol of two methods that a team's own fits, and small good networks for those without.
 
 A learner gets images with targets and which of them are synthetic, and later scores images. Whatever an arm of the
 comparison does to the training set was done before, so every learner is compared on equal terms.
@@ -6,6 +6,7 @@ comparison does to the training set was done before, so every learner is compare
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,30 +31,42 @@ class Learner(Protocol):
         ...
 
     def predict(self, unit_NHW: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Scores: (N, classes) class probabilities, or (N,) numbers."""
+        """Scores: (N, classes) class probabilities, (N,) numbers, or (N, 1 + structures, H, W), background first."""
         ...
 
 
-class Cnn:
-    """Four strided convolutions with group norm and average pooling; the same seed gives the same model."""
+class Network(ABC):
+    """How the networks here are trained and asked; the same seed gives the same model."""
 
-    def __init__(self, *, classes: int, steps: int) -> None:
-        """`classes` of 0 means regression."""
-        self.classes, self.steps = classes, steps
-        self._centre, self._scale = 0.0, 1.0
+    def __init__(self, *, steps: int) -> None:
+        """Train for `steps` batches."""
+        self.steps = steps
         self._network: nn.Module | None = None
+
+    @abstractmethod
+    def _built(self) -> nn.Module:
+        """A fresh network; chance is seeded."""
+
+    @abstractmethod
+    def _targets(self, cases: Cases) -> Tensor:
+        """(N, ...) what its outputs are compared with."""
+
+    @abstractmethod
+    def _loss(self, out: Tensor, target: Tensor) -> Tensor:
+        """How far a batch of outputs lies from its targets."""
+
+    @abstractmethod
+    def _scores(self, out: Tensor) -> Tensor:
+        """What `predict` says of outputs."""
 
     def fit(self, cases: Cases, synthetic_N: NDArray[np.bool_], *, seed: int) -> None:
         """Train with AdamW and one cycle; batches are balanced between real and synthetic by a falling schedule."""
         rng = np.random.default_rng(seed)
-        images = torch.from_numpy(cases.unit)[:, None]
-        if not self.classes:
-            self._centre, self._scale = float(cases.target.mean()), float(cases.target.std()) or 1.0
-        target = torch.from_numpy(cases.target if self.classes else (cases.target - self._centre) / self._scale)
+        images, target = torch.from_numpy(cases.unit)[:, None], self._targets(cases)
         real, made = np.flatnonzero(~synthetic_N), np.flatnonzero(synthetic_N)
         with fixed(1), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = _network(self.classes or 1)
+            network = self._built()
             optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.05, fused=True)
             rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=self.steps)
             for step in range(self.steps):
@@ -65,20 +78,41 @@ class Cnn:
                 rates.step()
         self._network = network.eval()
 
+    def predict(self, unit_NHW: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Scores as the protocol has them: probabilities, or numbers in the target's unit."""
+        assert self._network is not None, "fit first"  # noqa: S101 - a mistake of the caller's code
+        with fixed(1), torch.inference_mode():
+            parts = [self._network(torch.from_numpy(part)[:, None]) for part in _parts(unit_NHW)]
+            scores = self._scores(torch.cat(parts))
+        values: NDArray[np.float64] = scores.numpy().astype(np.float64)
+        return values
+
+
+class Cnn(Network):
+    """Four strided convolutions with group norm and average pooling."""
+
+    def __init__(self, *, classes: int, steps: int) -> None:
+        """`classes` of 0 means regression."""
+        super().__init__(steps=steps)
+        self.classes = classes
+        self._centre, self._scale = 0.0, 1.0
+
+    def _built(self) -> nn.Module:
+        return _network(self.classes or 1)
+
+    def _targets(self, cases: Cases) -> Tensor:
+        if self.classes:
+            return torch.from_numpy(cases.target)
+        self._centre, self._scale = float(cases.target.mean()), float(cases.target.std()) or 1.0
+        return torch.from_numpy((cases.target - self._centre) / self._scale)
+
     def _loss(self, out: Tensor, target: Tensor) -> Tensor:
         if self.classes:
             return cross_entropy(out, target, label_smoothing=0.05)
         return smooth_l1_loss(out[:, 0], target.float())
 
-    def predict(self, unit_NHW: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Probabilities (N, classes), or numbers (N,) in the target's unit."""
-        assert self._network is not None, "fit first"  # noqa: S101 - a mistake of the caller's code
-        with fixed(1), torch.inference_mode():
-            parts = [self._network(torch.from_numpy(part)[:, None]) for part in _parts(unit_NHW)]
-            out = torch.cat(parts)
-            scores = torch.softmax(out, 1) if self.classes else out[:, 0] * self._scale + self._centre
-        values: NDArray[np.float64] = scores.numpy().astype(np.float64)
-        return values
+    def _scores(self, out: Tensor) -> Tensor:
+        return torch.softmax(out, 1) if self.classes else out[:, 0] * self._scale + self._centre
 
 
 def _parts(unit_NHW: NDArray[np.float32]) -> list[NDArray[np.float32]]:

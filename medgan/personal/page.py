@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 
+from medgan.personal.segment import Judge
 from medgan.records import ArmScore, PersonalReport
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 320, 56, 40, 12
@@ -20,8 +23,11 @@ _STYLE = (
 )
 
 
-def render(report: PersonalReport) -> str:
-    """The page; it names the release, the handle of the cases and numbers, nothing else."""
+def render(report: PersonalReport, *, masks: Judge | None = None, names: Sequence[str] = ()) -> str:
+    """The page; it names the release, the handle of the cases and numbers, nothing else.
+
+    Of segmentation it shows Dice of each structure, by the team's `names`, and outlines on a few test images.
+    """
     arms = list(dict.fromkeys(one.arm for one in report.scores))
     gains = "".join(
         f"<tr><td>{escape(one.over)}<td>{one.shots}<td>{one.mean:+.3f}<td>{one.low:+.3f} to {one.high:+.3f}"
@@ -44,8 +50,28 @@ def render(report: PersonalReport) -> str:
         f"<table><tr><th>another way<th>real cases<th>difference<th>95 % interval<th>verdict</tr>{gains}</table>"
         f"<h2>Each way alone</h2><table><tr><th>way<th>real cases<th>{report.metric}<th>95 % interval</tr>"
         f"{rows}</table>"
+        f"{_outlines(masks, names) if masks is not None else ''}"
         "<p>A difference counts as gain or loss only where its interval leaves out 0. Real cases beside synthetic ones "
         "are augmented as in <i>real + augmentation</i>.</p></html>"
+    )
+
+
+def _outlines(masks: Judge, names: Sequence[str]) -> str:
+    """Dice a structure, and test images with the outlines of the team and of each way."""
+    rows = []
+    for arm, by_count in masks.dice.items():
+        for count, seeds in by_count.items():
+            known = [[found for found in of if found is not None] for of in zip(*seeds, strict=True)]
+            cells = "".join(f"<td>{np.mean(of):.3f}" if of else "<td>not shown" for of in known)
+            rows.append(f"<tr><td>{escape(arm)}<td>{count}{cells}")
+    heads = "".join(f"<th>{escape(name)}" for name in names)
+    lines = ", ".join(["as the team outlined them", *masks.drawn])
+    picture = base64.b64encode(masks.picture()).decode()
+    return (
+        f"<h2>Each structure</h2><table><tr><th>way<th>real cases{heads}</tr>{''.join(rows)}</table>"
+        f'<figure style="margin:1rem 0"><img alt="Test images with outlines" style="width:100%;height:auto" '
+        f'src="data:image/png;base64,{picture}"><figcaption>Test images, fewest real cases; lines from above: '
+        f"{escape(lines)}.</figcaption></figure>"
     )
 
 

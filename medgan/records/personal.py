@@ -6,13 +6,15 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from medgan.records.base import Handle, Record, Sha256
+from medgan.records.base import Handle, Record, Sha256, nothing
+
+Task = Literal["classification", "regression", "segmentation"]
 
 
 class PersonalRequest(Record):
     """How to compare: shots are real training cases; everything is repeated with each seed."""
 
-    task: Literal["classification", "regression"] = "classification"
+    task: Task = "classification"
     shots: tuple[int, ...] = Field(default=(10, 50, 200), description="Numbers of real training cases.")
     seeds: int = Field(default=5, ge=2, le=50, description="Repetitions; intervals are over them.")
     steps: int = Field(default=300, ge=1, description="Training steps of each downstream model.")
@@ -39,6 +41,14 @@ class LocalCases(Record):
         ge=0,
         description="How many; 0 where the target is a number. Their names, free text, stay in the store.",
     )
+    structures: int = Field(
+        default=0, ge=0, exclude_if=nothing, description="How many the cases' masks outline; names stay in the store."
+    )
+
+    @property
+    def task(self) -> Task:
+        """What the cases are for where nobody says: their masks, where they have any, come first."""
+        return "segmentation" if self.structures else "classification" if self.classes else "regression"
 
 
 class ArmScore(Record):

@@ -63,9 +63,9 @@ def test_a_record_that_is_not_the_stored_one_is_refused(team_file, published):
     ("arrays", "told"),
     [
         ({"images": np.zeros((4, 8, 8))}, "`target`"),
-        ({"images": np.zeros((4, 8)), "target": np.zeros(4, int)}, "one `target` an image"),
+        ({"images": np.zeros((4, 8)), "target": np.zeros(4, int)}, "one `target` or mask an image"),
         ({"images": np.zeros((4, 8, 8)), "target": np.zeros(3, int)}, "one `target` an image"),
-        ({"images": np.zeros((4, 8, 8)), "target": np.zeros((4, 8, 8), int)}, "masks .segmentation. are not offered"),
+        ({"images": np.zeros((4, 8, 8)), "target": np.zeros((4, 8, 8), int)}, "given as `masks`"),
         ({"images": np.full((2, 8, 8), np.nan), "target": np.zeros(2, int)}, "not finite"),
         ({"images": np.zeros((2, 8, 8)), "target": np.array([0.0, np.inf])}, "not finite"),
         ({"images": np.zeros((2, 8, 8)), "target": np.array([0, 7]), "classes": np.array(["a"])}, "outside"),
