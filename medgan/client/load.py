@@ -193,11 +193,11 @@ class Dataset:
         """
         from medgan.client import loader
 
-        if self.reader is None:
+        beside = self.mask_reader if masks else None
+        if self.reader is None or (masks and beside is None):
             raise InvalidRequest("this version's arrays have another layout: read them with zarr-python")
         keep = np.zeros(len(self.reader), bool)
         keep[self.rows] = True
-        beside = self.mask_reader if masks else None
         return loader.Loader(
             self.reader,
             loader.Plan(**plan),

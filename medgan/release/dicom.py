@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from pydicom.valuerep import format_number_as_ds
 from medgan.client import export
 from medgan.client.load import Dataset as Version
 from medgan.errors import InvalidRequest
+from medgan.release import dicom_seg
 
 SYNTHETIC = "SYNTHETIC"
 MODALITIES = ("CT", "MR", "CR", "OT")
@@ -83,28 +85,38 @@ def export_dicom(
 
     A patient of the labels is a patient and a study here, an image or volume of theirs a series. `modality` (CT, MR,
     CR, OT) replaces what the array says of itself; without a spacing CT and MR become Secondary Capture, because their
-    objects must state one. Masks are not written: export them as png, nifti or huggingface.
+    objects must state one. Masks become Segmentation objects, `masks/<row>.dcm`.
 
     Raises:
         InvalidRequest: the folder holds something else, or a modality that is not written.
     """
     source = source_of(version, modality)
+    volumes = export.is_volumes(version)
     of_patient = version.labels.groupby("patient").cumcount() if "patient" in version.labels else None
 
-    def write(index: int, path: Path) -> None:
-        image, _ = version[index]
+    def made_of(index: int) -> Iterator[Dataset]:
         labels = {str(name): value for name, value in version.labels.iloc[index].to_dict().items()}
         series = 1 if of_patient is None else int(of_patient.iloc[index]) + 1
-        made = instances(image, source, int(version.rows[index]), labels, series=series)
-        if image.ndim == _FLAT:
+        return instances(version[index][0], source, int(version.rows[index]), labels, series=series)
+
+    def write(index: int, path: Path) -> None:
+        made = made_of(index)
+        if not volumes:
             next(made).save_as(path, enforce_file_format=True)
             return
         path.mkdir()
         for number, one in enumerate(made, start=1):
             one.save_as(path / f"{number:04d}.dcm", enforce_file_format=True)
 
+    def write_mask(index: int, path: Path) -> None:
+        named = partial(_uid, source.digest, f"{int(version.rows[index]):07d}")
+        made = dicom_seg.segmentation(next(made_of(index)), version.mask(index), version.structures, named)
+        _filed(made).save_as(path, enforce_file_format=True)
+
     with export.begun(version, folder, f"dicom {source.modality}"):
-        export.one_by_one(version, folder, "" if export.is_volumes(version) else ".dcm", write, on_progress)
+        export.one_by_one(version, folder, "" if volumes else ".dcm", write, on_progress)
+        if version.structures and not volumes:
+            export.one_by_one(version, folder, ".dcm", write_mask, where="masks")
         export.write_labels(version, folder / "labels.csv")
         export.readme(version, folder)
     return folder
@@ -162,6 +174,11 @@ def instance(
             _cr(made, source, str(labels.get("view", "")))
         case _:
             _secondary_capture(made, source)
+    return _filed(made)
+
+
+def _filed(made: Dataset) -> Dataset:
+    """With the head of a file (PS3.10 7.1)."""
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID

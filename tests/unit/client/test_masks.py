@@ -191,6 +191,22 @@ def test_a_signed_lie_about_masks_ends_in_a_sentence_and_images_stay_readable(ma
     assert np.array_equal(medgan.open_folder(folder).images, made[1].images)
 
 
+def test_masks_of_another_layout_are_read_whole_and_never_left_out_of_batches_in_silence(made, folder):
+    for path in (folder / "images.zarr", folder / "images.zarr" / "zarr.json"):
+        path.chmod(0o755)
+    shutil.rmtree(folder / "images.zarr" / "masks")
+    (folder / "images.zarr" / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group"}))
+    array = zarr.create_array(folder / "images.zarr" / "masks", data=made[1].masks, chunks=(64, 28, 28), zarr_format=3)
+    array.update_attributes(NAMES)
+    version = medgan.open_folder(folder)
+    assert np.array_equal(version.masks, made[1].masks)
+    assert np.array_equal(version.torch(masks=True)[5][1].numpy(), made[1].masks[5])
+    for ask in (version.loader, version.stream):
+        with pytest.raises(InvalidRequest, match="another layout"):
+            ask(masks=True)
+    assert next(iter(version.loader(batch=8))).masks is None
+
+
 @pytest.mark.parametrize("part", ["images.zarr/masks/zarr.json", "images.zarr/masks/c/0/0/0"])
 def test_a_listed_part_of_masks_that_is_missing_is_an_integrity_error(folder, part):
     (folder / part).unlink()

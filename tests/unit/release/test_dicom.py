@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pydicom
@@ -12,7 +14,9 @@ from typer.testing import CliRunner
 import medgan
 from medgan.cli import app
 from medgan.errors import InvalidRequest
-from medgan.release import dicom
+from medgan.release import dicom, dicom_seg, publish
+from tests.builders import release as build
+from tests.unit.deid import dciodvfy
 
 
 @pytest.fixture
@@ -127,3 +131,31 @@ def test_the_door_of_the_command_line_writes_dicom(published, tmp_path, monkeypa
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "images" / "0000000.dcm").read_bytes()[128:132] == b"DICM"
+
+
+def test_masks_become_segmentations_of_their_images_with_every_mark(zones, tmp_path):
+    built = build.synthetic_cohort(zones, count=6, structures=("lung", "left\\right"))
+    made = publish.publish(built.cleared, build.request(), zones=zones)
+    version = medgan.open_folder(zones.registry / made.name / made.version)
+    first, second = (version.export(tmp_path / name, "dicom") for name in ("first", "second"))
+    for row in range(6):
+        image, mask = (pydicom.dcmread(first / kind / f"{row:07d}.dcm") for kind in ("images", "masks"))
+        assert np.array_equal(mask.pixel_array, built.masks[row] == np.array([1, 2])[:, None, None])
+        assert [segment.SegmentLabel for segment in mask.SegmentSequence] == ["lung", "left/right"]
+        source = mask.SharedFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
+        assert source.ReferencedSOPInstanceUID == image.SOPInstanceUID
+        assert (mask.StudyInstanceUID, mask.PatientID) == (image.StudyInstanceUID, image.PatientID)
+        assert len({mask.SOPInstanceUID, mask.SeriesInstanceUID, image.SOPInstanceUID, image.SeriesInstanceUID}) == 4
+        for keyword in ("PatientID", "StudyDescription", "SeriesDescription", "ContentLabel", "ContentDescription"):
+            assert mask[keyword].value.startswith("SYNTHETIC"), keyword
+        again = second / "masks" / f"{row:07d}.dcm"
+        assert again.read_bytes() == (first / "masks" / f"{row:07d}.dcm").read_bytes()
+
+
+@pytest.mark.skipif(shutil.which(dciodvfy.PROGRAM) is None and "MEDGAN_REQUIRE_TOOLS" not in os.environ, reason="tool")
+def test_a_validator_finds_no_error_in_a_segmentation(tmp_path):
+    image = dicom.instance(PICTURE, source("CT", **HU), 3, {"class": "normal", "sex": "F"})
+    made = dicom_seg.segmentation(image, (PICTURE % 3).astype(np.uint8), ("a", "b"), dicom._uid)
+    path = tmp_path / "one.dcm"
+    dicom._filed(made).save_as(path, enforce_file_format=True)
+    assert not dciodvfy.errors(path.read_bytes(), tmp_path)
