@@ -5,7 +5,8 @@ learn its speed, then trains for as many images as fit the budget. Numbers are h
 line is what real train images score. `--seeds` repeats with other seeds; `--mednist ZIP` trains on MedNIST instead
 (a folder of `<class>/*.jpg` with `labels.csv`, zipped), split by blocks of neighbours in file order; `--fashion` on
 Fashion-MNIST (Debian's `dataset-fashion-mnist`) in its own split, at `--size 16` by averaging 28 px to 14 in a frame.
-`--results FOLDER` keeps each trial in a file and reads those already there, so a long comparison goes on where it was.
+`--results FOLDER` keeps each trial's figures (`.json`) and images (`.npz`) and reads what is already there: a long
+comparison goes on where it was, and where figures were taken away the images are judged again, untrained.
 Every system computes in the precision in which this machine is fastest.
 """
 
@@ -41,7 +42,8 @@ from tests.builders.cohort import FINDINGS, radiographs
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 SHOWN = (
-    "frechet", "coverage", "recall", "label_fidelity", "spectrum_high_db", "tstr_auc", "tstr_balanced_accuracy",
+    "frechet", "coverage", "recall", "label_fidelity", "spectrum_high_db",
+    "tstr_auc", "tstr_balanced_accuracy", "tstr_network",
 )  # fmt: skip
 ATTRS = {"intensity_range": [0, 65535], "rescale_slope": 1 / 65535, "rescale_intercept": 0.0, "units": "1"}
 
@@ -133,7 +135,8 @@ class Judge:
         taught = taught or sample
         made, equal = self.encoder(sample.unit), min(len(sample), len(self.held))
         near = coverage.prdc(self.held[:equal], made[:equal])
-        use = utility.pca_logistic(taught.unit, taught.class_index, self.holdout.unit, self.holdout.class_index)
+        sides = (taught.unit, taught.class_index, self.holdout.unit, self.holdout.class_index)
+        use = utility.pca_logistic(*sides)
         spectrum = realism.radial_spectrum(sample.unit.astype(np.float64))
         values = (
             distance.frechet(made, self.held),
@@ -143,6 +146,7 @@ class Judge:
             realism.spectrum_gap(spectrum, self.spectrum, high_only=True),
             use.auc,
             use.balanced_accuracy,
+            utility.small_network(*sides).balanced_accuracy,
         )
         return {name: float(value) for name, value in zip(SHOWN, values, strict=True)}
 
@@ -154,29 +158,37 @@ class Judge:
 
 
 def trial(
-    config: TrainConfig,
-    referee: Callable[[], Judge],
-    classes: tuple[str, ...],
-    seconds: float,
-    picture: Path | None,
+    config: TrainConfig, referee: Callable[[], Judge], classes: tuple[str, ...], seconds: float, path: Path | None
 ) -> dict:
-    """Train for the budget, draw as many images as the holdout has (2,048 at least), compare."""
+    """Judge what the system draws, as many images as the holdout has (2,048 at least), or what lies beside `path`."""
     judge = referee()
-    train = judge.train
+    samples = path and path.with_suffix(".npz")
+    if samples and samples.is_file():
+        with np.load(samples) as file:
+            drawn = dict(file)
+    else:
+        drawn = trained(config, judge.train, classes, seconds, max(2048, len(judge.holdout)), path)
+        if samples:
+            np.savez_compressed(samples, **drawn)
+    ours = judge.measures(Sample(stored=drawn["stored"], class_index=drawn["class_index"], attrs=ATTRS))
+    return {"kimg": float(drawn["kimg"]), "spent": float(drawn["spent"]), **ours, "floor": judge.floor}
+
+
+def trained(
+    config: TrainConfig, train: Sample, classes: tuple[str, ...], seconds: float, count: int, path: Path | None
+) -> dict:
+    """`count` images of a system trained for the budget, their classes, and what the training took."""
     images = TrainingSet(pixels=train.stored, class_index=train.class_index, classes=classes, lo=0.0, hi=65535.0)
     kimg = affordable_kimg(config, images, seconds)
-    count = max(2048, len(judge.holdout))
-    ids = np.arange(count)
     drawn = np.random.default_rng(0).choice(train.class_index, count)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.process_time()
         fit(images, replace(config, total_kimg=kimg), Path(folder), attrs=ATTRS)
         spent = time.process_time() - begun
-        made = Sampler(Path(folder)).images(ids, drawn, seed=0)
-        if picture:
-            shutil.copy(max((Path(folder) / GRIDS).iterdir()), picture)
-    ours = judge.measures(Sample(stored=made, class_index=drawn, attrs=ATTRS))
-    return {"kimg": kimg, "spent": spent, **ours, "floor": judge.floor}
+        made = Sampler(Path(folder)).images(np.arange(count), drawn, seed=0)
+        if path:
+            shutil.copy(max((Path(folder) / GRIDS).iterdir()), path.with_suffix(".png"))
+    return {"stored": made, "class_index": drawn, "kimg": kimg, "spent": spent}
 
 
 def line(name: str, values: dict, before: str) -> str:
@@ -236,8 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
         trials = []
         for seed in given.seeds:
             path = given.results and given.results / f"{cohort}_{name}_{given.size}_{given.seconds:g}s_{seed}.json"
-            picture = path and path.with_suffix(".png")
-            work = partial(trial, replace(config, seed=seed), referee, classes, given.seconds, picture)
+            work = partial(trial, replace(config, seed=seed), referee, classes, given.seconds, path)
             trials.append(kept(path, work))
         floors = [t["floor"] for t in trials if "floor" in t]
         if floors and not floor_told:

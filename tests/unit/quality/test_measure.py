@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import zarr
 from scipy.ndimage import gaussian_filter
 
@@ -204,6 +205,20 @@ def test_a_small_network_learns_useful_labels_and_nothing_from_random_ones(sampl
     assert first.auc > 0.9
     shuffled = np.random.default_rng(0).permutation(train.class_index)
     assert utility.small_network(train.unit, shuffled, *test).auc < 0.7
+
+
+@pytest.mark.parametrize("size", [8, 32, 256])
+def test_a_small_network_costs_no_more_for_larger_images(size):
+    network = utility._network(size, classes=2)
+    _, height, width = network[0](torch.zeros(1, 1, size, size))[0].shape
+    assert height == width == min(size, 16)
+    assert network.eval()(torch.zeros(1, 1, size, size)).shape == (1, 2)
+
+
+def test_a_small_network_learns_nothing_from_one_class(samples):
+    train, holdout = samples
+    test = (holdout.unit, holdout.class_index)
+    assert np.isnan(utility.small_network(train.unit, np.zeros(len(train), np.int64), *test).auc)
 
 
 def test_a_sample_with_one_class_has_no_utility_but_is_measured(samples):
