@@ -31,7 +31,7 @@ from medgan.privacy.views import VIEW_PX, StoredViews, Views
 from medgan.records import GateTest, PrivacyReport, SyntheticCohort, TrainedModel, ValidatedCohort, Verdict, sha256_hex
 from medgan.settings import Zones
 
-GATE = 6
+GATE = 7
 """Generation of the tests: raise it when a cohort that was cleared before could be refused now."""
 REPORT, PAGE, RECORD = "privacy.json", "privacy.html", "privacy-record.json"
 _MOST_ROUNDS, _MOST_BASES = 4, 8
@@ -57,8 +57,10 @@ def attack(
     finished = _finished(home, synthetic, limits)
     if finished is not None:
         return finished
-    real, patients, slices = _real(cohort, zones=zones)
-    before = _learned_before(synthetic.model, slices, zones=zones)
+    bases = _learned_before(synthetic.model, zones=zones)
+    known = frozenset(person for _, base in bases for person in base)
+    real, patients, slices = _real(cohort, known, zones=zones)
+    before = [_views(loaded.split("train")[0], loaded.attrs, slices) for loaded, _ in bases]
     tests, report = _assess_planes(_views(images, attrs, slices), real, limits, before=before)
     patients |= {"images of base models": sum(len(next(iter(one.values()))) for one in before)} if before else {}
     found = report.pop("copies")
@@ -140,8 +142,13 @@ def _several(real: RealImages) -> bool:
     return len(set(real.train_patients)) < len(real.train_patients)
 
 
-def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[dict[str, RealImages], dict[str, int], tuple[int, ...]]:
-    """Views and patients of the three splits by plane, how many there are, and the slices looked at."""
+def _real(
+    cohort: ValidatedCohort, known: frozenset[str] = frozenset(), *, zones: Zones
+) -> tuple[dict[str, RealImages], dict[str, int], tuple[int, ...]]:
+    """Views and patients of the three splits by plane, how many there are, and the slices looked at.
+
+    Patients `known` to a model that this one was adapted from are no strangers: they are left out of the holdouts.
+    """
     loaded = read.load(cohort.cohort, zones=zones)
     slices = planes.filled(loaded.split("train")[0])
     parts: dict[str, Any] = {}
@@ -151,6 +158,14 @@ def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[dict[str, RealImage
         images, _, table = loaded.split(split)
         if not len(images):
             raise InvalidRequest(f"the cohort has no image in {split}: the gate needs all three splits")
+        if split != "train" and known:
+            fresh = ~table["patient_key"].isin(known).to_numpy()
+            if not fresh.any():
+                raise InvalidRequest(
+                    f"the model that this one was adapted from learned from every patient of {split}: nobody is left "
+                    "to compare with. Split the site's cohort as the base's was"
+                )
+            images, table = images[fresh], table[fresh]
         views[field] = _views(images, loaded.attrs, slices)
         parts[f"{field}_patients"] = table["patient_key"].to_numpy(dtype=object)
         counts[f"{split} patients"] = int(table["patient_key"].nunique())
@@ -160,16 +175,16 @@ def _real(cohort: ValidatedCohort, *, zones: Zones) -> tuple[dict[str, RealImage
     return real, counts, slices
 
 
-def _learned_before(model: str, slices: tuple[int, ...] = (), *, zones: Zones) -> list[dict[str, Views]]:
-    """Views by plane of what models behind an adapted one learned from: it may still make images of their patients."""
-    found: list[dict[str, Views]] = []
+def _learned_before(model: str, *, zones: Zones) -> list[tuple[read.Cohort, frozenset[str]]]:
+    """Cohorts that models behind an adapted one learned from, and whom: it may still make images of these patients."""
+    found: list[tuple[read.Cohort, frozenset[str]]] = []
     handle, steps = level.base_of(model, zones=zones), 0
     while handle is not None:
         steps += 1
         if steps > _MOST_BASES:
             raise IntegrityError(f"a model is adapted from more than {_MOST_BASES} others: train one afresh")
         loaded = read.load(_trained_on(handle, zones=zones), zones=zones)
-        found.append(_views(loaded.split("train")[0], loaded.attrs, slices))
+        found.append((loaded, frozenset(loaded.split("train")[2]["patient_key"])))
         handle = level.base_of(handle, zones=zones)
     return found
 

@@ -65,7 +65,7 @@ def admit(cohort: CohortSnapshot, *, zones: Zones, site: Path | None = None) -> 
 
 def gather(cohort: Cohort, images: pd.DataFrame, *, zones: Zones) -> dict[str, pd.DataFrame]:
     """All facts that the cohort suite is about; `images` are `statistics.of_cohort(cohort)`."""
-    reference = drift.accepted(cohort.snapshot.recipe.name, zones=zones)
+    reference = drift.accepted(cohort.snapshot, zones=zones)
     return {
         suites.IMAGES: images,
         suites.CLASSES: statistics.of_classes(cohort),

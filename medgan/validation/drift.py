@@ -1,4 +1,4 @@
-"""Drift: every distribution of a cohort against the last accepted cohort of the same recipe.
+"""Drift: every distribution of a cohort against the last accepted cohort of the same recipe and collection.
 
 The reference is written when a cohort is admitted: shares of classes and sexes, and what each class looks like
 (its mean image beside the mean of all, 8 x 8). Two tables whose labels were swapped have the same distributions,
@@ -21,7 +21,7 @@ from medgan.cohort.read import Cohort
 from medgan.cohort.split import SPLITS
 from medgan.collection import durable
 from medgan.collection import table as tables
-from medgan.records import Handle
+from medgan.records import CohortSnapshot, Handle
 from medgan.records.base import Record
 from medgan.settings import Zones
 from medgan.validation import likeness
@@ -43,19 +43,19 @@ class Reference(Record):
     looks: dict[str, list[float]]
 
 
-def accepted(recipe: str, *, zones: Zones) -> Reference | None:
-    """The last accepted cohort of this recipe name, or None."""
-    path = _pointer(recipe, zones)
+def accepted(cohort: CohortSnapshot, *, zones: Zones) -> Reference | None:
+    """The last accepted cohort of this one's recipe name and collection, or None."""
+    path = _pointer(cohort, zones)
     return Reference.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def accept(cohort: Cohort, *, zones: Zones) -> None:
-    """Make `cohort` the reference of its recipe."""
+    """Make `cohort` the reference of its recipe in its collection."""
     names = [name for name in ("class", "sex") if name in cohort.table]
     shares = {name: shares_of(cohort.table, name) for name in names}
     looks = {name: look.tolist() for name, look in class_looks(cohort).items()}
     reference = Reference(cohort=cohort.snapshot.cohort, images=len(cohort.images), shares=shares, looks=looks)
-    durable.write_bytes(_pointer(cohort.snapshot.recipe.name, zones), reference.canonical())
+    durable.write_bytes(_pointer(cohort.snapshot, zones), reference.canonical())
 
 
 def distributions(cohort: Cohort, facts: pd.DataFrame, reference: Reference | None, *, zones: Zones) -> pd.DataFrame:
@@ -160,5 +160,7 @@ def _statistics(reference: Reference | None, zones: Zones) -> pd.DataFrame | Non
     return tables.from_parquet(path.read_bytes()) if path.is_file() else None
 
 
-def _pointer(recipe: str, zones: Zones) -> Path:
-    return zones.pseudonymised / "cohorts" / "accepted" / f"{recipe}.json"
+def _pointer(cohort: CohortSnapshot, zones: Zones) -> Path:
+    """A reference a collection: another site's images are prepared by the same recipe and look different by right."""
+    collection, _, _ = cohort.collection_snapshot.partition("@")
+    return zones.pseudonymised / "cohorts" / "accepted" / collection / f"{cohort.recipe.name}.json"

@@ -6,12 +6,13 @@ import json
 
 import pytest
 
-from medgan.cohort import read, synthetic
+from medgan.cohort import prepare, read, synthetic
+from medgan.collection import store
 from medgan.errors import InvalidRequest
 from medgan.gan import level
 from medgan.privacy import attack
 from medgan.records import Verdict
-from tests.builders.cohort import prepared_cohort
+from tests.builders.cohort import prepared_cohort, xray_recipe
 from tests.builders.model import described_model
 
 SITE, BASE = "mo-" + "5" * 32, "mo-" + "b" * 32
@@ -55,3 +56,33 @@ def test_a_base_that_is_gone_is_a_refusal_and_no_pass(case, adapted):
     path.write_bytes(body)
     assert len(attack._learned_before(SITE, zones=case.zones)) == 1
     assert attack._learned_before(BASE, zones=case.zones) == []
+
+
+@pytest.fixture(scope="module")
+def learned(case):
+    """A base that learned from more of the site's own archive, half of the first holdout among it."""
+    recipe = xray_recipe(32, train_fraction=0.82, holdout_fraction=0.09)
+    cohort = prepare.prepare(store.head("xray-900", zones=case.zones), recipe, zones=case.zones)
+    handle = "mo-" + "c" * 32
+    described_model(handle, cohort.cohort, case.zones, snapshot=cohort.collection_snapshot)
+    (case.zones.pseudonymised / "models" / handle / "config.json").write_text("{}")
+    return frozenset(read.load(cohort, zones=case.zones).split("train")[2]["patient_key"]), handle
+
+
+def test_whom_the_base_learned_from_is_no_stranger_to_calibrate_with(case, learned):
+    known, base = learned
+    described = {"level": level.SITE, "adapted": {"base": base}}
+    (case.zones.pseudonymised / "models" / SITE / "config.json").write_text(json.dumps(described))
+    assert attack._learned_before(SITE, zones=case.zones)[0][1] == known
+    plain, everybody, _ = attack._real(case.cohort, zones=case.zones)
+    fresh, left, _ = attack._real(case.cohort, known, zones=case.zones)
+    assert not known & {*fresh[""].holdout_1_patients, *fresh[""].holdout_2_patients}
+    assert 20 < left["holdout-1 patients"] < everybody["holdout-1 patients"] - 20
+    assert len(fresh[""].holdout_1) == left["holdout-1 images"]
+    assert list(fresh[""].train_patients) == list(plain[""].train_patients)
+
+
+def test_strangers_whom_the_base_all_knows_are_a_refusal_and_no_pass(case):
+    holdouts = attack._real(case.cohort, zones=case.zones)[0][""]
+    with pytest.raises(InvalidRequest, match="nobody is left"):
+        attack._real(case.cohort, frozenset(holdouts.holdout_2_patients), zones=case.zones)

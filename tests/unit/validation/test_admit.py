@@ -214,6 +214,19 @@ def test_every_planted_defect_is_caught_by_the_rule_meant_for_it(defect, sample,
     assert meant in failures(zones, prepared, meant)
 
 
+def test_another_sites_images_are_not_held_to_look_like_this_ones(sample, reference, tmp_path):
+    pixels, rows = sample
+    rows, pixels = on_pixels(lambda image: image // 2 + 90, share=1.0)(rows.copy(), pixels)
+    zones = Zones.under(tmp_path)
+    clean, validated = reference
+    drift.accept(read.load(validated.cohort, zones=clean), zones=zones)
+    before = drift._pointer(validated.cohort, zones).read_bytes()
+    elsewhere = prepare.prepare(commit(rows, pixels, zones, "north"), xray_recipe(), zones=zones)
+    assert drift.accepted(elsewhere, zones=zones) is None
+    drift.accept(read.load(elsewhere, zones=zones), zones=zones)
+    assert drift._pointer(validated.cohort, zones).read_bytes() == before
+
+
 def test_a_failed_suite_stops_the_run_names_rules_counts_and_keys_and_admits_nothing(sample, tmp_path):
     pixels, rows = sample
     rows, pixels = on_pixels(np.zeros_like, share=0.02)(rows.copy(), pixels)
@@ -227,7 +240,7 @@ def test_a_failed_suite_stops_the_run_names_rules_counts_and_keys_and_admits_not
     assert key in set(rows["instance_key"])
     assert key not in str(refusal.value)
     assert not (folder / admit.VALIDATED).exists()
-    assert drift.accepted("chest-xray", zones=zones) is None
+    assert drift.accepted(prepared, zones=zones) is None
     assert list((folder / layout.DATA_DOCS).rglob("index.html"))
 
 
