@@ -9,6 +9,7 @@ best that can be done without them. Each seed draws other training cases and ano
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +27,7 @@ from medgan.personal import match, page, segment
 from medgan.personal.cases import Cases
 from medgan.personal.learner import Cnn, Learner
 from medgan.personal.unet import Segmenter
-from medgan.records import ArmScore, Gain, LocalCases, PersonalReport, PersonalRequest, sha256_hex
+from medgan.records import ArmScore, Gain, LocalCases, Matching, PersonalReport, PersonalRequest, sha256_hex
 from medgan.settings import Zones
 
 REAL, AUGMENTED, SYNTHETIC = "real only", "real + augmentation", "synthetic only"
@@ -44,11 +45,12 @@ MakeLearner = Callable[[int], Learner]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Metric by arm, shots and seed: `values[arm][shots]` has one number a seed."""
+    """`values[arm][shots]` has the metric of each seed; `how[shots]` what each seed's cases made of the release."""
 
     metric: str
     values: dict[str, dict[int, list[float]]]
     test: Cases
+    how: dict[int, list[str]]
     masks: segment.Judge | None = None
 
 
@@ -113,15 +115,21 @@ def compare(
     judge = segment.Judge(test, structures) if structures else None
     matcher = match.Matcher(made, classes=classes)
     values: dict[str, dict[int, list[float]]] = {arm: {count: [] for count in shots} for arm in ARMS}
+    how: dict[int, list[str]] = {count: [] for count in shots}
     total, done = len(shots) * request.seeds * len(ARMS), 0
     for seed in range(request.seeds):
         for count in shots:
             real = pool.rows(_draw(pool, count, classes, np.random.default_rng([seed, count])))
+            how[count].append(matcher.choose(real, share=request.share))
             for arm in ARMS:
                 if arm == SYNTHETIC and count != shots[0]:  # does not depend on the real cases
                     values[arm][count].append(values[arm][shots[0]][-1])
+                elif arm == PERSONAL and how[count][-1] == match.WHOLE:  # nothing to match: it is the generic arm
+                    values[arm][count].append(values[GENERIC][count][-1])
                 else:
-                    training, synthetic = _training(arm, real, matcher, request, seed)
+                    way = how[count][-1] if arm == PERSONAL else match.WHOLE
+                    chosen = matcher.made(matcher.synthetic, way, real, share=request.share)
+                    training, synthetic = _training(arm, real, chosen, request, seed)
                     learner = make(structures or classes)
                     learner.fit(training, synthetic, seed=seed)
                     if judge is not None:
@@ -132,7 +140,7 @@ def compare(
                 if on_progress is not None:
                     on_progress(done, total)
     metric = "Dice" if structures else "AUC" if classes else "R2"
-    return Comparison(metric=metric, values=values, test=test, masks=judge)
+    return Comparison(metric=metric, values=values, test=test, how=how, masks=judge)
 
 
 def _learner(count: int, request: PersonalRequest, *, masks: bool) -> Learner:
@@ -168,17 +176,15 @@ def _draw(pool: Cases, count: int, classes: int, rng: np.random.Generator) -> ND
 
 
 def _training(
-    arm: str, real: Cases, matcher: match.Matcher, request: PersonalRequest, seed: int
+    arm: str, real: Cases, made: Cases, request: PersonalRequest, seed: int
 ) -> tuple[Cases, NDArray[np.bool_]]:
-    """What an arm trains on, and which of it is synthetic."""
+    """What an arm trains on of real cases and those `made`, and which of it is synthetic."""
     if arm == REAL:
         return real, np.zeros(len(real), bool)
     if arm == AUGMENTED:
         copies = augmented(real, seed)
         return copies, np.zeros(len(copies), bool)
-    chosen = matcher.personalise(real, share=request.share) if arm == PERSONAL else matcher.synthetic
-    rows = np.sort(np.random.default_rng(seed).permutation(len(chosen))[: request.most_synthetic])
-    chosen = chosen.rows(rows)
+    chosen = made.rows(np.sort(np.random.default_rng(seed).permutation(len(made))[: request.most_synthetic]))
     if arm == SYNTHETIC:
         return chosen, np.ones(len(chosen), bool)
     copies = augmented(real, seed)
@@ -236,20 +242,37 @@ def gains(compared: Comparison) -> tuple[Gain, ...]:
     return tuple(out)
 
 
-def headline(found: tuple[Gain, ...], metric: str) -> str:
-    """One sentence that does not promise more than was seen."""
+def matching(compared: Comparison) -> tuple[Matching, ...]:
+    """What personalising did with each number of cases, the most frequent first."""
+    return tuple(
+        Matching(shots=count, how=way, seeds=seeds)
+        for count, ways in compared.how.items()
+        for way, seeds in Counter(ways).most_common()
+    )
+
+
+def headline(found: tuple[Gain, ...], metric: str, matched: tuple[Matching, ...] = ()) -> str:
+    """Sentences that do not promise more than was seen."""
     parts = [
         f"{one.shots} real cases: {one.verdict} ({metric} {one.mean:+.3f}, 95 %: {one.low:+.3f} to {one.high:+.3f})"
         for one in found
         if one.over == AUGMENTED
     ]
-    return "Personalised synthetic cases against classical augmentation. " + "; ".join(parts) + "."
+    mostly = {one.shots: one.how for one in reversed(matched)}  # the most frequent stands first
+    whole = [str(count) for count in sorted(mostly) if mostly[count] == match.WHOLE]
+    told = f" With {' and '.join(whole)} real cases the release was taken whole: nothing in it was clearly nearer."
+    return (
+        "Personalised synthetic cases against classical augmentation. "
+        + "; ".join(parts)
+        + "."
+        + (told if whole else "")
+    )
 
 
 def _write(
     compared: Comparison, dataset: Dataset, cases: LocalCases, request: PersonalRequest, *, zones: Zones
 ) -> PersonalReport:
-    found = gains(compared)
+    found, matched = gains(compared), matching(compared)
     scores = []
     for arm, by_shots in compared.values.items():
         for count, values in by_shots.items():
@@ -264,6 +287,7 @@ def _write(
         "metric": compared.metric,
         "values": {arm: {str(n): list(v) for n, v in by.items()} for arm, by in compared.values.items()},
         "gains": [one.model_dump(mode="json") for one in found],
+        "matching": [one.model_dump(mode="json") for one in matched],
     }
     if compared.masks is not None:
         whole["dice"] = {
@@ -280,7 +304,8 @@ def _write(
         test_patients=len(np.unique(compared.test.patient)),
         scores=tuple(scores),
         gains=found,
-        headline=headline(found, compared.metric),
+        matching=matched,
+        headline=headline(found, compared.metric, matched),
         report_sha256=sha256_hex(text),
     )
     folder = local_cases.folder_of(cases.cases, zones=zones) / f"{dataset.name}-{dataset.version}"

@@ -70,7 +70,8 @@ def small_network(
         return Utility(auc=float("nan"), balanced_accuracy=float("nan"))
     with fixed(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _network(train_NHW.shape[-1], len(values)).to(memory_format=torch.channels_last)  # twice as fast
+        network = _network(train_NHW.shape[-1], len(values))
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not among torch's; twice as fast
         _teach(network, train_NHW, np.searchsorted(values, train_class), np.random.default_rng(seed))
         parts = np.array_split(test_NHW[known], -(-int(known.sum()) // 256))
         with torch.inference_mode():

@@ -9,7 +9,7 @@ from medgan.records.decision import Choice, Decision, Refusal, Retention, Shippe
 from medgan.records.erasure import Erasure
 from medgan.records.model import Outliner, PrivacyBudget, PrivacyTarget, TrainedModel, TrainRequest
 from medgan.records.night import IngestOutcome, Night, NightReport, SynthesisOutcome, TrainOutcome
-from medgan.records.personal import ArmScore, Gain, LocalCases, PersonalReport, PersonalRequest
+from medgan.records.personal import ArmScore, Gain, LocalCases, Matching, PersonalReport, PersonalRequest
 from medgan.records.release import (
     Envelope,
     EnvelopeSignature,
@@ -64,6 +64,7 @@ __all__ = [
     "LocalCases",
     "Manifest",
     "ManifestFile",
+    "Matching",
     "Measure",
     "Name",
     "Night",

@@ -72,6 +72,14 @@ class Gain(Record):
     verdict: Literal["gain", "no clear difference", "loss"]
 
 
+class Matching(Record):
+    """How often the release was matched to the local cases in one way, and with how many of them."""
+
+    shots: int
+    how: str
+    seeds: int = Field(ge=1)
+
+
 class PersonalReport(Record):
     """What was gained; the whole report and its page lie beside the cases."""
 
@@ -83,5 +91,6 @@ class PersonalReport(Record):
     test_patients: int
     scores: tuple[ArmScore, ...]
     gains: tuple[Gain, ...]
+    matching: tuple[Matching, ...] = Field(description="What personalising did, by held-out patients among the cases.")
     headline: str
     report_sha256: Sha256

@@ -12,8 +12,8 @@ from medgan.client import load
 from medgan.errors import InvalidRequest
 from medgan.gan.augment import Warp
 from medgan.gan.config import TrainConfig
+from medgan.personal import acquisition, fit, match, segment
 from medgan.personal import cases as local_cases
-from medgan.personal import fit, segment
 from medgan.personal.cases import Cases
 from medgan.personal.fit import ARMS, PERSONAL, REAL, SYNTHETIC
 from medgan.personal.unet import Segmenter
@@ -203,3 +203,21 @@ def test_a_release_with_masks_and_a_teams_masks_become_a_report_with_outlines(ma
     assert "Doe^" not in page
     with pytest.raises(InvalidRequest, match="does not fit"):
         fit.personalise(dataset, record, PersonalRequest(task="classification"), zones=zones)
+
+
+def test_masks_follow_their_images_into_another_field_of_view():
+    rng = np.random.default_rng(0)
+    corner_N2 = rng.integers(6, 16, (40, 2))
+    masks = np.zeros((40, 32, 32), np.uint8)
+    for mask, (row, column) in zip(masks, corner_N2, strict=True):
+        mask[row : row + 8, column : column + 8] = 1
+    made = Cases(unit=masks * np.float32(1.6) - np.float32(0.8), target=masks, patient=np.arange(40))
+    narrower = acquisition.fit(made.unit, made.unit)
+    axis = acquisition._zoom(1.25, 32)
+    near = Cases(unit=(axis @ made.unit @ axis.T).astype(np.float32), target=masks, patient=made.patient)
+    assert narrower.zoom == 1.0
+    taken = match.Matcher(made, classes=0).made(made, match.SCANNED, near, share=0.5)
+    assert acquisition.fit(made.unit, near.unit).zoom > 1.1
+    bright = taken.unit > 0
+    assert ((taken.target == 1) == bright).mean() > 0.97
+    assert ((masks == 1) == bright).mean() < 0.97
