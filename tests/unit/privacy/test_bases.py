@@ -71,9 +71,10 @@ def learned(case):
 
 def test_whom_the_base_learned_from_is_no_stranger_to_calibrate_with(case, learned):
     known, base = learned
-    described = {"level": level.SITE, "adapted": {"base": base}}
-    (case.zones.pseudonymised / "models" / SITE / "config.json").write_text(json.dumps(described))
-    assert attack._learned_before(SITE, zones=case.zones)[0][1] == known
+    described, handle = {"level": level.SITE, "adapted": {"base": base}}, "mo-" + "7" * 32
+    described_model(handle, case.cohort.cohort.cohort, case.zones)
+    (case.zones.pseudonymised / "models" / handle / "config.json").write_text(json.dumps(described))
+    assert attack._learned_before(handle, zones=case.zones)[0][1] == known
     plain, everybody, _ = attack._real(case.cohort, zones=case.zones)
     fresh, left, _ = attack._real(case.cohort, known, zones=case.zones)
     assert not known & {*fresh[""].holdout_1_patients, *fresh[""].holdout_2_patients}
