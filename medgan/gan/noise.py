@@ -7,9 +7,18 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from medgan.gan.measurement import Image, Measurement, not_below_floor
+
+_HU_PER_UNIT = 2047.5
+_DIRECTIONS = 16
+_COARSE_PX, _CANVAS_PX = 64, 91
+"""Attenuation varies slowly: it is found on images of at most 64 px, whose diagonal a detector of 91 px sees."""
+_MOST_ATTENUATION = 9.0
+"""Beyond (0.01 % of the photons) a scanner's own noise is what is left."""
 
 
 def noise_level(seen_HW: Image) -> float:
@@ -63,42 +72,55 @@ class RicianNoise(_Noise):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowDose(_Noise):
-    """Low-dose CT: photon counts of a parallel-beam scan are Poisson; filtered back projection spreads their noise.
+    """Low-dose CT: noise as filtered back projection leaves it, of a strength drawn in Hounsfield units.
 
-    The window is read as -1024..3071 HU, water attenuates 0.0192 / mm (at 70 keV), a pixel is `pixel_mm` wide.
+    By the projection-slice theorem a view's noise lies along one direction of the Fourier plane, with the ramp's
+    spectrum; about a pixel it is as strong as the ray through that pixel is weak (Wunderlich and Noo 2008). So wedges
+    of filtered white noise are weighted pixel by pixel with the attenuation along their rays: the same cost for 64 and
+    for 512 px, where projecting noise itself takes gigabytes. The window is read as -1024..3071 HU, water attenuates
+    0.0192 / mm (at 70 keV), and the longer side of an image spans `field_mm`, so that a window is a small body. A
+    reconstruction's kernel ends the ramp at a drawn share of the highest frequency.
     """
 
     name: ClassVar[str] = "low-dose"
     exact: ClassVar[bool] = False
     factor: int = 1
-    photons_from: float = 2e3
-    photons_to: float = 5e4
-    pixel_mm: float = 4.0
-    angles: int = 90
+    sigma_from_hu: float = 10.0
+    sigma_to_hu: float = 100.0
+    kernel_from: float = 0.6
+    kernel_to: float = 1.2
+    field_mm: float = 256.0
 
     def measure(self, image_HW: Image, rng: np.random.Generator) -> Measurement:
-        """Add the reconstruction of (noisy - noiseless) line integrals; the noiseless part stays untouched."""
-        from scipy import sparse
+        """The image with noise whose root mean square is drawn (evenly by its logarithm)."""
+        sigma = float(np.exp(rng.uniform(np.log(self.sigma_from_hu), np.log(self.sigma_to_hu)))) / _HU_PER_UNIT
+        height, width = image_HW.shape
+        rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
+        radius = np.hypot(rows, columns) * 2
+        ends = np.clip(radius / rng.uniform(self.kernel_from, self.kernel_to), 0, 1)
+        amplitude = np.sqrt(radius * np.cos(np.pi / 2 * ends) ** 2)
+        wedge = (np.arctan2(rows, columns) % np.pi / np.pi * _DIRECTIONS + 0.5).astype(np.int64) % _DIRECTIONS
+        white = np.fft.rfft2(rng.standard_normal(image_HW.shape)) * amplitude
+        noise = np.zeros(image_HW.shape)
+        for direction, strength in enumerate(self._strengths(image_HW)):
+            noise += strength * np.fft.irfft2(white * (wedge == direction), image_HW.shape)
+        noise *= sigma / np.sqrt(np.mean(noise**2))
+        return Measurement(seen=(image_HW + noise).astype(np.float32), shape=(height, width), level=sigma)
 
-        photons = float(np.exp(rng.uniform(np.log(self.photons_from), np.log(self.photons_to))))
-        size = max(image_HW.shape)
-        square = np.full((size, size), -1.0)
-        square[: image_HW.shape[0], : image_HW.shape[1]] = image_HW
-        system = projector(size, self.angles)
-        hounsfield = (square + 1) * 2047.5 - 1024
-        per_pixel = np.clip(1 + hounsfield / 1000, 0, None) * 0.0192 * self.pixel_mm
-        lines = (sparse.csr_matrix(system) @ per_pixel.ravel()).reshape(self.angles, -1)
-        expected = photons * np.exp(-lines)
-        counted = np.maximum(rng.poisson(expected), 1)
-        error = np.log(np.maximum(expected, 1) / counted)
-        ramp = np.abs(np.fft.rfftfreq(error.shape[1]))
-        filtered = np.fft.irfft(np.fft.rfft(error, axis=1) * ramp, error.shape[1], axis=1)
-        noise = (system.T @ filtered.ravel()).reshape(size, size) * np.pi / self.angles
-        noise_unit = noise / (0.0192 * self.pixel_mm) * 1000 / 2047.5
-        cut = noise_unit[: image_HW.shape[0], : image_HW.shape[1]]
-        seen = (image_HW + cut).astype(np.float32)
-        shape = (image_HW.shape[0], image_HW.shape[1])
-        return Measurement(seen=seen, shape=shape, level=float(cut.std()))
+    def _strengths(self, image_HW: Image) -> NDArray[np.float64]:
+        """(directions, H, W): the noise of a ray through each pixel, by exp(attenuation / 2), up to a factor."""
+        step = -(-max(image_HW.shape) // _COARSE_PX)
+        coarse = gaussian_filter(image_HW, step / 2)[::step, ::step] if step > 1 else image_HW
+        canvas = np.full((_CANVAS_PX, _CANVAS_PX), -1.0)
+        top, left = ((_CANVAS_PX - side) // 2 for side in coarse.shape)
+        inside = slice(top, top + coarse.shape[0]), slice(left, left + coarse.shape[1])
+        canvas[inside] = coarse
+        hounsfield = (canvas + 1) * _HU_PER_UNIT - 1024
+        per_pixel = np.clip(1 + hounsfield / 1000, 0, None) * 0.0192 * self.field_mm / max(coarse.shape)
+        system = projector(_CANVAS_PX, _DIRECTIONS)
+        noise = np.exp(np.minimum(system @ per_pixel.ravel(), _MOST_ATTENUATION) / 2).reshape(_DIRECTIONS, -1)
+        seen = [(turn.T @ ray).reshape(canvas.shape)[inside] for turn, ray in zip(_views(), noise, strict=True)]
+        return np.stack(seen)[:, np.arange(image_HW.shape[0])[:, None] // step, np.arange(image_HW.shape[1]) // step]
 
     def naive(self, measured: Measurement) -> Image:
         """The noisy image itself."""
@@ -107,6 +129,13 @@ class LowDose(_Noise):
     def project(self, answer_NCHW: Tensor, measured: list[Measurement]) -> Tensor:  # noqa: ARG002 - noise hides it
         """No answer is excluded by noise."""
         return answer_NCHW
+
+
+@lru_cache(maxsize=1)
+def _views() -> list[Any]:
+    """The projector's rows, direction by direction."""
+    system = projector(_CANVAS_PX, _DIRECTIONS)
+    return [system[at * _CANVAS_PX : (at + 1) * _CANVAS_PX] for at in range(_DIRECTIONS)]
 
 
 @lru_cache(maxsize=4)

@@ -1,7 +1,7 @@
 """Does restoring remove what is there, or add what is not? Lesions planted in images whose truth is known.
 
 The rates on held-out patients go with the model, each with the bound that 95 % of such counts keep below: whoever
-reads a restored image may know how often a small disc of 15 to 40 % of the window was lost.
+reads a restored image may know how often a small disc of 15 to 40 % of the window (CT: 50 to 150 HU) was lost.
 """
 
 from __future__ import annotations
@@ -16,13 +16,22 @@ from medgan.gan.measurement import Degradation, Image, Measurement
 
 _WINDOW_PX, _STEP_PX = 128, 8
 _RADIUS_PX = (3.0, 6.0)
-_CONTRAST = (0.15, 0.4)
-"""Of the intensity window, brighter or darker than what is around."""
-_TISSUE = -0.3
 _LEAST_DISC_PX = 5
 CONFIDENCE = 0.95
 
 Answer = Callable[[Measurement], Image]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesion:
+    """What is planted: brighter or darker by shares of the intensity window, amid what is brighter than `tissue`."""
+
+    contrast: tuple[float, float] = (0.15, 0.4)
+    tissue: float = -0.3
+
+
+_BY_TASK = {"low-dose": Lesion(contrast=(50 / 4095, 150 / 4095), tissue=-150 / 2047.5 + 1024 / 2047.5 - 1)}
+"""In CT's window of 4,095 HU a lesion has 50 to 150 HU, in what is denser than -150 HU: fat, soft tissue, bone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +60,14 @@ def plant(degradation: Degradation, truths: Sequence[Image], answer: Answer, *, 
     image is wrong by half of the least contrast somewhere. Windows without tissue, and lesions of which a hole hides
     most, do not count.
     """
-    rng = np.random.default_rng(seed)
+    rng, lesion = np.random.default_rng(seed), _BY_TASK.get(degradation.name, Lesion())
     counted = removed = added = 0
     for case in range(cases):
-        drawn = _window(truths[case % len(truths)], degradation.factor, rng)
+        drawn = _window(truths[case % len(truths)], degradation.factor, lesion, rng)
         if drawn is None:
             continue
         healthy, disc = drawn
-        sick = _with_lesion(healthy, disc, float(rng.choice([-1, 1])) * 2 * rng.uniform(*_CONTRAST))
+        sick = _with_lesion(healthy, disc, float(rng.choice([-1, 1])) * 2 * rng.uniform(*lesion.contrast))
         before, after = (degradation.measure(one, np.random.default_rng(case)) for one in (healthy, sick))
         seen = disc if before.hole is None else disc * ~before.hole
         if 2 * seen.sum() < disc.sum():
@@ -67,7 +76,7 @@ def plant(degradation: Degradation, truths: Sequence[Image], answer: Answer, *, 
         counted += 1
         planted = ((sick - healthy) * seen).sum()
         removed += bool(((answer(after) - clear) * seen).sum() / planted < 0.5)  # noqa: PLR2004 - half
-        added += _adds(clear, healthy)
+        added += bool((_means(clear - healthy) >= lesion.contrast[0]).any())
     return Planted(
         cases=counted,
         removed=removed,
@@ -77,11 +86,13 @@ def plant(degradation: Degradation, truths: Sequence[Image], answer: Answer, *, 
     )
 
 
-def _window(truth: Image, factor: int, rng: np.random.Generator) -> tuple[Image, NDArray[np.float64]] | None:
+def _window(
+    truth: Image, factor: int, lesion: Lesion, rng: np.random.Generator
+) -> tuple[Image, NDArray[np.float64]] | None:
     """A window about a place in tissue, and a soft disc there in [0, 1]."""
     from scipy.ndimage import uniform_filter
 
-    tissue = np.argwhere(uniform_filter(truth, 13) > _TISSUE)
+    tissue = np.argwhere(uniform_filter(truth, 13) > lesion.tissue)
     if not len(tissue):
         return None
     place = tissue[rng.integers(len(tissue))]
@@ -104,10 +115,12 @@ def _with_lesion(healthy: Image, disc: NDArray[np.float64], contrast: float) -> 
     return both[int(kept[1] > 1.01 * kept[0])].astype(np.float32)
 
 
-def _adds(made: Image, truth: Image) -> bool:
+def _means(error_HW: Image) -> Image:
+    """Absolute means over about the smallest disc."""
     from scipy.ndimage import uniform_filter
 
-    return bool((np.abs(uniform_filter(made - truth, _LEAST_DISC_PX)) >= _CONTRAST[0]).any())
+    out: Image = np.abs(uniform_filter(error_HW, _LEAST_DISC_PX))
+    return out
 
 
 def at_most(events: int, cases: int) -> float:

@@ -118,7 +118,7 @@ def _play(config: RestoreConfig, players: Players, scans: Scans, rows: list[int]
         real_N = critic(torch.cat([truth, naive], 1)).detach()
         against = LOSSES["r3"].generator(real_N, critic(torch.cat([image, naive], 1)))
         made_NR, truth_NR = ring_power(image), ring_power(truth)
-        balance = critic.balance.weigh(made_NR, truth_NR, config.spectrum_share)  # type: ignore[operator,union-attr]
+        balance = critic.balance.weigh(made_NR, truth_NR, config.aim)  # type: ignore[operator,union-attr]
         spectrum = (made_NR - truth_NR).square().mean()  # the widest gaps first: they cost the least per dB
         loss = loss + balance * (spectrum + config.adversarial_weight * against)
     if not isfinite(float(loss.detach())):

@@ -12,7 +12,7 @@ from medgan.gan.degrade import task
 from medgan.gan.restorer import Shape
 
 Optimiser = Literal["muon", "adam"]
-CODE_VERSION = 6
+CODE_VERSION = 7
 LEAST_PX = 32
 """Sides of images and windows are this long at least."""
 
@@ -33,7 +33,7 @@ class RestoreConfig:
     learning_rate_critic: float = 4e-4
     pixel_weight: float = 10.0
     hole_weight: float = 2.0  # errors inside a hole count so many times as much
-    spectrum_share: float = 0.3  # of the spectrum's distance that pixels alone leave: what the critic's phase aims at
+    spectrum_share: float | None = None  # what the critic's phase aims at; the task's where it is not given
     adversarial_weight: float = 0.05  # beside the spectrum's, which is found while training
     gamma: float = 0.1
     penalty_every: int = 8
@@ -51,6 +51,11 @@ class RestoreConfig:
             raise InvalidRequest("steps, batch and tick_steps start at 1")
         if self.optimiser not in get_args(Optimiser) or not 0 <= self.stripped_share <= 1:
             raise InvalidRequest("optimiser is muon or adam, stripped_share lies between 0 and 1")
+
+    @property
+    def aim(self) -> float:
+        """Share of the spectrum's distance that is to be left."""
+        return task(self.task).spectrum_share if self.spectrum_share is None else self.spectrum_share
 
     @property
     def total_steps(self) -> int:

@@ -19,7 +19,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ COLIN, COLIN_FINE, COLIN_BRAIN, MONKEY = (
     TEMPLATES / f"{name}.nii.gz" for name in ("ch2", "ch2better", "ch2bet", "inia19-t1-brain")
 )
 MNI = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-TASK_NAMES = ("super-resolution-x2", "denoise", "inpaint", "compression")
+TASK_NAMES = ("super-resolution-x2", "super-resolution-x4", "denoise", "inpaint", "compression")
 
 
 def volume(path: Path) -> np.ndarray:
@@ -53,11 +53,15 @@ def volume(path: Path) -> np.ndarray:
     return (np.clip((slices - lo) / (hi - lo), 0, 1) * 2 - 1).astype(np.float32)
 
 
+def template(mni: Path | None) -> Path | None:
+    """MNI152: the file that is given, or nilearn's; None where neither is there."""
+    found = importlib.util.find_spec("nilearn") if mni is None else None
+    return Path(str(found.submodule_search_locations[0])) / MNI if found is not None else mni
+
+
 def volumes(mni: Path | None) -> tuple[Scans, list[np.ndarray], str]:
     """Training images in three orientations (the monkey calibrates), test slices, and what they are."""
-    if mni is None:
-        found = importlib.util.find_spec("nilearn")
-        mni = Path(str(found.submodule_search_locations[0])) / MNI if found is not None else None
+    mni = template(mni)
     learned = [COLIN, COLIN_FINE, COLIN_BRAIN, MONKEY] if mni is not None else [MONKEY]
     train: list[np.ndarray] = []
     whose: list[int] = []
@@ -85,7 +89,10 @@ class Trained(NamedTuple):
     seconds: dict[str, float]
 
 
-def fit_all(task: str, scans: Scans, steps: int, adversarial: int, keep: Path) -> Trained:
+MR = {"modality": "MR"}
+
+
+def fit_all(task: str, scans: Scans, steps: int, adversarial: int, keep: Path, attrs: dict[str, Any] = MR) -> Trained:
     """The conditional GAN, the same without its second phase, and a plain U-Net with L1.
 
     GAN and L1 alone are one run for `steps`, where they part, then `adversarial` each. The plain network is trained as
@@ -108,7 +115,6 @@ def fit_all(task: str, scans: Scans, steps: int, adversarial: int, keep: Path) -
         begun = time.process_time()
         folder = folders[config]
         done = (folder / repair.DESCRIPTION).is_file()
-        attrs = {"modality": "MR"}
         on_tick = part if config is alone else None
         made = Restorer(folder) if done else restore.fit(scans, config, folder, attrs=attrs, on_tick=on_tick)
         seconds[name] = time.process_time() - begun
@@ -241,10 +247,12 @@ def foreign(model: Restorer, image: np.ndarray) -> bool:
 def lesions(model: Restorer, test: list[np.ndarray], cases: int) -> str:
     """Planted lesions (medgan.gan.planted) in the test slices, beside the rates that go with the model."""
     done, stated = plant(model.degradation, test, lambda one: model.undo(one)[0], cases=cases), model.planted
+    without = plant(model.degradation, test, model.degradation.naive, cases=cases)
     return (
         f"lesions: {done.removed} of {done.cases} removed ({100 * done.removed / done.cases:.1f} %; the model states "
         f"{100 * stated['removed_at_most']:.1f} % at most), {done.added} images with an addition "
         f"({100 * done.added / done.cases:.1f} %; states {100 * stated['added_at_most']:.1f} % at most)\n"
+        f"without a network: {without.removed} removed, {without.added} images with an addition\n"
     )
 
 

@@ -83,12 +83,38 @@ def test_rician_noise_is_biased_where_there_is_no_signal():
     assert measured.seen.mean() + 1 == pytest.approx(2 * 0.05 * np.sqrt(np.pi / 2), rel=0.05)  # Rayleigh's mean
 
 
-def test_less_dose_is_more_noise_and_it_is_streaked_not_white():
-    rng = np.random.default_rng(0)
-    body = np.where(np.hypot(*(np.mgrid[:64, :64] - 31.5)) < 28, -0.5, -1).astype(np.float32)
-    few, many = (LowDose(photons_from=n, photons_to=n).measure(body, rng) for n in (2e3, 2e5))
-    assert few.level > 5 * many.level > 0
-    assert abs(float((few.seen - body).mean())) < 0.2 * few.level
+def ct_body(side):
+    """A wide ellipse of water in air, and the noise of a scan of it, both in HU."""
+    rows, columns = (np.mgrid[:side, :side] - (side - 1) / 2) / side
+    body = np.where((rows / 0.2) ** 2 + (columns / 0.45) ** 2 < 1, 0, -1000)
+    image = ((body + 1024) / 2047.5 - 1).astype(np.float32)
+    measured = LowDose(sigma_from_hu=40, sigma_to_hu=40, kernel_from=9, kernel_to=9).measure(
+        image, np.random.default_rng(0)
+    )
+    return measured, (measured.seen - image) * 2047.5
+
+
+@pytest.mark.parametrize("side", [64, 512])
+def test_noise_of_a_dose_has_the_strength_that_was_drawn_whatever_the_size(side):
+    measured, noise = ct_body(side)
+    assert float(np.sqrt(np.mean(noise**2))) == pytest.approx(40, rel=1e-3)
+    assert measured.level * 2047.5 == pytest.approx(40)
+    assert abs(noise.mean()) < 1
+
+
+def test_noise_of_a_dose_is_strongest_and_streaked_where_rays_are_long():
+    _, noise = ct_body(128)
+    middle, corner = noise[48:80, 48:80], noise[:24, :24]
+    assert middle.std() > 2 * corner.std()
+    # Rays along the body's long axis (columns) are the weak ones: their noise varies from row to row.
+    assert np.diff(middle, axis=0).std() > 1.15 * np.diff(middle, axis=1).std()
+
+
+def test_noise_of_a_dose_has_little_of_low_frequencies():
+    _, noise = ct_body(128)
+    power = np.abs(np.fft.fft2(noise)) ** 2
+    radius = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.fftfreq(128))
+    assert power[(radius > 0.2) & (radius < 0.3)].mean() > 4 * power[(radius > 0) & (radius < 0.05)].mean()
 
 
 def test_holes_cover_the_share_that_was_drawn():

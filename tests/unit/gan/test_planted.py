@@ -22,6 +22,12 @@ class Nothing(RicianNoise):
         return Measurement(seen=image_HW, shape=image_HW.shape)
 
 
+class Still(Nothing):
+    """The same of CT."""
+
+    name = "low-dose"
+
+
 def tissue(count=4, side=96):
     rng = np.random.default_rng(0)
     return [gaussian_filter(rng.standard_normal((side, side)), 6).astype(np.float32) for _ in range(count)]
@@ -51,6 +57,15 @@ def test_what_removes_and_what_adds_is_counted(answer, removed, added):
 def test_a_lesion_brighter_than_a_file_can_hold_is_not_planted():
     bright = [np.clip(0.1 * one + 0.9, -1, 1) for one in tissue()]  # an eight-bit file keeps nothing beyond white
     assert plant(Nothing(), bright, lambda one: np.clip(one.seen, -1, 1), cases=20).removed == 0
+
+
+def test_in_ct_a_lesion_of_fifty_hounsfield_units_counts():
+    """Of the whole window of CT it is 1 %: what would be nothing elsewhere is a lesion lost or invented here."""
+    tissue_like = [(0.01 * one - 0.45).astype(np.float32) for one in tissue()]
+    counts = [plant(kind, tissue_like, lambda one: one.seen - 0.01, cases=20).added for kind in (Still(), Nothing())]
+    assert counts == [0, 0]  # 20 HU are none
+    assert plant(Still(), tissue_like, lambda one: one.seen - 0.03, cases=20).added == 20
+    assert plant(Still(), tissue_like, lambda one: np.full_like(one.seen, one.seen.mean()), cases=20).removed == 20
 
 
 def test_no_lesion_is_planted_where_there_is_only_air():

@@ -191,5 +191,12 @@ def test_a_configuration_that_cannot_train_is_refused(changes, message):
         replace(SMALL, **changes)
 
 
+def test_how_sharp_an_answer_is_to_be_follows_from_the_task_unless_it_is_said():
+    """Of four times as fine a grid most is unknown: as sharp as the truth it would be wrong by 1 dB more."""
+    twice, four_times = (replace(SMALL, task=f"super-resolution-x{factor}") for factor in (2, 4))
+    assert twice.aim < four_times.aim < 1
+    assert replace(four_times, spectrum_share=0.1).aim == 0.1
+
+
 def test_a_configuration_travels_as_json():
     assert RestoreConfig.from_json(json.loads(json.dumps(asdict(SMALL)))) == SMALL
