@@ -48,6 +48,7 @@ def ingest_studies(scanned: ScanReport, collection: Name, profile: str, label_co
             {"what": "known already", "instances": done.known},
             {"what": "pending", "instances": done.pending},
             *({"what": f"quarantined: {reason}", "instances": n} for reason, n in sorted(done.quarantined.items())),
+            *({"what": f"images with a mask: {name}", "instances": n} for name, n in done.masks.items()),
             {"what": "label values left out", "instances": done.labels_left_out},
             {"what": "landed copies let go of", "instances": done.let_go},
         ],

@@ -18,6 +18,7 @@ _HEADLINES = {
     "tstr_balanced_accuracy": "TSTR accuracy",
 }
 """Measures of the quality report that the summary shows, and what it calls them."""
+_DICE = "dice_of_"
 
 
 @runtime.step("summarise night")
@@ -48,9 +49,10 @@ def render(report: NightReport) -> str:
         f"  de-identified  {ingest.stored:,} stored, {ingest.known:,} known already (profile {ingest.profile})",
         f"  quarantined    {sum(ingest.quarantined.values()):,}{f' ({reasons})' if reasons else ''}",
         f"  labels         {ingest.labels_joined:,} joined, {ingest.labels_unmatched:,} unmatched",
+        *([f"  masks          {_counts(ingest.masks)}"] if ingest.masks else []),
         f"  trained        {model.kimg:g} kimg in {model.seconds:.0f} s; patients: {_splits(report)}",
         f"  synthesised    {made.images:,} images ({_counts(made.class_counts)})",
-        *(f"  {_measure(measure)}" for measure in report.synthesis.quality.measures if measure.name in _HEADLINES),
+        *(f"  {_measure(measure)}" for measure in report.synthesis.quality.measures if _headline(measure)),
         f"  gate           {privacy.verdict.value} by {len(privacy.tests)} tests (policy {privacy.policy})",
         *(f"    {_test(test)}" for test in _telling(privacy.tests)),
         f"published {release.name}@{release.version}  {release.images:,} images, {release.bytes / 1e6:.1f} MB",
@@ -80,9 +82,14 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
 
 
+def _headline(measure: Measure) -> bool:
+    return measure.name in _HEADLINES or measure.name.startswith(_DICE)
+
+
 def _measure(measure: Measure) -> str:
     beside = "" if measure.reference is None else f"  ({measure.reference_name} {measure.reference:.3f})"
-    return f"{_HEADLINES[measure.name]:<15}{measure.value:.3f}{beside}"
+    called = _HEADLINES.get(measure.name) or f"Dice, {measure.name.removeprefix(_DICE)}"
+    return f"{called:<15}{measure.value:.3f}{beside}"
 
 
 def _telling(tests: Sequence[GateTest]) -> list[GateTest]:

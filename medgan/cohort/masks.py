@@ -31,8 +31,9 @@ def outlines(table: pd.DataFrame, rows: pd.DataFrame, recipe: CohortRecipe) -> t
     Columns `pack`, `pack_index`, `inside_from`; `row` of the image in `rows`; `value` of the structure in its mask.
     A segmentation that is filed under another patient than its image is nobody's.
     """
-    value_of = {name: number for number, name in enumerate(recipe.structures, start=1)}
-    wanted = table[table["structure"].isin(value_of)] if "structure" in table else table.iloc[:0]
+    value_of = {_plain(name): number for number, name in enumerate(recipe.structures, start=1)}
+    value_of = {name: value_of[_plain(name)] for name in collection.masks(table) if _plain(name) in value_of}
+    wanted = table[table["structure"].isin(value_of)] if value_of else table.iloc[:0]
     if wanted.empty:
         return wanted, 0
     drawn = wanted.assign(
@@ -57,14 +58,31 @@ def _same_grid(joined: pd.DataFrame) -> npt.NDArray[np.bool_]:
     return np.asarray((size == of_image).to_numpy() & ~moved, dtype=np.bool_)
 
 
+def _plain(name: str) -> str:
+    """A name as a person asks for it: SNOMED CT calls a heart `heart structure`, a rib `structure of rib`."""
+    return name.lower().strip().removeprefix("structure of ").removesuffix(" structure")
+
+
 def masked(found: pd.DataFrame, rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """(N,) which of `rows` have a mask; `InvalidRequest` where none has."""
-    if found.empty:
-        raise InvalidRequest(
-            "no selected image has a mask of one of the recipe's structures: they are named as in the collection's "
-            "column `structure`, and are taken where a segmentation names its images and has their grid"
-        )
+    """(N,) which of `rows` have a mask."""
     return np.isin(np.arange(len(rows)), found["row"].to_numpy())
+
+
+def refuse_lacking(found: pd.DataFrame, elsewhere: int, table: pd.DataFrame, recipe: CohortRecipe) -> None:
+    """`InvalidRequest` where no image has a mask of one of the recipe's structures; it tells what there is instead.
+
+    What was asked for is told by its place in the list: the names of the collection are words of a vocabulary, those
+    of a recipe are anybody's.
+    """
+    lacking = sorted(set(range(1, len(recipe.structures) + 1)) - set(found["value"] if len(found) else ()))
+    if not lacking:
+        return
+    held = ", ".join(f"{name} on {count:,}" for name, count in collection.masks(table).items())
+    raise InvalidRequest(
+        f"no selected image has a mask of structure {', '.join(map(str, lacking))} of the recipe's "
+        f"{len(recipe.structures)}. Images of this collection with masks: {held or 'none'}. Masks that lie on another "
+        f"grid than their image, and are not taken: {elsewhere:,}. `medgan collection show` lists the names"
+    )
 
 
 def drawn(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from html import escape
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +25,13 @@ def outlined(images_NHW: npt.NDArray[np.uint8], masks_NHW: npt.NDArray[np.uint8]
     for value in np.unique(masks[rim]).tolist():
         picture[rim & (masks == value)] = COLOURS[(value - 1) % len(COLOURS)]
     return picture
+
+
+def legend(structures: Sequence[str]) -> str:
+    """HTML: the name of each structure behind a patch of its colour."""
+    colours = (COLOURS[number % len(COLOURS)] for number in range(len(structures)))
+    patches = (f'<span style="color:rgb{colour}">&#9632;</span>' for colour in colours)
+    return ", ".join(f"{patch} {escape(name)}" for patch, name in zip(patches, structures, strict=True))
 
 
 def _rim(masks_NHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:

@@ -64,6 +64,7 @@ def _prepare(handle: str, snapshot: CollectionSnapshot, recipe: CohortRecipe, *,
     selected = without_duplicates(found)
     outlined, elsewhere = masks.outlines(table, selected, recipe)
     if recipe.structures:
+        masks.refuse_lacking(outlined, elsewhere, table, recipe)
         selected = selected.assign(**{masks.MASKED: masks.masked(outlined, selected)})
     # Scattered writes while packs are read in their own order; the scratch files go when the block ends.
     home = layout.folder(handle, zones=zones)

@@ -39,7 +39,7 @@ def log(name: NameArgument, workspace: WorkspaceOption) -> None:
 
 @collection.command()
 def show(name: NameArgument, workspace: WorkspaceOption, state: StateArgument = "head") -> None:
-    """Counts of one state, by modality and by pack."""
+    """Counts of one state: by modality, pack and label, and of masks by structure."""
     from medgan.collection import read
 
     zones = _zones(workspace)
@@ -51,6 +51,8 @@ def show(name: NameArgument, workspace: WorkspaceOption, state: StateArgument = 
     for column in ("modality", "pack", *(column for column in table.columns if column.startswith("label_"))):
         for value, count in table[column].value_counts().sort_index().items():
             typer.echo(f"  {column:<16}{value or '(none)':<24}{count:>10,} frames")
+    for structure, count in read.masks(table).items():
+        typer.echo(f"  {'masks of':<16}{structure:<24}{count:>10,} images")
 
 
 @collection.command()

@@ -127,6 +127,7 @@ def ingest(
         labels_unmatched=len(labels) - label_tables.matched(table, labels),
         labels_left_out=deid_labels.left_out(found.labels, labels, keyring=keyring, columns=label_columns),
         outlined=int(table["instance_key"].drop_duplicates().isin(structures).sum()),
+        masks=read.masks(table),
         let_go=gone.let_go,
         profile=expression.name,
         profile_digest=expression.digest,

@@ -39,6 +39,14 @@ def frames(snapshot: CollectionSnapshot, rows: pd.DataFrame, *, zones: Zones) ->
     return packs.frames(store.root(snapshot, zones=zones), rows)
 
 
+def masks(table: pd.DataFrame) -> dict[str, int]:
+    """Structure -> images of which a segmentation holds a mask of it, by name; what it is called in `structure`."""
+    if "structure" not in table:
+        return {}
+    drawn = table[table["outlines"] != ""].drop_duplicates(["structure", "outlines", "outlines_frame"])
+    return {str(name): int(count) for name, count in drawn["structure"].value_counts().sort_index().items()}
+
+
 def parts_of(root: zarr.Group) -> list[pd.DataFrame]:
     """The table parts in the order in which they were committed, rows as they lie."""
     tables_group = root.get(layout.TABLE)

@@ -8,6 +8,7 @@ from html import escape
 
 import numpy as np
 
+from medgan.cohort.outlines import legend
 from medgan.personal.segment import Judge
 from medgan.records import ArmScore, PersonalReport
 
@@ -75,7 +76,7 @@ def _outlines(masks: Judge, names: Sequence[str]) -> str:
         f"<h2>Each structure</h2><table><tr><th>way<th>real cases{heads}</tr>{''.join(rows)}</table>"
         f'<figure style="margin:1rem 0"><img alt="Test images with outlines" style="width:100%;height:auto" '
         f'src="data:image/png;base64,{picture}"><figcaption>Test images, fewest real cases; lines from above: '
-        f"{escape(lines)}.</figcaption></figure>"
+        f"{escape(lines)}. {legend(names)}</figcaption></figure>"
     )
 
 

@@ -5,13 +5,13 @@ Legend: N images, K structures, H rows, W columns; a mask's value k is structure
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medgan.cohort.outlines import outlined
+from medgan.gan import grid
 from medgan.gan.augment import Warp
 from medgan.personal.cases import Cases
 from medgan.personal.learner import Learner
@@ -40,14 +40,10 @@ class Judge:
 
     def picture(self) -> bytes:
         """PNG: a line for the team's own outlines and one for each way's, a column a test image; fewest real cases."""
-        from PIL import Image
-
         grey = np.rint((self.test.unit[self._shown] + 1) * 127.5).astype(np.uint8)
         lines = [self.test.target[self._shown].astype(np.uint8), *self.drawn.values()]
-        rows = [np.concatenate(list(outlined(grey, masks)), axis=1) for masks in lines]
-        out = io.BytesIO()
-        Image.fromarray(np.concatenate(rows)).save(out, "PNG")
-        return out.getvalue()
+        shown = outlined(np.tile(grey, (len(lines), 1, 1)), np.concatenate(lines))
+        return grid.png(grid.tile(shown, len(grey)))
 
 
 def masks_by(learner: Learner, unit_NHW: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -267,7 +267,9 @@ def decide(
     return Verdict.CLEARED
 
 
-def not_tested(tests: tuple[GateTest, ...], patients: dict[str, int], *, volumes: bool = False) -> tuple[str, ...]:
+def not_tested(
+    tests: tuple[GateTest, ...], patients: dict[str, int], *, volumes: bool = False, masks: bool = False
+) -> tuple[str, ...]:
     """What no test of this run looked at, in words for the report and the datasheet."""
     ran = {test.test for test in tests}
     several = patients["train images"] > patients["train patients"]
@@ -281,6 +283,7 @@ def not_tested(tests: tuple[GateTest, ...], patients: dict[str, int], *, volumes
     return (
         *(reason for test, reason in reasons.items() if test not in ran),
         *(["patients of the model that this one was adapted from: only copies (G1)"] if adapted else []),
+        *(["masks: a network drew them from these images alone; the quality report compares them"] if masks else []),
         *(["volumes: five planes of each were compared, none of those between them"] if volumes else []),
         f"detail finer than {VIEW_PX} px: larger images are compared at that size",
         "leaks that survive none of the embeddings, such as a small part of one image in another",
@@ -301,8 +304,9 @@ def _finished(home: Path, synthetic: SyntheticCohort, policy: Policy) -> Privacy
         record = PrivacyReport.model_validate_json(path.read_bytes())
     except ValidationError:  # an older gate's: judged anew
         return None
-    judged = (record.gate, record.pixel_sha256, record.labels_sha256, record.policy_sha256)
-    same = judged == (GATE, synthetic.pixel_sha256, synthetic.labels_sha256, policy.digest)
+    judged = (record.gate, record.pixel_sha256, record.labels_sha256, record.masks_sha256, record.policy_sha256)
+    ours = (synthetic.pixel_sha256, synthetic.labels_sha256, synthetic.masks_sha256)
+    same = judged == (GATE, *ours, policy.digest)
     whole = sha256_hex((home / REPORT).read_bytes()) == record.report_sha256
     return record if same and whole else None
 
@@ -320,7 +324,7 @@ def _write(
     report["counts"] |= {"near copies dropped and redrawn": cleaning.dropped}
     if cleaning.dropped:
         tests = tuple(_with_dropped(test, cleaning.dropped) if test.test == "G1" else test for test in tests)
-    untested = not_tested(tests, patients, volumes="planes" in report)
+    untested = not_tested(tests, patients, volumes="planes" in report, masks=synthetic.masks_sha256 is not None)
     single = patients["train images"] == patients["train patients"]
     verdict = decide(
         tests,
@@ -330,12 +334,14 @@ def _write(
     )
     report |= {"tests": [test.model_dump(mode="json") for test in tests], "not_tested": untested}
     report |= {"synthetic": synthetic.synthetic, "pixel_sha256": synthetic.pixel_sha256, "verdict": verdict.value}
+    report |= {"masks_sha256": synthetic.masks_sha256} if synthetic.masks_sha256 else {}
     text = json.dumps(plain(report), sort_keys=True, indent=1, allow_nan=False).encode()
     record = PrivacyReport(
         synthetic=synthetic.synthetic,
         cohort=synthetic.cohort,
         pixel_sha256=synthetic.pixel_sha256,
         labels_sha256=synthetic.labels_sha256,
+        masks_sha256=synthetic.masks_sha256,
         gate=GATE,
         policy=policy.name,
         policy_sha256=policy.digest,

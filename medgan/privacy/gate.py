@@ -75,7 +75,8 @@ def _same(
         raise IntegrityError("the report given is not the one that stands beside the synthetic cohort")
     if not report.is_file() or sha256_hex(report.read_bytes()) != stored.report_sha256:
         raise IntegrityError("a report's bytes are not what its record says: measure again")
-    if (stored.synthetic, stored.pixel_sha256) != (synthetic.synthetic, synthetic.pixel_sha256):
+    about = (stored.synthetic, stored.pixel_sha256, stored.masks_sha256)
+    if about != (synthetic.synthetic, synthetic.pixel_sha256, synthetic.masks_sha256):
         raise IntegrityError("a report speaks of other bytes than this synthetic cohort's")
 
 

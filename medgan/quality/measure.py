@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 
 from medgan.cohort import planes, read
 from medgan.cohort import synthetic as synthetic_cohorts
+from medgan.cohort.outlines import outlined
 from medgan.collection import durable
 from medgan.errors import InvalidRequest
 from medgan.gan import grid, train
@@ -96,7 +97,8 @@ def _finished(home: Path, synthetic: SyntheticCohort) -> QualityReport | None:
         return None
     record = QualityReport.model_validate_json((home / RECORD).read_bytes())
     text = (home / REPORT).read_bytes()
-    same = record.pixel_sha256 == synthetic.pixel_sha256 and record.report_sha256 == sha256_hex(text)
+    told = (record.pixel_sha256, record.masks_sha256, record.report_sha256)
+    same = told == (synthetic.pixel_sha256, synthetic.masks_sha256, sha256_hex(text))
     return record if same and json.loads(text).get("format") == FORMAT else None
 
 
@@ -119,6 +121,7 @@ def _write(
         "classes": list(classes),
         "counts": comparison.counts,
         "units": str(ours.attrs.get("units", "")),
+        **({"masks_sha256": synthetic.masks_sha256} if synthetic.masks_sha256 else {}),
         **drawn.facts,
     }
     measures = comparison.measures + drawn.measures
@@ -127,14 +130,14 @@ def _write(
         {**facts, "measures": told, "curves": comparison.curves}, sort_keys=True, indent=1, allow_nan=False
     ).encode()
     durable.write_bytes(home / REPORT, text)
-    page = report.page(
-        measures, comparison.curves, facts, _grid(ours), _grid(ours, drawn.masks) if drawn.masks is not None else None
-    )
+    with_masks = None if drawn.masks is None else _outlined_grid(ours, drawn.masks)
+    page = report.page(measures, comparison.curves, facts, _grid(ours), with_masks)
     durable.write_bytes(home / PAGE, page.encode())
     record = QualityReport(
         synthetic=synthetic.synthetic,
         cohort=synthetic.cohort,
         pixel_sha256=synthetic.pixel_sha256,
+        masks_sha256=synthetic.masks_sha256,
         encoder_sha256=comparison.encoder_sha256,
         measures=measures,
         report_sha256=sha256_hex(text),
@@ -143,11 +146,16 @@ def _write(
     return record
 
 
-def _grid(sample: Sample, masks_NHW: NDArray[np.uint8] | None = None) -> bytes:
-    """PNG of the first images, a block of rows a class, with the outlines of their masks where there are any."""
-    rows = _first(sample, _COLUMNS * _ROWS)
-    shown = _grey(sample, rows)
-    return grid.png(grid.tile(shown if masks_NHW is None else outlines.drawn_on(shown, masks_NHW[rows]), _COLUMNS))
+def _grid(sample: Sample) -> bytes:
+    """PNG of the first images, a block of rows a class."""
+    return grid.png(grid.tile(_grey(sample, _first(sample, _COLUMNS * _ROWS)), _COLUMNS))
+
+
+def _outlined_grid(sample: Sample, masks_NHW: NDArray[np.uint8]) -> bytes:
+    """PNG of fewer of them, larger, with the outlines of their masks."""
+    columns = _COLUMNS // 2
+    rows = _first(sample, columns * _ROWS // 2)
+    return grid.png(grid.tile(outlined(_grey(sample, rows), masks_NHW[rows]), columns))
 
 
 def _real_beside_synthetic(train: Sample, ours: Sample) -> bytes:

@@ -30,7 +30,13 @@ def measures(outliner: Outliner, made_NHW: Masks, real: Cohort) -> tuple[Measure
     Of train and holdout equally many masks are looked at, so half is what an outliner reaches that copies nobody's.
     """
     found = [
-        Measure(name=f"dice_of_{name}", value=value, better="higher", count=outliner.holdout_images)
+        Measure(
+            name=f"dice_of_{name}",
+            value=value,
+            reference_name="masks of real holdout images",
+            better="higher",
+            count=outliner.holdout_images,
+        )
         for name, value in zip(outliner.structures, outliner.dice, strict=True)
         if value is not None
     ]
@@ -49,15 +55,6 @@ def measures(outliner: Outliner, made_NHW: Masks, real: Cohort) -> tuple[Measure
             )
         )
     return tuple(found)
-
-
-def drawn_on(grey_NHW: NDArray[np.uint8], masks_NHW: Masks) -> NDArray[np.uint8]:
-    """Display images with the edges of their masks in white."""
-    shown = grey_NHW.copy()
-    for axis in (1, 2):
-        edge = np.diff(masks_NHW, axis=axis, prepend=masks_NHW.take([0], axis)) != 0
-        shown[edge] = 255
-    return shown
 
 
 def _equally_many(real: Cohort) -> tuple[Masks, Masks]:

@@ -6,6 +6,7 @@ import base64
 from html import escape
 from typing import Any
 
+from medgan.cohort.outlines import legend
 from medgan.records import Measure
 
 TITLES = {
@@ -74,7 +75,8 @@ def page(
     said = "".join(f"<tr><td>{escape(title_of(k))}</td><td>{escape(_in_words(v))}</td></tr>" for k, v in facts.items())
     pictures = _picture("Synthetic images", grid_png)
     if outlined_png is not None:
-        pictures += _picture("The same with their masks' outlines", outlined_png)
+        pictures += _picture("Some of them with what their masks outline", outlined_png)
+        pictures += f"<p>{legend(facts['structures'])}</p>"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'

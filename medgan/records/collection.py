@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from medgan.records.base import Name, Record, Sha256
+from medgan.records.base import Name, Record, Sha256, nothing
 
 
 class CollectionSnapshot(Record):
@@ -52,6 +52,11 @@ class IngestReport(Record):
         default=0,
         ge=0,
         description="Images in the collection on which a segmentation or structure set outlines something.",
+    )
+    masks: dict[str, int] = Field(
+        default_factory=dict,
+        exclude_if=nothing,
+        description="Images in the collection with a mask, by structure: the names that a recipe asks by.",
     )
     let_go: int = Field(default=0, ge=0, description="Landed copies of a remote archive that were deleted afterwards.")
     profile: str

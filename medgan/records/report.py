@@ -26,6 +26,7 @@ class QualityReport(Record):
     synthetic: Handle
     cohort: Handle
     pixel_sha256: Sha256
+    masks_sha256: Sha256 | None = Field(default=None, exclude_if=nothing, description="Of its masks, where there are.")
     encoder_sha256: Sha256
     measures: tuple[Measure, ...]
     report_sha256: Sha256 = Field(description="Digest of quality.json.")
@@ -71,6 +72,7 @@ class PrivacyReport(Record):
     cohort: Handle
     pixel_sha256: Sha256
     labels_sha256: Sha256
+    masks_sha256: Sha256 | None = Field(default=None, exclude_if=nothing, description="Of its masks, where there are.")
     gate: int = Field(ge=1, description="Generation of the gate's tests: an older one's verdict is given anew.")
     policy: Name
     policy_sha256: Sha256

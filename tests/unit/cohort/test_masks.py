@@ -162,9 +162,35 @@ def test_a_mask_of_another_patient_frame_or_grid_is_left_out(zones, other):
     assert elsewhere == (2 if {"pack", "position_x"} & other.keys() else 0)
 
 
-def test_structures_that_nobody_outlined_are_refused(zones):
-    with pytest.raises(InvalidRequest, match="no selected image has a mask"):
-        outlined_cohort(zones, structures=("spleen",))
+@pytest.mark.parametrize(
+    ("asked", "stored"), [("Heart", "heart structure"), ("heart structure", "heart"), ("heart", "structure of heart")]
+)
+def test_a_structure_is_asked_for_without_the_words_that_a_terminology_adds(zones, asked, stored):
+    cohort, masks_of, _ = outlined_cohort(
+        zones, lambda rows: rows.replace({"structure": {"heart": stored}}), structures=(asked,)
+    )
+    assert cohort.snapshot.recipe.structures == (asked,)
+    assert cohort.masks.sum() == masks_of["heart"].sum()
+
+
+@pytest.mark.parametrize(("asked", "place"), [(("spleen",), "1 of"), (("lung", "spleen"), "2 of")])
+def test_a_structure_that_nobody_outlined_is_refused_with_what_there_is(zones, asked, place):
+    with pytest.raises(InvalidRequest, match=f"mask of structure {place}.*: heart on 40, lung on 40") as refused:
+        outlined_cohort(zones, structures=asked)
+    assert "spleen" not in str(refused.value), "only the collection's words are told"
+
+
+def test_masks_on_another_grid_are_counted_where_they_are_what_is_lacking(zones):
+    with pytest.raises(InvalidRequest, match="not taken: 40"):
+        outlined_cohort(
+            zones, lambda rows: rows.assign(pack=rows["pack"].mask(rows["structure"] == "lung", "9x9-uint8")),
+            structures=("lung",),
+        )  # fmt: skip
+
+
+def test_a_collection_without_masks_says_so(zones):
+    with pytest.raises(InvalidRequest, match="with masks: none"):
+        outlined_cohort(zones, lambda rows: rows[rows["outlines"] == ""])
 
 
 def test_a_changed_mask_of_a_cohort_is_refused(zones):

@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -6,7 +7,7 @@ from medgan.collection import read, store
 from medgan.collection.cli import app
 from medgan.deid import pseudonym
 from medgan.errors import InvalidRequest
-from tests.builders.cohort import commit, radiographs, xray_rows
+from tests.builders.cohort import commit, handle, lung_and_heart, outlined, radiographs, xray_rows
 
 
 @pytest.fixture
@@ -38,6 +39,18 @@ def test_log_show_tag_and_diff_tell_the_story_of_a_collection(medgan, filled):
     assert "12 instances" in medgan("show", "main", "first-night")
     assert "20 instances" in medgan("show", "main")
     assert "8 frames came, 0 went" in medgan("diff", "main", "first-night", "head")
+
+
+def test_show_lists_what_masks_outline_in_images(medgan, zones):
+    pixels, labels = radiographs(20)
+    masks = lung_and_heart(pixels)
+    rows, stored = outlined(xray_rows(pixels, labels), pixels, masks)
+    rows = pd.concat([rows, rows[rows["structure"] == "heart"].head(3).assign(instance_key=handle("in", 777))])
+    commit(rows, stored, zones)
+    lines = [line.split() for line in medgan("show", "main").splitlines()]
+    assert [line[2:] for line in lines if line[:2] == ["masks", "of"]] == [
+        ["heart", "20", "images"], ["lung", "20", "images"],
+    ]  # fmt: skip
 
 
 def test_diff_counts_changed_columns_of_frames_that_stayed(filled, zones):

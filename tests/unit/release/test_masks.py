@@ -83,8 +83,18 @@ def test_masks_that_are_not_those_of_the_record_are_refused(zones, harm):
 def test_a_pointer_to_other_masks_is_refused(zones):
     built = build.synthetic_cohort(zones, count=40, structures=STRUCTURES)
     about = built.cleared.synthetic.model_copy(update={"masks_sha256": "0" * 64})
-    with pytest.raises(IntegrityError, match="cleared masks"):
+    with pytest.raises(IntegrityError, match="other masks"):
         publish.publish(built.cleared.model_copy(update={"synthetic": about}), build.request(), zones=zones)
+
+
+@pytest.mark.parametrize("name", ["quality-record.json", "privacy-record.json"])
+def test_a_report_that_is_not_about_these_masks_is_refused(zones, name):
+    built = build.synthetic_cohort(zones, count=40, structures=STRUCTURES)
+    record = json.loads((built.folder / name).read_bytes())
+    del record["masks_sha256"]
+    (built.folder / name).write_text(json.dumps(record))
+    with pytest.raises(IntegrityError, match="other masks"):
+        publish.publish(built.cleared, build.request(), zones=zones)
 
 
 def test_the_next_number_follows_from_masks_too(zones):
