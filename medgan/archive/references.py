@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.4"
 STRUCTURE_SET: Final = "1.2.840.10008.5.1.4.1.1.481.3"
 CLASSES: Final = frozenset((SEGMENTATION, STRUCTURE_SET))
+_SIDES: Final = {
+    ("SCT", "7771000"): "left", ("SRT", "G-A101"): "left",
+    ("SCT", "24028007"): "right", ("SRT", "G-A100"): "right",
+}  # fmt: skip
+"""Laterality (PS3.16 CID 244)."""
 _WORD: Final = re.compile(r"[^\W\d_]+")
 
 
@@ -165,14 +170,23 @@ def _segments(dataset: Dataset) -> Iterator[tuple[str, _Named]]:
 
 
 def _named_segments(dataset: Dataset) -> dict[Any, _Named]:
-    """Segment number -> what it is called, and its code."""
+    """Segment number -> what it is called, behind the side it lies on, and its code."""
     return {
         one.get("SegmentNumber"): (
-            str(one.get("SegmentLabel", "")),
+            f"{_side(one)} {one.get('SegmentLabel', '')}".lstrip(),
             *_code(one, "SegmentedPropertyTypeCodeSequence"),
         )
         for one in dataset.get("SegmentSequence") or ()
     }
+
+
+def _side(segment: Dataset) -> str:
+    """`left` or `right` where a modifier of the segment's type says so, else nothing (PS3.3 C.8.20.4.3)."""
+    kinds = segment.get("SegmentedPropertyTypeCodeSequence") or ()
+    modifiers = _items(kinds, "SegmentedPropertyTypeModifierCodeSequence")
+    said = {(one.get("CodingSchemeDesignator"), one.get("CodeValue")) for one in modifiers}
+    sides = {_SIDES[code] for code in said & _SIDES.keys()}
+    return sides.pop() if len(sides) == 1 else ""
 
 
 def _nothing(_: Dataset) -> Iterator[tuple[str, _Named]]:

@@ -50,9 +50,9 @@ def show(name: NameArgument, workspace: WorkspaceOption, state: StateArgument = 
     typer.echo("  " + ", ".join(f"{getattr(snapshot, level):,} {level}" for level in levels))
     for column in ("modality", "pack", *(column for column in table.columns if column.startswith("label_"))):
         for value, count in table[column].value_counts().sort_index().items():
-            typer.echo(f"  {column:<16}{value or '(none)':<24}{count:>10,} frames")
+            typer.echo(f"  {column:<18}{value or '(none)':<24}{count:>10,} frames")
     for structure, count in read.masks(table).items():
-        typer.echo(f"  {'masks of':<16}{structure:<24}{count:>10,} images")
+        typer.echo(f"  {'masks of':<18}{structure:<24}{count:>10,} images")
 
 
 @collection.command()

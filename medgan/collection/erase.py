@@ -75,10 +75,16 @@ def erase(collection: str, patient: str, *, zones: Zones, grace: timedelta = tim
 
 
 def drop(writer: store.Writer, patient: str) -> int:
-    """Blank the patient's frames, drop the rows, and list their sources; nothing is committed. Returns the frames."""
-    count = 0
-    for number, part in enumerate(read.parts_of(writer.group)):
+    """Blank the patient's frames, drop the rows, and list their sources; nothing is committed. Returns the frames.
+
+    What was drawn on an image of the patient goes with it, whoever a segmentation is filed under.
+    """
+    count, parts = 0, read.parts_of(writer.group)
+    images = {key for part in parts for key in part.loc[part["patient_key"] == patient, "instance_key"]}
+    for number, part in enumerate(parts):
         mine = part["patient_key"] == patient
+        if "outlines" in part:
+            mine |= part["outlines"].isin(images)
         if not mine.any():
             continue
         rows = part[mine]

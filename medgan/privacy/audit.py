@@ -117,7 +117,9 @@ def _least_side(path: Path) -> int:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    """Files below `path`; not the masks that an export of a version puts beside its images."""
+    found = path.rglob("*") if path.is_dir() else ()
+    return sorted(file for file in found if file.is_file() and path / "masks" not in file.parents)
 
 
 def _full_scale(largest: float) -> float:

@@ -12,7 +12,7 @@ from medgan.deid import audit
 from medgan.errors import Conflict, IntegrityError, InvalidRequest, StoreUnavailable
 from medgan.records import sha256_hex
 from medgan.settings import Zones
-from tests.builders.cohort import commit, handle, radiographs, xray_recipe, xray_rows
+from tests.builders.cohort import commit, handle, lung_and_heart, outlined, radiographs, xray_recipe, xray_rows
 
 from .conftest import write_zip
 
@@ -45,6 +45,26 @@ def test_an_erased_patient_is_in_no_state_of_the_collection_and_the_others_are_u
     with pytest.raises(InvalidRequest):
         read.table(first, zones=zones)
     assert erase.verify_forgotten(head, gone, zones=zones)
+
+
+def test_masks_of_an_erased_patients_images_go_too_whoever_they_are_filed_under(tmp_path, sample):
+    pixels, rows = sample
+    zones = Zones.under(tmp_path)
+    told, stored = outlined(rows, pixels, lung_and_heart(pixels))
+    gone, another = rows["patient_key"][3], rows["patient_key"][4]
+    misfiled = (told["outlines"] == rows["instance_key"][3]) & (told["structure"] == "heart")
+    told.loc[misfiled, "patient_key"] = another
+    commit(told[told["outlines"] == ""], stored, zones)
+    commit(told[told["outlines"] != ""], stored, zones)
+    assert erase.erase("main", gone, zones=zones).frames == 3
+    head = store.head("main", zones=zones)
+    table = read.table(head, zones=zones)
+    assert read.masks(table) == {"heart": 39, "lung": 39}
+    assert another in set(table["patient_key"])
+    with store.writer("main", zones=zones) as writer:
+        assert set(told.loc[misfiled, "source_sha256"]) <= read.withdrawn(writer.group).sources
+    recipe = xray_recipe(structures=("heart",))
+    assert prepare.prepare(head, recipe, zones=zones).masked == 39
 
 
 def test_the_pixels_are_gone_from_the_disk_not_only_from_the_table(tmp_path, sample):

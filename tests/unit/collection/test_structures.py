@@ -171,6 +171,34 @@ def test_only_technical_words_of_a_name_stay(text, said):
     assert structures.name(text) == said
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ("Smith", "10200004", "liver structure"),
+        ("Liver", "85756007", "liver"),
+        ("bone", "91723000", "bone"),
+        ("Smith", "85756007", "tissue"),
+        ("Lung, left", "39607008", "left lung structure"),
+        ("right or left", "39607008", "lung structure"),
+        ("right Smith", "44714003", "structure of upper lobe of left lung"),
+    ],
+)
+def test_a_code_names_a_structure_unless_it_is_of_any_and_words_say_its_side(text, code, said):
+    assert structures.name(text, "SCT", code) == said
+
+
+@pytest.mark.parametrize(("side", "said"), [("7771000", "left"), ("24028007", "right"), ("51440002", "")])
+def test_the_side_of_a_segment_is_told_by_the_modifier_of_its_code(side, said):
+    modifier = items({"CodeValue": side, "CodingSchemeDesignator": "SCT", "CodeMeaning": "a side"})
+    lung = items({"CodeValue": "39607008", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Lung"})
+    lung[0].SegmentedPropertyTypeModifierCodeSequence = modifier
+    segments = items({"SegmentNumber": 1, "SegmentLabel": "1", "SegmentedPropertyTypeCodeSequence": lung})
+    made = pydicom.dcmread(io.BytesIO(segmentation(PerFrameFunctionalGroupsSequence=derived((UIDS[0], None, 1)))))
+    made.SegmentSequence = segments
+    (found,) = references.masks(write(made), KEYRING)
+    assert structures.name(found.structure, found.scheme, found.code) == f"{said} lung structure".strip()
+
+
 def derived(*frames: tuple[str, int | None, int]) -> Sequence:
     """Per-frame groups of (image, its frame or None, segment)."""
     return items(

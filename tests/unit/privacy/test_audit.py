@@ -63,6 +63,14 @@ def test_sixteen_bit_images_keep_their_range(tmp_path, case):
     assert audit.load_views(tmp_path / "one", 32)[0] == pytest.approx(case.fresh[0] / 65535, abs=1e-6)
 
 
+def test_masks_that_an_export_puts_beside_its_images_are_no_images(tmp_path, case):
+    (tmp_path / "version").mkdir()
+    as_folder(tmp_path / "version/images", case.fresh[:9] / 65535)
+    as_folder(tmp_path / "version/masks", case.fresh[:9] / 65535 > 0.5)
+    assert len(audit.load_views(tmp_path / "version", 32)) == 9
+    assert len(audit.load_views(tmp_path / "version/masks", 32)) == 9
+
+
 def test_twelve_bits_and_odd_shapes_are_compared_with_eight_bits(tmp_path):
     deep = np.random.default_rng(0).integers(0, 4096, (40, 50)).astype(np.uint16)
     deep[0, 0] = 4095

@@ -97,6 +97,12 @@ def test_a_report_that_is_not_about_these_masks_is_refused(zones, name):
         publish.publish(built.cleared, build.request(), zones=zones)
 
 
+def test_records_of_reports_without_masks_keep_the_bytes_of_old(zones):
+    built = build.synthetic_cohort(zones, count=40)
+    for name in ("quality-record.json", "privacy-record.json"):
+        assert b"masks" not in (built.folder / name).read_bytes()
+
+
 def test_the_next_number_follows_from_masks_too(zones):
     assert night(zones, 1)[1].version == "1.0.0"
     assert night(zones, 2)[1].version == "1.0.1"
