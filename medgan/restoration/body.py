@@ -30,28 +30,55 @@ _WORDS: Final = {
     "leg": "LEG LOWERLEG LOWERLIMB LOWEREXTREMITY THIGH CALF FEMUR KNEE PATELLA TIBIA FIBULA TIBIAFIBULA ANKLE "
     "CALCANEUS FOOT TOE EXTREMITY",
 }
-_LONGEST_FIRST: Final = sorted({word for words in _WORDS.values() for word in words.split()}, key=len, reverse=True)
-_WORD: Final = re.compile("|".join(_LONGEST_FIRST))
-_RUN: Final = re.compile(f"(?:{_WORD.pattern}|AND|OF|JOINT|LEFT|RIGHT|STRUCTURE)+")
+_KNOWN: Final = {
+    **dict.fromkeys(("AND", "OF", "JOINT", "LEFT", "RIGHT", "STRUCTURE"), frozenset[str]()),
+    **{
+        word: frozenset(region for region in _WORDS if word in _WORDS[region].split())
+        for words in _WORDS.values()
+        for word in words.split()
+    },
+}
+_MOST_LETTERS: Final = 64
+"""A meaning has no more characters, a code string 16 (PS3.5 Table 6.2-1)."""
 
 
 def regions(words: Iterable[str]) -> frozenset[str]:
     """The regions that body parts name; empty where a word is not known, for then it may be any."""
-    found: set[str] = set()
-    for word in words:
-        letters = re.sub(r"[^A-Z]", "", word.upper())
-        if letters and not _RUN.fullmatch(letters):
-            return frozenset()
-        found.update(region for one in _WORD.findall(letters) for region in _WORDS if one in _WORDS[region].split())
-    return frozenset(found)
+    named = [_named(re.sub(r"[^A-Z]", "", word.upper())) for word in words]
+    return frozenset[str]().union(*(one or () for one in named)) if None not in named else frozenset()
+
+
+def _named(letters: str) -> frozenset[str] | None:
+    """The regions of words run together; None where the letters are not all of known ones.
+
+    From each place that known words reach, once: reading backwards and forwards takes 2^n steps for a hostile header.
+    """
+    if len(letters) > _MOST_LETTERS:
+        return None
+    reached: dict[int, frozenset[str]] = {0: frozenset()}
+    for start in range(len(letters)):
+        for word, shown in _KNOWN.items() if start in reached else ():
+            if letters.startswith(word, start):
+                reached.setdefault(start + len(word), reached[start] | shown)
+    return reached.get(len(letters))
 
 
 def of_header(dataset: Any) -> frozenset[str]:
     """The regions by BodyPartExamined, or where it says nothing by AnatomicRegionSequence; empty where neither does."""
-    with quietly():
-        try:
-            part = str(dataset.get("BodyPartExamined") or "")
-            coded = [str(item.get("CodeMeaning") or "") for item in dataset.get("AnatomicRegionSequence") or ()]
-        except Exception:  # noqa: BLE001 - pydicom converts lazily and raises whatever the bytes provoke
-            return frozenset()
-    return regions([part]) or regions(coded)
+    for words in (_part, _coded):
+        with quietly():
+            try:
+                shown = regions(words(dataset))
+            except Exception:  # noqa: BLE001 - pydicom converts lazily and raises whatever the bytes provoke
+                shown = frozenset()
+        if shown:
+            return shown
+    return frozenset()
+
+
+def _part(dataset: Any) -> list[str]:
+    return [str(dataset.get("BodyPartExamined") or "")]
+
+
+def _coded(dataset: Any) -> list[str]:
+    return [str(item.get("CodeMeaning") or "") for item in dataset.get("AnatomicRegionSequence") or ()]

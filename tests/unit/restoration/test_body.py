@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pydicom
@@ -23,6 +24,11 @@ from tests.unit.restoration.builders import instance, phantoms
         ("Head and neck", {"head", "neck"}),
         ("EXTREMITY", {"arm", "leg"}),
         ("HEART", {"chest"}),
+        ("RIB SPINE", {"chest", "spine"}),
+        ("Structure of arm", {"arm"}),
+        ("Arm structure, right", {"arm"}),
+        ("STRUCTURE ARM", {"arm"}),
+        ("TIBIAFIBULA" * 5, {"leg"}),
         ("WHOLEBODY", set()),
         ("BRAIN W/O", set()),
         ("", set()),
@@ -30,6 +36,23 @@ from tests.unit.restoration.builders import instance, phantoms
 )
 def test_words_of_headers_name_regions_and_unknown_ones_none(word, shown):
     assert body.regions([word]) == shown
+
+
+def test_a_hostile_header_takes_no_time_to_read():
+    begun = time.process_time()
+    assert body.regions(["TIBIAFIBULA" * 23 + "Z"]) == frozenset(), "it has 2^23 readings"
+    assert body.regions(["HEAD" * 1_000_000]) == frozenset()
+    assert time.process_time() - begun < 2
+
+
+def test_a_broken_coded_region_takes_nothing_from_what_the_body_part_says():
+    header = Dataset()
+    header.BodyPartExamined = "KNEE"
+    header.AnatomicRegionSequence = [Dataset()]
+    header["AnatomicRegionSequence"]._value = "no sequence"
+    assert body.of_header(header) == {"leg"}
+    del header.BodyPartExamined
+    assert body.of_header(header) == frozenset()
 
 
 def test_where_the_body_part_says_nothing_the_coded_region_counts():
