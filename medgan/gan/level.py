@@ -37,6 +37,11 @@ def base_of(handle: str, *, zones: Zones) -> str | None:
         raise IntegrityError("a model's description is broken: train or adapt it again") from None
 
 
+def is_described(folder: Path) -> bool:
+    """Whether the description is there: without it nobody knows what a model was adapted from."""
+    return (folder / _CONFIG).is_file()
+
+
 def is_patient_level(folder: Path) -> bool:
     """Whether the description in a model's folder says so, or cannot be read: what is not known leaves no zone."""
     try:

@@ -12,29 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import ValidationError
 
-from medgan.cohort import planes, read
+from medgan.cohort import read
 from medgan.cohort import synthetic as made
 from medgan.collection import durable
-from medgan.errors import IntegrityError, InvalidRequest
-from medgan.gan import level
-from medgan.privacy import attributes, judge, page, selftest, whitebox
-from medgan.privacy.evidence import Evidence, RealImages, collect, correlation_with
+from medgan.errors import InvalidRequest
+from medgan.privacy import attributes, judge, page, selftest, stages, whitebox
+from medgan.privacy.evidence import Evidence, RealImages, collect
 from medgan.privacy.guarantee import guarantee
 from medgan.privacy.policy import Policy
 from medgan.privacy.policy import load as load_policy
 from medgan.privacy.tail import Tail, calibrate
-from medgan.privacy.views import VIEW_PX, StoredViews, Views
-from medgan.records import GateTest, PrivacyReport, SyntheticCohort, TrainedModel, ValidatedCohort, Verdict, sha256_hex
+from medgan.privacy.views import VIEW_PX, Views
+from medgan.records import GateTest, PrivacyReport, SyntheticCohort, ValidatedCohort, Verdict, sha256_hex
 from medgan.settings import Zones
 
-GATE = 7
+GATE = 8
 """Generation of the tests: raise it when a cohort that was cleared before could be refused now."""
 REPORT, PAGE, RECORD = "privacy.json", "privacy.html", "privacy-record.json"
-_MOST_ROUNDS, _MOST_BASES = 4, 8
+_MOST_ROUNDS = 4
 SEED = 0
 """Of the embeddings' training changes, of the planted copies and of the bootstrap: not of anything released."""
 
@@ -45,9 +43,9 @@ def attack(
     """Run every test of `policy`, write `privacy.{json,html}` and the record, and return the record.
 
     Raises:
-        InvalidRequest: no such policy; a synthetic cohort of another training cohort; a split without images; the
-            model that this one was adapted from is gone.
-        IntegrityError: either cohort's bytes are not what its record says.
+        InvalidRequest: no such policy; a synthetic cohort of another training cohort; a split without images or
+            strangers; the model that this one was adapted from is gone.
+        IntegrityError: any cohort's bytes are not what its record says.
     """
     limits = load_policy(policy)
     if synthetic.cohort != cohort.cohort.cohort:
@@ -57,39 +55,26 @@ def attack(
     finished = _finished(home, synthetic, limits)
     if finished is not None:
         return finished
-    bases = _learned_before(synthetic.model, zones=zones)
-    known = frozenset(person for _, base in bases for person in base)
-    real, patients, slices = _real(cohort, known, zones=zones)
-    before = [_views(loaded.split("train")[0], loaded.attrs, slices) for loaded, _ in bases]
-    tests, report = _assess_planes(_views(images, attrs, slices), real, limits, before=before)
-    patients |= {"images of base models": sum(len(next(iter(one.values()))) for one in before)} if before else {}
+    learned = stages.stages(synthetic.model, cohort.cohort, zones=zones)
+    tests, report = _assess_stages(stages.views(images, attrs, learned[0].slices), learned, limits)
     found = report.pop("copies")
     tests += _attribute_tests(labels, cohort, limits, like=synthetic.spec.like, zones=zones)
-    tests += guarantee(synthetic, limits, patients["train patients"], zones=zones)
+    tests += guarantee(synthetic, limits, learned[0].counts["train patients"], zones=zones)
     report["record"] = whitebox.attack(synthetic.model, cohort, zones=zones)
-    report |= {"policy": limits.model_dump(mode="json"), "counts": patients | report["counts"]}
-    return _write(
-        home, report, synthetic, limits, tests, patients, _cleaning(synthetic, found, tests, limits, zones=zones)
-    )
+    report["policy"] = limits.model_dump(mode="json")
+    cleaning = _cleaning(synthetic, found, tests, limits, zones=zones)
+    return _write(home, report, synthetic, limits, tests, learned, cleaning)
 
 
-def assess(
-    synthetic: Views, real: RealImages, limits: Policy, *, before: Sequence[Views] = ()
-) -> tuple[tuple[GateTest, ...], dict[str, Any]]:
-    """Every test of images against images: the tests, and what a report says beside them.
-
-    `before`: train images of the models that the generator was adapted from; copies of them count as copies.
-    """
+def assess(synthetic: Views, real: RealImages, limits: Policy) -> tuple[tuple[GateTest, ...], dict[str, Any]]:
+    """Every test of images against images: the tests, and what a report says beside them."""
     evidence = collect(synthetic, real, seed=SEED)
-    correlation = evidence.synthetic.correlation
-    for images in before:
-        correlation = np.maximum(correlation, correlation_with(synthetic, images, evidence.embedding))
     scale = calibrate(evidence.calibration, evidence.calibration_patients, limits)
     scores = scale.scores(evidence.synthetic)
     in_tail = scores >= scale.threshold
     planted = selftest.plant(evidence, real, scale, in_tail, limits, seed=SEED)
     tests = (
-        judge.copies(correlation, limits),
+        judge.copies(evidence.synthetic.correlation, limits),
         judge.tail(int(in_tail.sum()), evidence.synthetic_images, scale, limits),
         *((judge.reidentification(evidence, limits),) if _several(real) else ()),
         *judge.membership(evidence, limits, seed=SEED),
@@ -101,7 +86,7 @@ def assess(
     report = {
         "counts": {"synthetic": evidence.synthetic_images, "twins left out": evidence.twins},
         "control": _control(evidence, scale),
-        "copies": np.flatnonzero(correlation >= limits.copies.correlation).tolist(),
+        "copies": np.flatnonzero(evidence.synthetic.correlation >= limits.copies.correlation).tolist(),
         "embedding_sha256": evidence.embedding.digest,
         "planted": [asdict(one) for one in planted],
         "curves": page.curves(evidence, scale, scores),
@@ -110,93 +95,36 @@ def assess(
     return tests, report
 
 
-def _views(images: npt.NDArray[np.uint16], attrs: dict[str, Any], slices: tuple[int, ...]) -> dict[str, Views]:
-    """Plane -> its views, in the order of `planes.several`: one of flat images, several of volumes."""
-    low, high = (float(value) for value in attrs["intensity_range"])
-    return {name: StoredViews(plane, (low, high)) for name, plane in planes.several(images, slices).items()}
-
-
-def _assess_planes(
-    synthetic: dict[str, Views], real: dict[str, RealImages], limits: Policy, *, before: Sequence[dict[str, Views]]
+def _assess_stages(
+    synthetic: dict[str, Views], learned: Sequence[stages.Stage], limits: Policy
 ) -> tuple[tuple[GateTest, ...], dict[str, Any]]:
-    """`assess` every plane by itself: one that fails refuses the volumes. The report's curves are the first plane's."""
+    """`assess` beside every stage, and every plane of volumes, by itself: one that fails refuses all.
+
+    The report's curves are those of the first, and `apart` tells of the others.
+    """
     tests: tuple[GateTest, ...] = ()
-    reports = {}
-    for name, views in synthetic.items():
-        found, reports[name] = assess(views, real[name], limits, before=[one[name] for one in before])
-        tests += tuple(_of_plane(test, name) for test in found)
-    first = next(iter(reports.values()))
-    if len(reports) > 1:
-        first["copies"] = sorted({row for report in reports.values() for row in report["copies"]})
-        told = ("control", "embedding_sha256", "planted")
-        first["planes"] = {name: {key: report[key] for key in told} for name, report in reports.items()}
+    reports: dict[str, dict[str, Any]] = {}
+    for stage in learned:
+        for plane, real in stage.real.items():
+            where = ", ".join(filter(None, (stage.name, plane)))
+            found, report = assess(synthetic[plane], real, limits)
+            tests += tuple(_of_part(test, where) for test in found)
+            reports[where] = report | {"counts": report["counts"] | stage.counts}
+    first, *others = reports.values()
+    first["copies"] = sorted({row for report in reports.values() for row in report["copies"]})
+    if others:
+        told = ("control", "counts", "embedding_sha256", "planted")
+        first["apart"] = {name: {key: report[key] for key in told} for name, report in reports.items()}
     return tests, first
 
 
-def _of_plane(test: GateTest, plane: str) -> GateTest:
-    return test.model_copy(update={"title": f"{test.title}, {plane}"}) if plane else test
+def _of_part(test: GateTest, part: str) -> GateTest:
+    return test.model_copy(update={"title": f"{test.title}, {part}"}) if part else test
 
 
 def _several(real: RealImages) -> bool:
     """Whether some train patient has two images."""
     return len(set(real.train_patients)) < len(real.train_patients)
-
-
-def _real(
-    cohort: ValidatedCohort, known: frozenset[str] = frozenset(), *, zones: Zones
-) -> tuple[dict[str, RealImages], dict[str, int], tuple[int, ...]]:
-    """Views and patients of the three splits by plane, how many there are, and the slices looked at.
-
-    Patients `known` to a model that this one was adapted from are no strangers: they are left out of the holdouts.
-    """
-    loaded = read.load(cohort.cohort, zones=zones)
-    slices = planes.filled(loaded.split("train")[0])
-    parts: dict[str, Any] = {}
-    views: dict[str, dict[str, Views]] = {}
-    counts = {}
-    for split, field in (("train", "train"), ("holdout-1", "holdout_1"), ("holdout-2", "holdout_2")):
-        images, _, table = loaded.split(split)
-        if not len(images):
-            raise InvalidRequest(f"the cohort has no image in {split}: the gate needs all three splits")
-        if split != "train" and known:
-            fresh = ~table["patient_key"].isin(known).to_numpy()
-            if not fresh.any():
-                raise InvalidRequest(
-                    f"the model that this one was adapted from learned from every patient of {split}: nobody is left "
-                    "to compare with. Split the site's cohort as the base's was"
-                )
-            images, table = images[fresh], table[fresh]
-        views[field] = _views(images, loaded.attrs, slices)
-        parts[f"{field}_patients"] = table["patient_key"].to_numpy(dtype=object)
-        counts[f"{split} patients"] = int(table["patient_key"].nunique())
-        counts[f"{split} images"] = len(images)
-    names = views["train"]
-    real = {name: RealImages(**parts | {field: of[name] for field, of in views.items()}) for name in names}
-    return real, counts, slices
-
-
-def _learned_before(model: str, *, zones: Zones) -> list[tuple[read.Cohort, frozenset[str]]]:
-    """Cohorts that models behind an adapted one learned from, and whom: it may still make images of these patients."""
-    found: list[tuple[read.Cohort, frozenset[str]]] = []
-    handle, steps = level.base_of(model, zones=zones), 0
-    while handle is not None:
-        steps += 1
-        if steps > _MOST_BASES:
-            raise IntegrityError(f"a model is adapted from more than {_MOST_BASES} others: train one afresh")
-        loaded = read.load(_trained_on(handle, zones=zones), zones=zones)
-        found.append((loaded, frozenset(loaded.split("train")[2]["patient_key"])))
-        handle = level.base_of(handle, zones=zones)
-    return found
-
-
-def _trained_on(model: str, *, zones: Zones) -> str:
-    """Handle of the cohort that the stored model was trained on."""
-    path = zones.pseudonymised / "models" / model / "model.json"
-    if not path.is_file():
-        raise InvalidRequest(
-            "the model that this one was adapted from is gone, and copies of its patients cannot be seen"
-        )
-    return TrainedModel.model_validate_json(path.read_bytes()).cohort
 
 
 def _attribute_tests(
@@ -273,7 +201,6 @@ def not_tested(
     """What no test of this run looked at, in words for the report and the datasheet."""
     ran = {test.test for test in tests}
     several = patients["train images"] > patients["train patients"]
-    adapted = "images of base models" in patients
     reasons = {
         "G3": "G3 re-identification of a patient: " + ("not run" if several else "no patient has two images"),
         "G6": "G6 isolated records: not run",
@@ -282,7 +209,6 @@ def not_tested(
     }
     return (
         *(reason for test, reason in reasons.items() if test not in ran),
-        *(["patients of the model that this one was adapted from: only copies (G1)"] if adapted else []),
         *(["masks: a network drew them from these images alone; the quality report compares them"] if masks else []),
         *(["volumes: five planes of each were compared, none of those between them"] if volumes else []),
         f"detail finer than {VIEW_PX} px: larger images are compared at that size",
@@ -317,19 +243,21 @@ def _write(
     synthetic: SyntheticCohort,
     policy: Policy,
     tests: tuple[GateTest, ...],
-    patients: dict[str, int],
+    learned: Sequence[stages.Stage],
     cleaning: Cleaning,
 ) -> PrivacyReport:
     """The whole report, its page, then the record that binds them to the cohort's bytes."""
     report["counts"] |= {"near copies dropped and redrawn": cleaning.dropped}
     if cleaning.dropped:
         tests = tuple(_with_dropped(test, cleaning.dropped) if test.test == "G1" else test for test in tests)
-    untested = not_tested(tests, patients, volumes="planes" in report, masks=synthetic.masks_sha256 is not None)
+    patients = learned[0].counts
+    volumes, masks = len(learned[0].real) > 1, synthetic.masks_sha256 is not None
+    untested = not_tested(tests, patients, volumes=volumes, masks=masks)
     single = patients["train images"] == patients["train patients"]
     verdict = decide(
         tests,
         policy,
-        holdout_patients=min(patients["holdout-1 patients"], patients["holdout-2 patients"]),
+        holdout_patients=min(one.counts[f"{name} patients"] for one in learned for name in ("holdout-1", "holdout-2")),
         not_applicable=frozenset({"G3"}) if single else frozenset(),
     )
     report |= {"tests": [test.model_dump(mode="json") for test in tests], "not_tested": untested}

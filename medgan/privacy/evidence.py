@@ -188,11 +188,6 @@ def _same_patient(real: RealImages, embedding: Embedding) -> Scores:
     return np.where(near.index == np.arange(len(first)), near.similarity, -1)
 
 
-def correlation_with(queries: Views, originals: Views, embedding: Embedding) -> Scores:
-    """(Q,) pixel correlation of each query with the best match among `originals`, after registration."""
-    return _correlation(queries, originals, nearest(queries, originals, embedding))
-
-
 def _correlation(queries: Views, train: Views, near: dict[str, Nearest]) -> Scores:
     plain: Scores = np.max(
         [correlation(queries, train, near[name].index, near[name].warp) for name in ("E1", "E2")], axis=0

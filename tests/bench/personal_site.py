@@ -32,7 +32,7 @@ from medgan.gan.arithmetic import fixed
 from medgan.gan.images import TrainingSet, to_stored
 from medgan.gan.sample import open_generator
 from medgan.personal.cases import to_unit
-from medgan.privacy import attack, policy
+from medgan.privacy import attack, policy, stages
 from medgan.privacy.views import to_view
 from medgan.quality import features
 from medgan.quality.distance import frechet
@@ -171,8 +171,7 @@ def released(walk: Walk) -> None:
 
 def judged(site: TrainOutcome, images: np.ndarray, zones: Zones, *, strangers: int | None = None) -> None:
     """The gate of `internal` on stored images, with all or some strangers in each holdout: what did not pass."""
-    planes, *_ = attack._real(site.cohort, zones=zones)
-    (real,) = planes.values()
+    real = stages.real_images(read.load(site.cohort.cohort, zones=zones))[0][""]
     few = slice(0, strangers)
     real = replace(
         real,

@@ -28,10 +28,9 @@ from medgan.gan import recipes
 from medgan.gan.fit import fit
 from medgan.gan.images import TrainingSet
 from medgan.gan.sample import Sampler
-from medgan.privacy import attack, policy
+from medgan.privacy import attack, policy, stages
 from medgan.privacy.evidence import RealImages
 from medgan.privacy.views import Images, to_view, unit
-from medgan.records import ValidatedCohort
 from medgan.settings import Zones
 from tests.bench.__main__ import machine
 from tests.bench.gan_systems import ATTRS, mednist_files
@@ -59,12 +58,10 @@ def radiographs(folder: Path, images: int) -> tuple[TrainingSet, RealImages]:
     """The first `images` of the demo cohort's train split, and its holdouts."""
     zones = Zones.under(folder)
     snapshot = prepared_cohort(zones, None, 32)
-    cohort = ValidatedCohort(cohort=snapshot, suite_sha256="0" * 64, statistics_sha256="0" * 64, expectations=1)
     loaded = read.load(snapshot, zones=zones)
     pixels, classes, _ = loaded.split("train")
     few = slice(0, images or len(pixels))
-    planes, *_ = attack._real(cohort, zones=zones)
-    (real,) = planes.values()
+    real = stages.real_images(loaded)[0][""]
     seen = replace(real, train=real.train[few], train_patients=real.train_patients[few])
     return training(pixels[few], classes[few], loaded.classes, seen.train_patients), seen
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from medgan.cohort import read, resample
-from medgan.privacy import attack, evidence
+from medgan.privacy import evidence, stages
 from medgan.privacy.views import to_view
 from medgan.records import SyntheticCohort, ValidatedCohort
 from medgan.settings import Zones
-from tests.builders.cohort import SAMPLES, prepared_cohort
+from tests.builders.cohort import prepared_cohort, radiographs
 from tests.builders.synthetic import synthetic_of
 
 COHORT_IMAGES = 900
@@ -35,16 +35,19 @@ class Case:
         return synthetic_of(images, classes, self.cohort, self.zones)
 
 
-def unused_radiographs(count: int) -> np.ndarray:
-    """(count, 32, 32) uint16 real images that `prepared_cohort(images=COHORT_IMAGES)` does not hold."""
-    with np.load(SAMPLES, allow_pickle=False) as sample:
-        pixels = np.concatenate([sample[f"{part}_images"] for part in ("train", "val", "test")])
+def unused_rows(pixels: np.ndarray) -> np.ndarray:
+    """Rows of all radiographs that `prepared_cohort(images=COHORT_IMAGES)` does not hold, in an order of chance."""
     used = np.linspace(0, len(pixels) - 1, COHORT_IMAGES).round().astype(int)
     seen = {pixels[row].tobytes() for row in used}
     rows = [row for row in range(len(pixels)) if pixels[row].tobytes() not in seen]
-    chosen = np.random.default_rng(3).permutation(rows)[:count]
+    return np.random.default_rng(3).permutation(rows)
+
+
+def unused_radiographs(count: int) -> np.ndarray:
+    """(count, 32, 32) uint16 real images, the first of `unused_rows`."""
+    pixels, _ = radiographs()
     images = []
-    for row in chosen:
+    for row in unused_rows(pixels)[:count]:
         image = pixels[row].astype(float)
         window = resample.window_of(image, (0.1, 99.9))
         images.append(resample.to_stored(resample.to_square(image, 32), window))
@@ -62,8 +65,8 @@ def case(tmp_path_factory) -> Case:
     zones = Zones.under(tmp_path_factory.mktemp("privacy"))
     snapshot = prepared_cohort(zones, COHORT_IMAGES, 32)
     cohort = ValidatedCohort(cohort=snapshot, suite_sha256="0" * 64, statistics_sha256="0" * 64, expectations=1)
-    real = attack._real(cohort, zones=zones)[0][""]
-    train = read.load(snapshot, zones=zones).split("train")[0]
+    loaded = read.load(snapshot, zones=zones)
+    real, train = stages.real_images(loaded)[0][""], loaded.split("train")[0]
     return Case(cohort=cohort, zones=zones, train=train, real=real, fresh=imagined(300))
 
 

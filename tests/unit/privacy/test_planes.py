@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from medgan.cohort import planes
-from medgan.privacy import attack, policy
+from medgan.privacy import attack, policy, stages
 from medgan.privacy.views import to_view
 
 
@@ -32,10 +32,11 @@ def test_a_volume_copied_in_one_plane_only_is_refused(case):
     copied[[3, 40]] = case.real.train[[5, 6]]
     limits = policy.load("internal")
     real = {"slice 5 of 8": case.real, "middle row": case.real}
-    tests, report = attack._assess_planes({"slice 5 of 8": fresh, "middle row": copied}, real, limits, before=[])
+    stage = stages.Stage(name="", slices=(), real=real, counts={})
+    tests, report = attack._assess_stages({"slice 5 of 8": fresh, "middle row": copied}, [stage], limits)
     refusals = {test.title for test in tests if test.test == "G1" and not test.passed}
     assert refusals == {"exact and near-exact copies, middle row"}
     assert report["copies"] == [3, 40]
-    assert set(report["planes"]) == set(real)
+    assert set(report["apart"]) == set(real)
     counts = {"train images": 1, "train patients": 1}
     assert any("five planes" in text for text in attack.not_tested(tests, counts, volumes=True))
