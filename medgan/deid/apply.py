@@ -24,6 +24,7 @@ from medgan.deid.elements import (
     IMPLICIT_LITTLE,
     Element,
     Source,
+    copied,
     encode,
     encode_item,
     take_apart,
@@ -193,10 +194,8 @@ class Work:
             if element.fragments:
                 add((tag, value))  # a whole element of undefined length
             elif value is actions.COPY:
-                if element.vr in rule.vrs or not self.explicit:
-                    add((tag, buffer[element.head : element.stop]))
-                else:
-                    add((tag, encode(tag, rule.vrs[0], buffer[element.start : element.stop], explicit=True)))
+                vr = element.vr if element.vr in rule.vrs else rule.vrs[0]
+                add((tag, copied(buffer, element, vr, explicit=self.explicit)))
             else:
                 vr = b"SQ" if element.items is not None else element.vr if element.vr in rule.vrs else rule.vrs[0]
                 add((tag, encode(tag, vr, value, explicit=self.explicit)))

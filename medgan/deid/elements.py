@@ -316,21 +316,39 @@ def _inflate(data: bytes) -> bytes:
     return plain
 
 
+_MOST_SHORT_BYTES = 0xFFFF
 _EXPLICIT_SHORT = struct.Struct("<HH2sH").pack
 _EXPLICIT_LONG = struct.Struct("<HH2sHL").pack
 _IMPLICIT = struct.Struct("<HHL").pack
 _ITEM_HEAD = struct.Struct("<HHL").pack
 
 
+def element_head(tag: int, vr: bytes, length: int, *, explicit: bool) -> bytes:
+    """What stands before a value of `length` bytes, little endian (PS3.5 7.1); too long for its VR it is UN (6.2.2)."""
+    if not explicit:
+        return _IMPLICIT(tag >> 16, tag & 0xFFFF, length)
+    if vr in LONG_VRS or length > _MOST_SHORT_BYTES:
+        return _EXPLICIT_LONG(tag >> 16, tag & 0xFFFF, vr if vr in LONG_VRS else b"UN", 0, length)
+    return _EXPLICIT_SHORT(tag >> 16, tag & 0xFFFF, vr, length)
+
+
 def encode(tag: int, vr: bytes, value: bytes, *, explicit: bool) -> bytes:
     """One element, little endian, its value padded to even length (text with space, the rest with 0)."""
     if len(value) & 1:
         value += b"\0" if vr in (b"UI", b"OB", b"UN") else b" "
-    if not explicit:
-        return _IMPLICIT(tag >> 16, tag & 0xFFFF, len(value)) + value
-    if vr in LONG_VRS:
-        return _EXPLICIT_LONG(tag >> 16, tag & 0xFFFF, vr, 0, len(value)) + value
-    return _EXPLICIT_SHORT(tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+    return element_head(tag, vr, len(value), explicit=explicit) + value
+
+
+def copied(buffer: bytes, element: Element, vr: bytes, *, explicit: bool) -> bytes:
+    """An element with its value as it stands, under a head of ours.
+
+    The two reserved bytes of a long VR have room for letters, a sequence sent as UN holds implicit elements
+    (PS3.5 6.2.2), and some elements are sent under a VR that is not theirs.
+    """
+    begin = element_head(element.tag, vr, element.stop - element.start, explicit=explicit)
+    if element.start - element.head == len(begin) and buffer.startswith(begin, element.head):
+        return buffer[element.head : element.stop]  # pixel data is copied once
+    return encode(element.tag, vr, buffer[element.start : element.stop], explicit=explicit)
 
 
 def encode_item(content: bytes) -> bytes:

@@ -63,6 +63,8 @@ def clean_fragments(work: Work, element: Element) -> bytes:
     be followed, UNSUPPORTED for what is no frame of a codec known here: nobody can clean a video.
     """
     value = bytearray(work.buffer[element.head : element.stop])
+    if work.explicit:
+        value[6:8] = bytes(2)  # reserved (PS3.5 7.1.2)
     if not known_syntax(work.source.transfer_syntax):
         raise BadInstance("UNSUPPORTED", "pixel data is compressed in a way that the standard does not know")
     fragments = _fragments(value, element.start - element.head)
