@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medgan.cohort import resample
+from medgan.cohort import resample, stored
 from medgan.collection import read as collection
 from medgan.errors import InvalidRequest
 from medgan.records import CohortRecipe, CollectionSnapshot
@@ -89,7 +89,8 @@ def drawn(
     snapshot: CollectionSnapshot, found: pd.DataFrame, rows: pd.DataFrame, size_px: int, *, scratch: Path, zones: Zones
 ) -> npt.NDArray[np.uint8]:
     """(N, S, S) uint8 in a file of its own: 0, or the number of the last structure that holds the pixel."""
-    masks_NSS = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=(len(rows), size_px, size_px))
+    with scratch.open("xb+") as file:
+        masks_NSS = stored.mapped(file, np.dtype(np.uint8), (len(rows), size_px, size_px))
     in_pack_order = found.sort_values(["pack", "pack_index"], kind="stable")
     frames = collection.frames(snapshot, in_pack_order, zones=zones)
     spacings = rows[["spacing_row_mm", "spacing_column_mm"]].to_numpy(dtype=np.float64)

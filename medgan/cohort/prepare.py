@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medgan.cohort import layout, masks, read, resample, volumes
+from medgan.cohort import layout, masks, read, resample, stored, volumes
 from medgan.cohort.split import SPLITS, split_of
 from medgan.cohort.write import SHARD_IMAGES, CohortContent, write
 from medgan.collection import durable
@@ -145,7 +145,8 @@ def _convert(
 ) -> _Converted:
     """Convert every row's frame, reading packs in their own order."""
     size = recipe.size_px
-    images_NSS = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint16, shape=(len(rows), size, size))
+    with scratch.open("xb+") as file:
+        images_NSS = stored.mapped(file, np.dtype(np.uint16), (len(rows), size, size))
     windows_N2 = np.zeros((len(rows), 2))
     spacing_mm_N = np.full(len(rows), np.nan)
     in_pack_order = rows.sort_values(["pack", "pack_index"], kind="stable")
@@ -167,7 +168,8 @@ def _convert_volumes(
 ) -> _Converted:
     """Convert every selected series, one in memory at a time where its slices lie together."""
     shape = (len(selected), *[recipe.size_px] * 3)
-    images_NSSS = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint16, shape=shape)
+    with scratch.open("xb+") as file:
+        images_NSSS = stored.mapped(file, np.dtype(np.uint16), shape)
     windows_N2, voxel_mm_N = np.zeros((len(selected), 2)), np.full(len(selected), np.nan)
     place = {series: row for row, series in enumerate(selected["series_key"])}
     in_pack_order = frames[frames["series_key"].isin(place)].sort_values(["pack", "pack_index"], kind="stable")

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -95,11 +95,18 @@ def _whole(array: zarr.Array[Any], beside: Path | None) -> npt.NDArray[Any]:
     if beside is None or array.nbytes <= _IN_MEMORY_BYTES:
         return np.asarray(array[:])
     with tempfile.TemporaryFile(dir=beside) as file:
-        # a full disk is told here, and not as a crash when written to
-        os.posix_fallocate(file.fileno(), 0, array.nbytes)
-        found = np.memmap(file, array.dtype, "r+", shape=array.shape)
+        found = mapped(file, array.dtype, array.shape)
     rows = (array.shards or array.chunks)[0]
     rows *= max(1, _AT_ONCE_BYTES // (rows * found[0].nbytes))
     for start in range(0, len(found), rows):
         found[start : start + rows] = array[start : start + rows]
     return found
+
+
+def mapped(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Zeros of this `shape` in a new `file` instead of memory.
+
+    A full disk is told here as an `OSError`, and not by a signal that ends the process when they are written to.
+    """
+    os.posix_fallocate(file.fileno(), 0, dtype.itemsize * math.prod(shape))
+    return np.memmap(file, dtype, "r+", shape=shape)

@@ -40,7 +40,7 @@ def sweep(folder: Path, name: str) -> None:
 
 def sweep_below(folder: Path) -> None:
     """Delete what killed runs left anywhere in `folder`, unfinished; only for whoever holds the lock of it."""
-    _delete([*folder.rglob(f".*{PARTIAL}"), *folder.rglob(".*.tmp")])  # `.tmp`: as earlier releases named them
+    _delete([*folder.rglob(f".*{PARTIAL}"), *folder.rglob(".*.tmp"), *folder.rglob(".tmp*")])  # earlier releases' names
 
 
 def _delete(leftovers: Iterable[Path]) -> None:

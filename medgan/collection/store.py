@@ -78,8 +78,9 @@ def writer(collection: str, *, zones: Zones) -> Iterator[Writer]:
 
     Raises:
         Conflict: another process is writing to this collection.
+        StoreUnavailable: a disk or store refuses what the block writes or reads; nothing was committed.
     """
-    with committer(collection, zones=zones) as still_mine:
+    with committer(collection, zones=zones) as still_mine, _explained():
         yield Writer(collection, _open_or_create(collection, zones), still_mine)
 
 
@@ -181,6 +182,8 @@ def _open_or_create(collection: str, zones: Zones) -> icechunk.Repository:
             return icechunk.Repository.open(_storage(path, None), config=_config())
         _refuse_headless(path, None)
         shutil.rmtree(path, ignore_errors=True)  # killed while it was created: nothing in it was ever committed
+        with durable.explained_disk():
+            path.mkdir()  # where Icechunk cannot do it, its panic is no `Exception`
         return icechunk.Repository.create(_storage(path, None), config=_config())
 
 

@@ -378,7 +378,6 @@ def _descend(optimiser: torch.optim.Adam, loss: Tensor) -> None:
 
 def save_adapter(path: Path, adapted: Adapted) -> str:
     """Write what was learned, and nothing of the base; the file's digest."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     holder = nn.ParameterDict({name.replace(".", "-"): one for name, one in adapted.learned().items()})
     checkpoint.save_network(path, holder)
     return hashlib.sha256(path.read_bytes()).hexdigest()

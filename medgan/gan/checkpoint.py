@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from medgan.collection import durable
-from medgan.errors import IntegrityError, StoreUnavailable
+from medgan.errors import IntegrityError
 from medgan.gan.step import Best, Ladder, Optimiser, Players
-from medgan.sync import fsync_file, fsync_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,14 +116,5 @@ def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    with durable.scratch(path) as partial:
-        try:
-            save_file(tensors, partial, metadata)
-        except SafetensorError:  # how it tells of a full disk: no `OSError`, and no number
-            raise StoreUnavailable(
-                "the weights could not be written: make room on the disk, then run again; training goes on from its "
-                "last tick"
-            ) from None
-        fsync_file(partial)
-        partial.replace(path)
-        fsync_folder(path.parent)
+    """Through memory: a file that safetensors writes itself has a temporary name that nobody sweeps after a kill."""
+    durable.write_bytes(path, save(tensors, metadata))

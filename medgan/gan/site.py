@@ -72,7 +72,6 @@ def _to_site(
     """Adapt into `folder`, whose lock is ours, and write the model's record last."""
     begun = time.perf_counter()
     outcome, described = _adapt(base, cohort, request, zones, on_progress)
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint.save_network(folder / WEIGHTS, outcome.network.merged())
     described |= {level.LEVEL: level.SITE, "adapted": _facts(base, outcome, cohort.cohort.patients["train"])}
     durable.write_bytes(folder / CONFIG, json.dumps(described, sort_keys=True, indent=1, allow_nan=False).encode())
@@ -107,13 +106,28 @@ def adapt_to_patients(
     path = folder / RECORD
     if path.is_file():
         return PatientAdapter.model_validate_json(path.read_bytes())
+    with durable.locked(folder.parent / ".locks" / handle, wait=False):
+        durable.sweep_below(folder)
+        return _to_patients(base, cohort, request, folder, zones=zones, on_progress=on_progress)
+
+
+def _to_patients(
+    base: TrainedModel,
+    cohort: ValidatedCohort,
+    request: AdaptRequest,
+    folder: Path,
+    *,
+    zones: Zones,
+    on_progress: adapt.OnProgress | None,
+) -> PatientAdapter:
+    """Adapt into `folder`, whose lock is ours, and write the adapter's record last."""
     outcome, described = _adapt(base, cohort, request, zones, on_progress)
     digest = adapt.save_adapter(folder / ADAPTER, outcome.network)
     patients = cohort.cohort.patients["train"]
     described |= {level.LEVEL: level.PATIENT, "adapted": _facts(base, outcome, patients)}
     durable.write_bytes(folder / CONFIG, json.dumps(described, sort_keys=True, indent=1, allow_nan=False).encode())
     record = PatientAdapter(
-        adapter=handle,
+        adapter=folder.name,
         base=base.model,
         patients=patients,
         images=len(read.load(cohort.cohort, zones=zones).split("train")[0]),
@@ -121,7 +135,7 @@ def adapt_to_patients(
         trained_share=outcome.network.share(),
         steps=outcome.steps,
     )
-    durable.write_bytes(path, record.canonical())
+    durable.write_bytes(folder / RECORD, record.canonical())
     return record
 
 

@@ -12,7 +12,8 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,19 @@ def register(path: Path, *, zones: Zones) -> LocalCases:
         structures=structures,
     )
     folder = folder_of(record.cases, zones=zones)
-    durable.write_bytes(folder / CASES, file.getvalue())
-    durable.write_bytes(folder / RECORD, record.canonical())
+    with kept_apart(record.cases, zones=zones):
+        durable.write_bytes(folder / CASES, file.getvalue())
+        durable.write_bytes(folder / RECORD, record.canonical())
     return record
+
+
+@contextmanager
+def kept_apart(handle: str, *, zones: Zones) -> Iterator[None]:
+    """Write to these cases' folder alone, and without what killed runs left there: it is of real patients."""
+    folder = folder_of(handle, zones=zones)
+    with durable.locked(folder.parent / ".locks" / handle):
+        durable.sweep_below(folder)
+        yield
 
 
 def folder_of(handle: str, *, zones: Zones) -> Path:

@@ -308,10 +308,11 @@ def _write(
         headline=headline(found, compared.metric, matched),
         report_sha256=sha256_hex(text),
     )
-    folder = local_cases.folder_of(cases.cases, zones=zones) / f"{dataset.name}-{dataset.version}"
-    durable.write_bytes(folder / REPORT, text)
     rendered = page.render(report, masks=compared.masks, names=_structures(cases, zones=zones))
-    durable.write_bytes(folder / PAGE, rendered.encode())
+    folder = local_cases.folder_of(cases.cases, zones=zones) / f"{dataset.name}-{dataset.version}"
+    with local_cases.kept_apart(cases.cases, zones=zones):  # report and page are of one comparison
+        durable.write_bytes(folder / PAGE, rendered.encode())
+        durable.write_bytes(folder / REPORT, text)
     return report
 
 

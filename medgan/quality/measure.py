@@ -65,7 +65,6 @@ def measure(synthetic: SyntheticCohort, cohort: ValidatedCohort, *, zones: Zones
         comparison = compare(ours, taught, holdout, classes=len(real.classes))
         drawn = _outlined(synthetic, made, real, zones)
     beside = zones.pseudonymised / "models" / synthetic.model / "grids"
-    beside.mkdir(parents=True, exist_ok=True)
     durable.write_bytes(beside / f"beside-{synthetic.synthetic}.png", _real_beside_synthetic(taught, ours))
     return _write(home, synthetic, comparison, ours, real.classes, drawn)
 

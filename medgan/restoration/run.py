@@ -31,7 +31,7 @@ from medgan.records import QuarantineReason as Reason
 from medgan.restoration import body, defects, derived, learn, page
 from medgan.settings import Zones
 
-REPORT, QUARANTINE, PAGE = "restored.json", "quarantine.jsonl", "restored.html"
+REPORT, QUARANTINE, PAGE, LOCK = "restored.json", "quarantine.jsonl", "restored.html", ".lock"
 _PICTURES = 12
 _MOST_PX = 25_000_000
 """Of an answer: the largest mammograms have 20 million, and a network needs about 100 bytes for each."""
@@ -78,10 +78,12 @@ def restore(
     Raises:
         UnusableArchive: `root` does not exist or holds no file.
         InvalidRequest: `out` lies inside `root` or holds something else.
+        Conflict: another process restores into `out`.
     """
     _check(root, out)
     tally = _Tally(keyring=keyring)
-    with durable.explained_disk(), scratch.own_folder() as spool:
+    with durable.locked(out / LOCK, wait=False), durable.explained_disk(), scratch.own_folder() as spool:
+        durable.sweep_below(out)
         for leaf in container.leaves(root, spool=spool):
             _one(leaf, out, restorer, mask_HW, tally, on_refused)
             if on_progress is not None:
@@ -97,8 +99,11 @@ def _check(root: Path, out: Path) -> None:
     inside = root.resolve()
     if out.resolve() == inside or (root.is_dir() and out.resolve().is_relative_to(inside)):
         raise InvalidRequest("restored images never go where the originals are: choose another folder for them")
-    ours = {REPORT, QUARANTINE, PAGE, "restored", "uncertainty"}
-    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - ours):
+    ours = {LOCK, REPORT, QUARANTINE, PAGE, "restored", "uncertainty"}
+    # what a killed run left unfinished is ours too: the next one sweeps it
+    if out.exists() and not (
+        out.is_dir() and all(one.name in ours or one.suffix == durable.PARTIAL for one in out.iterdir())
+    ):
         raise InvalidRequest("the output folder holds something else already: choose a new one")
 
 
@@ -275,6 +280,5 @@ def restore_source(
     def refused(digest: str, reason: Reason) -> None:
         quarantine.record(zones, QuarantineRecord(sha256=digest, reason=reason, stage="restore"))
 
-    with durable.locked(out.parent / ".locks" / handle, wait=False):
-        restorer = Restorer(learn.restorer_folder(handle, zones=zones))
-        return restore(root, out, restorer, keyring=keyring, on_progress=on_progress, on_refused=refused)
+    restorer = Restorer(learn.restorer_folder(handle, zones=zones))
+    return restore(root, out, restorer, keyring=keyring, on_progress=on_progress, on_refused=refused)

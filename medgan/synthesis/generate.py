@@ -170,5 +170,6 @@ def sole_writer(home: Path) -> Iterator[Path]:
     """Yield the staging folder of `home`, kept between runs; one process at a time may hold it."""
     staging = home.with_name(f".{home.name}{durable.PARTIAL}")
     with durable.locked(home.parent / ".locks" / home.name, wait=False):
-        staging.mkdir(parents=True, exist_ok=True)
+        with durable.explained_disk():
+            staging.mkdir(parents=True, exist_ok=True)
         yield staging

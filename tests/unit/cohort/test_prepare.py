@@ -1,13 +1,26 @@
+import errno
+import os
+
 import numpy as np
 import pytest
 import zarr
 
 from medgan.cohort import layout, prepare, read, split
 from medgan.collection import read as collection
-from medgan.errors import IntegrityError, InvalidRequest
+from medgan.errors import IntegrityError, InvalidRequest, StoreUnavailable
 from medgan.records import sha256_hex
 from medgan.settings import Zones
-from tests.builders.cohort import commit, handle, prepared_cohort, radiographs, xray_recipe, xray_rows
+from tests.builders.cohort import (
+    STRUCTURES,
+    commit,
+    handle,
+    lung_and_heart,
+    outlined,
+    prepared_cohort,
+    radiographs,
+    xray_recipe,
+    xray_rows,
+)
 
 
 @pytest.fixture
@@ -43,6 +56,28 @@ def test_the_same_collection_gives_the_same_bytes_in_another_workspace(zones, tm
     ]
     assert contents[0] == contents[1]
     assert not [path for folder in folders for path in folder.parent.iterdir() if path.name.endswith(".partial")]
+
+
+@pytest.mark.parametrize("structures", [(), STRUCTURES])
+def test_a_full_disk_is_told_before_images_are_written_to_a_file_and_not_by_a_signal(zones, monkeypatch, structures):
+    """What is mapped and has no room ends the process (SIGBUS) when it is written to: room is asked for first."""
+    pixels, labels = radiographs(60)
+    rows = xray_rows(pixels, labels)
+    if structures:
+        rows, pixels = outlined(rows, pixels, lung_and_heart(pixels))
+    snapshot, recipe = commit(rows, pixels, zones), xray_recipe(structures=structures)
+    room = iter([None] * bool(structures))
+
+    def full(descriptor, start, length):
+        if next(room, "none") == "none":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(StoreUnavailable, match="No space left"):
+            prepare.prepare(snapshot, recipe, zones=zones)
+    assert [path.name for path in (zones.pseudonymised / "cohorts").iterdir()] == [".locks"]
+    assert prepare.prepare(snapshot, recipe, zones=zones).images == 60
 
 
 def test_an_image_is_its_radiograph_resampled_and_windowed(zones):

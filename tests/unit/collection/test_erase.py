@@ -245,7 +245,8 @@ def test_a_training_under_way_is_waited_for_and_what_it_made_is_listed_for_every
     zones = Zones.under(tmp_path)
     prepared, patients = with_a_cohort(sample, zones)
     model = zones.pseudonymised / "models" / handle("mo", 1)
-    left = [model / ".state.safetensors.7.partial", model / "grids/.0001.png.7.partial", model / ".state.7.tmp"]
+    names = (".state.safetensors.7.partial", "grids/.0001.png.7.partial", ".state.7.tmp", ".tmpAb3X9z")
+    left = [model / name for name in names]
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"weights")

@@ -1,6 +1,9 @@
 import errno
 import fcntl
 import multiprocessing
+import os
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +54,38 @@ def test_what_is_not_committed_is_not_there(tmp_path, sample):
         write.append(writer, rows[20:], lambda wanted: (pixels[i] for i in wanted["source"]))
     assert store.head("main", zones=zones) == first
     assert len(read.table(first, zones=zones)) == 20
+
+
+def test_a_disk_that_refuses_a_chunk_is_told_in_a_sentence_and_the_next_run_writes_it(tmp_path, sample):
+    """Icechunk's own words hold the path, and a library's exception has no exit code and is not tried again."""
+    pixels, rows = sample
+    zones = Zones.under(tmp_path)
+    first = commit(rows[:20], pixels, zones)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # the system itself gives no more
+        with pytest.raises(StoreUnavailable) as told:
+            commit(rows[20:], pixels, zones)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(tmp_path) not in str(told.value)
+    assert told.value.__suppress_context__
+    assert store.head("main", zones=zones) == first
+    assert commit(rows[20:], pixels, zones).instances == 60
+
+
+def test_a_full_disk_where_a_collection_begins_is_told_in_a_sentence(tmp_path, sample, monkeypatch):
+    zones, whole = Zones.under(tmp_path), Path.mkdir
+    place = layout.repository("main", zones=zones)
+
+    def full(path, *args, **kwargs):
+        if path == place:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        whole(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(StoreUnavailable, match="No space left"):
+        commit(sample[1][:1], sample[0], zones)
 
 
 def _hold(zones, holding, done):

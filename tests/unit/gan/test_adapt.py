@@ -141,6 +141,17 @@ def personal(house):
     return site.adapt_to_patients(model, cohort, AdaptRequest(steps=2), zones=zones)
 
 
+def test_a_killed_adapter_to_patients_is_made_again_and_leaves_nothing_of_them(house, personal):
+    zones, cohort, model = house
+    folder = site.patient_folder(personal.adapter, zones=zones)
+    (folder / site.RECORD).unlink(missing_ok=True)
+    (folder / ".adapter.safetensors.7.partial").write_bytes(b"weights of a killed run")
+    with durable.locked(folder.parent / ".locks" / folder.name), pytest.raises(Conflict):
+        site.adapt_to_patients(model, cohort, AdaptRequest(steps=2), zones=zones)
+    assert site.adapt_to_patients(model, cohort, AdaptRequest(steps=2), zones=zones) == personal
+    assert not list(folder.glob(".*"))
+
+
 def test_a_patient_adapter_is_no_model_by_its_type(personal):
     with pytest.raises(ValidationError):
         TrainedModel.model_validate(personal.model_dump(mode="json"))

@@ -50,6 +50,9 @@ def test_registering_twice_gives_one_record_and_no_name_of_a_patient(team_file, 
     assert local_cases.class_names(first, zones=published.zones) == ("normal", "pneumonia")
     folder = local_cases.folder_of(first.cases, zones=published.zones)
     assert folder.is_relative_to(published.zones.pseudonymised)
+    (folder / f".{local_cases.CASES}.7.partial").write_bytes(b"what a killed run left")
+    assert local_cases.register(team_file, zones=published.zones) == first
+    assert sorted(path.name for path in folder.iterdir()) == [local_cases.RECORD, local_cases.CASES]
     assert all(b"Doe" not in path.read_bytes() for path in folder.iterdir())
     with np.load(folder / local_cases.CASES, allow_pickle=False) as held:
         assert held["patient"].dtype == np.int64

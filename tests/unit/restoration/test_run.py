@@ -16,7 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from medgan.archive import scratch
-from medgan.errors import InvalidRequest, UnusableArchive
+from medgan.collection import durable
+from medgan.errors import Conflict, InvalidRequest, UnusableArchive
 from medgan.keys import Keyring
 from medgan.restoration import learn, run
 from tests.unit.deid.dciodvfy import PROGRAM, new_errors
@@ -203,3 +204,23 @@ def test_arrays_that_are_cut_short_are_told_so(name, content, tmp_path):
         learn.from_files(tmp_path / name, modality="MR")
     with pytest.raises(InvalidRequest):
         run.read_mask((tmp_path / name).rename(tmp_path / "mask.npy"))
+
+
+def test_a_killed_run_is_finished_by_the_next_one_and_leaves_nothing_behind(archive, twice, tmp_path):
+    """An unfinished report is no stranger's file, for which the folder would be refused."""
+    out = tmp_path / "out"
+    report = run.restore(archive, out, twice)
+    whole = digests(out)
+    (out / run.REPORT).unlink()
+    for left in (out / f".{run.QUARANTINE}.7.partial", next((out / "restored").iterdir()) / ".2.25.1.dcm.7.partial"):
+        left.write_bytes(b"half of an image of somebody")
+    assert run.restore(archive, out, twice) == report
+    assert digests(out) == whole
+
+
+def test_two_runs_into_one_folder_take_turns(archive, twice, tmp_path):
+    out = tmp_path / "out"
+    report = run.restore(archive, out, twice)
+    with durable.locked(out / run.LOCK), pytest.raises(Conflict, match="another process"):
+        run.restore(archive, out, twice)
+    assert run.restore(archive, out, twice) == report
