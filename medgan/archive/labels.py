@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from medgan import parquet
 from medgan.archive import limits
 from medgan.errors import BadInstance
 from medgan.records import QuarantineReason as Reason
@@ -64,17 +65,12 @@ def _separated(data: bytes) -> tuple[list[str], Iterable[Sequence[str]]]:
 
 
 def _parquet(data: bytes) -> tuple[list[str], Iterable[Sequence[str]]]:
-    """Column names and rows as text; nothing where it is no Parquet or unpacks to more than a table may."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
+    """Names and text of flat columns; nothing where it is no Parquet or unpacks to more than a table may."""
+    found = parquet.read(data, most_rows=limits.MAX_LABEL_ROWS, most_bytes=_MOST_UNPACKED)
+    if found is None:
+        return [], []
+    table, _ = found
     try:
-        file = parquet.ParquetFile(pa.BufferReader(data))
-        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-        unpacked = sum(group.total_byte_size for group in groups)
-        if unpacked > _MOST_UNPACKED or file.metadata.num_rows > limits.MAX_LABEL_ROWS:
-            return [], []
-        table = file.read()
         texts = [["" if value is None else str(value) for value in column.to_pylist()] for column in table.columns]
     except Exception:  # noqa: BLE001 - whatever a broken table makes a reader raise, its text may quote values
         return [], []

@@ -11,6 +11,7 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgan import parquet
 from medgan.client import disk
 from medgan.errors import IntegrityError
 from medgan.records import Manifest
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pandas as pd
-    import pyarrow as pa
 
     from medgan.client.shards import Layout
 
@@ -71,44 +71,17 @@ def table(path: Path, manifest: Manifest) -> pd.DataFrame:
 
 
 def _read(data: bytes, *, rows: int, most: int) -> pd.DataFrame | None:
-    """The table in the Parquet file `data`, or None where it is none of `rows` rows and `most` bytes, decoded."""
+    """The table in the Parquet file `data`, or None where it is none of `rows` rows, flat, of `most` bytes."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(pa.BufferReader(data)) as file:
-            said, schema = file.metadata, file.schema_arrow
-            packed = sum(said.row_group(number).total_byte_size for number in range(said.num_row_groups))
-            flat = not any(pa.types.is_nested(field.type) for field in schema)
-            if said.num_rows != rows or packed > most or not flat or len({*schema.names}) < len(schema):
-                return None
-        # A long text in every row is stored once: it is measured before it is written out for each.
-        with pq.ParquetFile(pa.BufferReader(data), read_dictionary=schema.names) as file:
-            left = most  # the size above is the publisher's word: no more is decoded than may be
-            for group in range(file.num_row_groups):
-                for name in schema.names:
-                    left -= _written_out(file.read_row_group(group, columns=[name]))
-                    if left < 0:
-                        return None
-        with pq.ParquetFile(pa.BufferReader(data)) as file:
-            # What the file says of pandas is believed no more than the rest of it.
-            read: pd.DataFrame = file.read(use_pandas_metadata=False).to_pandas(ignore_metadata=True)
-            return read
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):  # any bytes may stand there
+    found = parquet.read(data, most_rows=rows, most_bytes=most)
+    if found is None or found[1] or found[0].num_rows != rows:
         return None
-
-
-def _written_out(table: pa.Table) -> int:
-    """Bytes of the table with every text in every row of its own."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    size = 0
-    for chunk in (chunk for column in table.columns for chunk in column.chunks):
-        texts = isinstance(chunk, pa.DictionaryArray) and not pa.types.is_primitive(chunk.type.value_type)
-        lengths = pc.binary_length(chunk.dictionary).take(chunk.indices) if texts else None
-        size += chunk.nbytes if lengths is None else pc.sum(lengths.cast(pa.int64())).as_py() or 0
-    return size
+    try:
+        read: pd.DataFrame = found[0].to_pandas(ignore_metadata=True)
+    except (pa.ArrowException, ValueError, TypeError, KeyError):  # any bytes may stand there
+        return None
+    return read
 
 
 def layout(said: Layout, manifest: Manifest) -> Layout:

@@ -2,8 +2,8 @@
 
 Nothing of the archive is written to, and a second run gives the same files again. OUT holds `restored/` and
 `uncertainty/` (one folder a series, named by the new UIDs), `restored.json` (the report, and what was measured of each
-image) and `quarantine.jsonl` (digest, reason, and why in words where there are any). It holds the images of the same
-people as IN: the same zone.
+image) and `quarantine.jsonl` (digest, reason, and why in words where there are any); `.lock` keeps a second run out. It
+holds the images of the same people as IN: the same zone.
 """
 
 from __future__ import annotations

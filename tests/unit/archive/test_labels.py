@@ -48,6 +48,18 @@ def test_a_parquet_of_broken_text_is_none_and_no_error_quotes_it() -> None:
     assert labels.read_table(out.getvalue(), "x.parquet") is None
 
 
+def test_a_parquet_that_grows_when_it_is_read_is_no_table_and_a_nested_column_is_left_out() -> None:
+    """A long text in every row is stored once: 2 kB became gigabytes, whatever the file says of its size."""
+    count = 3000
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array(["x" * 2**18]))
+    keys = pa.array([str(number) for number in range(count)])
+    for finding, read in ((long, None), (pa.array([["a"]] * count), [{"PatientID": str(n)} for n in range(count)])):
+        out = io.BytesIO()
+        parquet.write_table(pa.table({"PatientID": keys, "finding": finding}), out, compression="zstd")
+        assert len(out.getvalue()) < 100_000
+        assert labels.read_table(out.getvalue(), "x.parquet") == read
+
+
 def test_a_table_without_an_identifier_is_none() -> None:
     assert labels.read_table(b"name,finding\nDoe,normal\n") is None
     assert labels.read_table(b"PatientID,PatientID\n1,2\n") is None
