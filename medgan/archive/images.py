@@ -153,16 +153,16 @@ def cards(places: Iterable[str], rows: Iterable[Mapping[str, str]]) -> dict[str,
 
     A row names a file by the end of its path ("train/0001.png", "0001.png"); of several the longest counts.
     """
-    by_name: dict[str, list[tuple[PurePosixPath, Mapping[str, str]]]] = defaultdict(list)
+    by_end: dict[tuple[str, ...], list[Mapping[str, str]]] = defaultdict(list)
     for row in rows:
         named = next((row[column] for column in row if _plain(column) in FILE_COLUMNS and row[column]), "")
         path = PurePosixPath(named.replace("\\", "/"))
         if path.name and row.get("PatientID"):
-            by_name[path.name].append((path, row))
+            by_end[path.parts].append(row)
     numbers: dict[tuple[str, str], int] = defaultdict(int)
     found: dict[str, Card] = {}
     for place in sorted(places):
-        best = _best(PurePosixPath(place), by_name)
+        best = _best(PurePosixPath(place).parts, by_end)
         if best is not None:
             patient = best["PatientID"], best.get("IssuerOfPatientID", "")
             numbers[patient] += 1
@@ -173,15 +173,13 @@ def cards(places: Iterable[str], rows: Iterable[Mapping[str, str]]) -> dict[str,
 
 
 def _best(
-    place: PurePosixPath, by_name: Mapping[str, list[tuple[PurePosixPath, Mapping[str, str]]]]
+    place: tuple[str, ...], by_end: Mapping[tuple[str, ...], list[Mapping[str, str]]]
 ) -> Mapping[str, str] | None:
-    matching = [
-        (len(path.parts), row)
-        for path, row in by_name.get(place.name, [])
-        if place.parts[-len(path.parts) :] == path.parts
-    ]
-    longest = max((length for length, _ in matching), default=0)
-    rows = [row for length, row in matching if length == longest]
+    """The row of the longest end of a path that is named, unless rows disagree whose it is.
+
+    Each end is looked up, because archives have a hundred thousand files of one name, in as many folders.
+    """
+    rows = next((by_end[place[at:]] for at in range(len(place)) if place[at:] in by_end), [])
     return rows[0] if len({(row["PatientID"], row.get("IssuerOfPatientID", "")) for row in rows}) == 1 else None
 
 
