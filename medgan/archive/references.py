@@ -67,6 +67,8 @@ def marks(data: bytes, patient: str, keyring: Keyring) -> list[Mark]:
 class Outline(NamedTuple):
     """What one frame of a segmentation is a mask of: the key of an image and its frame, the structure as named there.
 
+    Where the frame names no one image, `image` is the key of the one series that the file names, and `frame` the mask's
+    own number: its place tells which image of that series it is (`cohort.masks`).
     `inside_from` is the least stored value that is inside: 1 of a binary mask, half of the most of a fractional one.
     """
 
@@ -79,7 +81,7 @@ class Outline(NamedTuple):
 
 
 def masks(data: bytes, keyring: Keyring) -> list[Outline | None]:
-    """What each frame of a segmentation outlines; None where it names no image, several, or several segments.
+    """What each frame of a segmentation outlines; None where it names neither one image nor one series, or segments.
 
     `BadInstance` where the file is not sound.
     """
@@ -89,11 +91,11 @@ def masks(data: bytes, keyring: Keyring) -> list[Outline | None]:
             theirs = {word.lower() for word in _WORD.findall(str(dataset.get("PatientName", "")))}
             known_as = str(dataset.get("PatientID", "")).strip()
             fractional = str(dataset.get("SegmentationType", "")) == "FRACTIONAL"
-            half = (int(dataset.get("MaximumFractionalValue", 255)) + 1) // 2 if fractional else 1
+            half = (int(dataset.get("MaximumFractionalValue") or 255) + 1) // 2 if fractional else 1
             return [
                 found
                 and Outline(
-                    keyring.handle("in", "instance", found[0]), found[1], _without(found[2][0], theirs, known_as),
+                    keyring.handle(*found[0]), found[1], _without(found[2][0], theirs, known_as),
                     *found[2][1:], max(half, 1),
                 )
                 for found in _drawn_on(dataset)
@@ -102,11 +104,15 @@ def masks(data: bytes, keyring: Keyring) -> list[Outline | None]:
         raise BadInstance(Reason.CORRUPT_HEADER) from None
 
 
-def _drawn_on(dataset: Dataset) -> Iterator[tuple[str, int, _Named] | None]:
-    """(image UID, 0-based frame, structure) of every frame of a segmentation that says so (PS3.3 C.7.6.16.2.6)."""
+def _drawn_on(dataset: Dataset) -> Iterator[tuple[tuple[str, str, str], int, _Named] | None]:
+    """(what `Outline.image` is a handle of, 0-based frame, structure) of every frame of a segmentation that says so.
+
+    PS3.3 C.7.6.16.2.6, of the series C.12.2.
+    """
     named = _named_segments(dataset)
+    series = {str(one.get("SeriesInstanceUID", "")) for one in dataset.get("ReferencedSeriesSequence") or ()} - {""}
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())
-    for frame in dataset.get("PerFrameFunctionalGroupsSequence") or ():
+    for number, frame in enumerate(dataset.get("PerFrameFunctionalGroupsSequence") or ()):
         groups = [frame, *shared]
         sources = {
             (str(source.get("ReferencedSOPInstanceUID", "")), _first(source.get("ReferencedFrameNumber")) - 1)
@@ -114,8 +120,13 @@ def _drawn_on(dataset: Dataset) -> Iterator[tuple[str, int, _Named] | None]:
             for source in derived.get("SourceImageSequence") or ()
         }
         segments = [one.get("ReferencedSegmentNumber") for one in _items(groups, "SegmentIdentificationSequence")]
-        if len(sources) == 1 and len(segments) == 1 and segments[0] in named:
-            yield (*sources.pop(), named[segments[0]])
+        if len(segments) != 1 or segments[0] not in named:
+            yield None
+        elif len(sources) == 1:
+            uid, of_frame = sources.pop()
+            yield ("in", "instance", uid), of_frame, named[segments[0]]
+        elif len(series) == 1:
+            yield ("se", "series", next(iter(series))), number, named[segments[0]]
         else:
             yield None
 

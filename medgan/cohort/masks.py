@@ -21,8 +21,13 @@ MASKED = "masked"
 """Column of a cohort's table: whether somebody outlined a structure on the image; elsewhere its mask says nothing."""
 _IMAGE = ["patient_key", "instance_key", "frame"]
 _POSITION = ["position_x", "position_y", "position_z"]
-_GRID = ["pack", "spacing_row_mm", *_POSITION]
+_SPACING = ["spacing_row_mm", "spacing_column_mm"]
+_GRID = ["pack", "orientation", *_SPACING, *_POSITION]
 _OF_IMAGE = "_of_image"
+_COSINES, _SCALES = 2e-3, 0.01
+"""How far directions and spacings of one grid may differ: half a pixel in 250, as writers round them."""
+_PLACE_MM = 0.1
+"""How far from its image along the normal a mask may lie that is joined by place."""
 
 
 def outlines(table: pd.DataFrame, rows: pd.DataFrame, recipe: CohortRecipe) -> tuple[pd.DataFrame, int]:
@@ -36,26 +41,65 @@ def outlines(table: pd.DataFrame, rows: pd.DataFrame, recipe: CohortRecipe) -> t
     wanted = table[table["structure"].isin(value_of)] if value_of else table.iloc[:0]
     if wanted.empty:
         return wanted, 0
-    drawn = wanted.assign(
-        instance_key=wanted["outlines"], frame=wanted["outlines_frame"], value=wanted["structure"].map(value_of)
-    )
+    drawn = wanted.assign(value=wanted["structure"].map(value_of))
+    of_series = drawn["outlines"].str.startswith("se-")
+    named = drawn[~of_series].assign(instance_key=drawn["outlines"], frame=drawn["outlines_frame"])
+    unplaced = drawn[of_series & drawn["outlines"].isin(rows["series_key"])]
+    placed = _by_place(unplaced, table)
+    drawn = pd.concat([named, placed], ignore_index=True)
     images = rows.assign(row=np.arange(len(rows)))[[*_IMAGE, *_GRID, "row"]]
     joined = drawn[[*_IMAGE, *_GRID, "pack_index", "inside_from", "value"]].merge(
         images, on=_IMAGE, suffixes=("", _OF_IMAGE)
     )
     same = _same_grid(joined)
-    return joined.loc[same, ["pack", "pack_index", "inside_from", "row", "value"]], int((~same).sum())
+    found = joined.loc[same, ["pack", "pack_index", "inside_from", "row", "value"]]
+    return found, int((~same).sum()) + len(unplaced) - len(placed)
+
+
+def _by_place(drawn: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Masks of a series, each with the one image of that patient's series on whose height along the normal it lies.
+
+    Those are left out for which there is none, or where several images lie in one place: time points, echoes.
+    """
+    place, of = "slice_position_mm", ["patient_key", "series_key"]
+    images = table.loc[table["series_key"].isin(drawn["outlines"]), [*of, "instance_key", "frame", place]]
+    images = images.dropna(subset=place).sort_values([*of, place], kind="stable")
+    step_mm = images.groupby(of)[place].diff()
+    near = step_mm <= 2 * _PLACE_MM
+    alone = images[~near & ~near.shift(-1, fill_value=False)]  # a group's first row has no step
+    masks = drawn.drop(columns=["instance_key", "frame"]).assign(series_key=drawn["outlines"])
+    nearest = pd.merge_asof(
+        masks.dropna(subset=place).sort_values(place, kind="stable"),
+        alone.sort_values(place, kind="stable"),
+        on=place,
+        by=of,
+        direction="nearest",
+        tolerance=_PLACE_MM,  # type: ignore[arg-type]  # the stubs forget that floats are told apart by floats
+    )
+    return nearest.dropna(subset="instance_key").astype({"frame": "int64"})
 
 
 def _same_grid(joined: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Whether mask and image have as many pixels and, where both say where it is, their first one in one place."""
+    """Whether mask and image have as many pixels and, where both say where they lie, those lie in the same places."""
     drawn_N3 = joined[_POSITION].to_numpy(dtype=np.float64)
     image_N3 = joined[[f"{axis}{_OF_IMAGE}" for axis in _POSITION]].to_numpy(dtype=np.float64)
-    pixel_mm = joined[f"spacing_row_mm{_OF_IMAGE}"].to_numpy(dtype=np.float64)
-    # false where a number is not known; a mask in another orientation begins elsewhere
-    moved = np.linalg.norm(drawn_N3 - image_N3, axis=1) > pixel_mm / 2
-    size, of_image = (joined[name].str.partition("-")[0] for name in ("pack", f"pack{_OF_IMAGE}"))
-    return np.asarray((size == of_image).to_numpy() & ~moved, dtype=np.bool_)
+    drawn_mm_N2 = joined[_SPACING].to_numpy(dtype=np.float64)
+    image_mm_N2 = joined[[f"{name}{_OF_IMAGE}" for name in _SPACING]].to_numpy(dtype=np.float64)
+    # comparisons are false where a number is not known; spacings are of one kind only where both know their place
+    moved = np.linalg.norm(drawn_N3 - image_N3, axis=1) > image_mm_N2.min(axis=1) / 2
+    scaled = (np.abs(drawn_mm_N2 - image_mm_N2) > _SCALES * image_mm_N2).any(axis=1)
+    scaled &= np.isfinite(drawn_N3 - image_N3).all(axis=1)
+    cosines = (_cosines(joined[f"orientation{end}"]) for end in ("", _OF_IMAGE))
+    turned = (np.abs(np.subtract(*cosines)) > _COSINES).any(axis=1)
+    size, of_image = (joined[name].str.split("-").str[0] for name in ("pack", f"pack{_OF_IMAGE}"))
+    return np.asarray((size == of_image).to_numpy() & ~moved & ~scaled & ~turned, dtype=np.bool_)
+
+
+def _cosines(orientations: pd.Series) -> npt.NDArray[np.float64]:
+    """(N, 6) of the column `orientation`; NaN where it is not known."""
+    codes, texts = pd.factorize(orientations)
+    known = [[float(part) for part in text.split("\\")] if text else [np.nan] * 6 for text in texts]
+    return np.array(known, np.float64).reshape(-1, 6)[codes]
 
 
 def _plain(name: str) -> str:

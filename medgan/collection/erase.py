@@ -77,10 +77,11 @@ def erase(collection: str, patient: str, *, zones: Zones, grace: timedelta = tim
 def drop(writer: store.Writer, patient: str) -> int:
     """Blank the patient's frames, drop the rows, and list their sources; nothing is committed. Returns the frames.
 
-    What was drawn on an image of the patient goes with it, whoever a segmentation is filed under.
+    What was drawn on an image or series of the patient goes with it, whoever a segmentation is filed under.
     """
     count, parts = 0, read.parts_of(writer.group)
-    images = {key for part in parts for key in part.loc[part["patient_key"] == patient, "instance_key"]}
+    own = [part.loc[part["patient_key"] == patient, ["instance_key", "series_key"]] for part in parts]
+    images = {key for part in own for key in part.to_numpy().ravel()}
     for number, part in enumerate(parts):
         mine = part["patient_key"] == patient
         if "outlines" in part:

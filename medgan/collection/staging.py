@@ -21,7 +21,7 @@ from medgan.collection.packs import Frame
 from medgan.errors import IntegrityError
 from medgan.records import canonical_json, sha256_hex
 
-FORMAT = 5
+FORMAT = 6
 """Raised whenever a staged batch must not be used by a newer version."""
 
 ROWS = "rows.parquet"

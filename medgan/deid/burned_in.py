@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgan.archive import pixels
+from medgan.archive import pixels, references
 from medgan.deid import drawn, ocr
 from medgan.errors import BadInstance
 
@@ -60,7 +60,9 @@ def at_risk(dataset: Dataset) -> bool:
 
 def _kinds(dataset: Dataset) -> set[str]:
     kinds = dataset.get("ImageType") or ()
-    return set(map(str, [kinds] if isinstance(kinds, str) else kinds))
+    found = set(map(str, [kinds] if isinstance(kinds, str) else kinds))
+    # every segmentation has to say so (PS3.3 C.8.20.2), and a mask of small lesions looks like text
+    return found - {"DERIVED"} if dataset.get("SOPClassUID") == references.SEGMENTATION else found
 
 
 def clean(data: bytes, dataset: Dataset, *, reviewed: bool = False) -> bytes:

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
-from medgan.archive import instance, pixels, series
+from medgan.archive import instance, pixels, references, series
 from medgan.deid import brain
 from medgan.errors import BadInstance, MedganError
 from medgan.records import canonical_json, sha256_hex
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from medgan.archive.series import FrameGeometry
 
 OPTION = "clean-recognizable-visual-features"
-MODALITIES = frozenset(("CT", "MR"))
+MODALITIES = frozenset(("CT", "MR", "SEG"))
+"""A mask of a head has the head's outline: it is cut like the images beside it."""
 _CT_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "2.1", "2.2"))
 _MR_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("4", "4.1", "4.3", "4.4"))
 # Body parts (PS3.16 Annex L) that hold no face. An instance is left alone only when it names one of them and no word
@@ -207,11 +208,12 @@ def _modalities(dataset: Dataset) -> set[str]:
     said = dataset.get("Modality") or ""
     named = {said} if isinstance(said, str) else {str(one) for one in said}
     kind = str(dataset.get("SOPClassUID") or "")
-    return named | ({"CT"} if kind in _CT_CLASSES else set()) | ({"MR"} if kind in _MR_CLASSES else set())
+    of_class = {references.SEGMENTATION: "SEG"} | dict.fromkeys(_CT_CLASSES, "CT") | dict.fromkeys(_MR_CLASSES, "MR")
+    return named | {of_class[kind]} if kind in of_class else named
 
 
 def concerns(dataset: Dataset) -> bool:
-    """Whether an instance may show a face: CT or MR with pixels, unless it says that it is of another body part."""
+    """Whether an instance may show a face: CT, MR or a mask, unless it says that it is of another body part."""
     if not _modalities(dataset) & MODALITIES or not any(keyword in dataset for keyword in _PIXELS):
         return False
     part = re.sub(r"[^A-Z]", "", str(dataset.get("BodyPartExamined") or "").upper())
@@ -229,7 +231,7 @@ class _Seen:
     hounsfield: bool
     geometry: tuple[FrameGeometry, ...]
     grey: bool = True
-    """A colour map of a head is cut like the others, but no brain is looked for in it."""
+    """A colour map or a mask of a head is cut like the others, but no brain is looked for in it."""
 
 
 def plan(instances: Iterable[Callable[[], bytes]]) -> dict[str, Shear]:
@@ -269,7 +271,7 @@ def _look(place: int, load: Callable[[], bytes]) -> _Seen | None:
         reference=str(dataset.get("FrameOfReferenceUID") or name),
         hounsfield="CT" in _modalities(dataset),
         geometry=geometry,
-        grey=dataset.get("SamplesPerPixel", 1) == 1,
+        grey=dataset.get("SamplesPerPixel", 1) == 1 and "SEG" not in _modalities(dataset),
     )
 
 
@@ -351,7 +353,8 @@ def clean(data: bytes, source: Dataset, shear: Shear | None) -> bytes:
     if not concerns(source):
         return data
     where, geometry = _tiles(source)
-    if shear is None and len(geometry) >= MIN_SLICES:
+    mask = "SEG" in _modalities(source)
+    if shear is None and len(geometry) >= MIN_SLICES and not mask:
         alone = _Seen(place=0, series="", reference="", hounsfield="CT" in _modalities(source), geometry=geometry)
         shear = _cuts([alone], [functools.partial(_written, source)]).get("")
     dataset = dcmread(io.BytesIO(data))
@@ -368,7 +371,8 @@ def clean(data: bytes, source: Dataset, shear: Shear | None) -> bytes:
             gone.reshape(-1)[where[number][removed]] = True
     dataset.RecognizableVisualFeatures = "NO"
     values = np.array(decoded.frames)
-    values[gone] = values.max() if decoded.photometric == "MONOCHROME1" else values.min()
+    lowest = 0 if mask else values.min()
+    values[gone] = values.max() if decoded.photometric == "MONOCHROME1" else lowest
     return burned_in.rewrite(dataset, decoded, values)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from pydantic import ValidationError
 
 from medgan.cohort import layout, masks, prepare, read, resample, synthetic
-from medgan.collection import store
+from medgan.collection import schema, store
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import CohortRecipe, CohortSnapshot, SyntheticCohort, ValidatedCohort
 from medgan.settings import Zones
@@ -140,6 +141,8 @@ def test_an_image_that_nobody_outlined_is_not_taken_for_one_that_shows_nothing(z
         {"outlines_frame": 1},
         {"pack": "14x56-uint8"},
         {"position_x": 40.0},
+        {"orientation": "0\\1\\0\\1\\0\\0"},
+        {"spacing_column_mm": 0.5},
         {"structure": "unnamed"},
     ],
 )
@@ -148,6 +151,7 @@ def test_a_mask_of_another_patient_frame_or_grid_is_left_out(zones, other):
 
     def change(rows):
         rows = rows.assign(position_x=0.0, position_y=0.0, position_z=0.0, spacing_row_mm=1.0, spacing_column_mm=1.0)
+        rows = rows.assign(orientation="1.000000\\0.000000\\-0.000000\\0.000000\\0.999999\\0.001000")
         rows.loc[rows["outlines"].eq(missing), list(other)] = list(other.values())
         return rows
 
@@ -159,7 +163,7 @@ def test_a_mask_of_another_patient_frame_or_grid_is_left_out(zones, other):
     told = set(images.loc[found["row"], "instance_key"])
     assert missing not in told
     assert len(told) == len(images) - 1
-    assert elsewhere == (2 if {"pack", "position_x"} & other.keys() else 0)
+    assert elsewhere == (0 if {"patient_key", "outlines_frame", "structure"} & other.keys() else 2)
 
 
 @pytest.mark.parametrize(
@@ -208,3 +212,63 @@ def test_nearest_puts_a_mask_where_the_image_is_put():
     image = resample.to_square(inside.astype(float), 32, spacing_mm=(1.0, 2.5))
     mask = resample.nearest(inside, 32, spacing_mm=(1.0, 2.5))
     assert np.array_equal(mask, image > 0.5)
+
+
+def stack(count=6, step_mm=2.0):
+    """Rows of one series' slices, and of a mask of each that names the series alone, a micrometre off."""
+    flat = {"patient_key": handle("pt", 1), "orientation": "1\\0\\0\\0\\1\\0", "position_x": 0.0, "position_y": 0.0}
+    flat |= {"spacing_row_mm": 1.0, "spacing_column_mm": 1.0, "pack": "8x8-uint8", "pack_index": 0}
+    heights_mm = step_mm * np.arange(count)
+    images = [
+        flat | {"instance_key": handle("in", i), "series_key": handle("se", 1), "modality": "CT", "position_z": mm}
+        for i, mm in enumerate(heights_mm)
+    ]
+    told = {"outlines": handle("se", 1), "structure": "liver", "inside_from": 1, "instance_key": handle("in", 99)}
+    drawn = [
+        flat
+        | told
+        | {"series_key": handle("se", 2), "frame": i, "outlines_frame": i, "modality": "SEG", "position_z": mm + 1e-3}
+        for i, mm in enumerate(heights_mm[::-1])
+    ]
+    rows = pd.DataFrame(drawn + images)
+    return schema.conform(rows.assign(slice_position_mm=rows["position_z"]))
+
+
+def joined(table, kept=lambda images: images):
+    """Instances that got a mask, with the mask's frame, and how many masks got no image."""
+    images = kept(table[table["modality"] == "CT"]).reset_index(drop=True)
+    table = table.assign(pack_index=table["frame"])
+    found, left_out = masks.outlines(table, images, xray_recipe(28, structures=("liver",)))
+    if found.empty:
+        return {}, left_out
+    return dict(zip(images.loc[found["row"], "instance_key"], found["pack_index"], strict=True)), left_out
+
+
+def test_a_mask_that_names_a_series_is_of_the_image_in_its_very_place():
+    table = stack()
+    assert joined(table) == ({handle("in", i): 5 - i for i in range(6)}, 0)
+    fewer, _ = joined(table, lambda images: images[images["position_z"] != 4.0])
+    assert fewer.keys() == {handle("in", i) for i in (0, 1, 3, 4, 5)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda mask: mask.assign(slice_position_mm=mask["slice_position_mm"] + 1.0, position_z=mask["position_z"] + 1),
+        lambda mask: mask.assign(slice_position_mm=np.nan, position_z=np.nan),
+        lambda mask: mask.assign(position_x=3.0),
+        lambda mask: mask.assign(patient_key=handle("pt", 2)),
+        lambda mask: mask.assign(orientation="0\\1\\0\\1\\0\\0"),
+    ],
+)
+def test_a_mask_of_a_series_that_lies_where_no_image_of_its_patient_lies_is_left_out(change):
+    table = stack()
+    mask = table["modality"] == "SEG"
+    assert joined(pd.concat([table[~mask], change(table[mask])], ignore_index=True)) == ({}, 6)
+
+
+def test_where_several_images_of_a_series_lie_in_one_place_none_gets_its_mask():
+    table = stack()
+    first = table[table["instance_key"] == handle("in", 0)].assign(instance_key=handle("in", 7))
+    found, left_out = joined(pd.concat([table, first], ignore_index=True))
+    assert (found.keys(), left_out) == ({handle("in", i) for i in range(1, 6)}, 1)

@@ -47,13 +47,14 @@ def test_an_erased_patient_is_in_no_state_of_the_collection_and_the_others_are_u
     assert erase.verify_forgotten(head, gone, zones=zones)
 
 
-def test_masks_of_an_erased_patients_images_go_too_whoever_they_are_filed_under(tmp_path, sample):
+@pytest.mark.parametrize("named_by", ["instance_key", "series_key"])
+def test_masks_of_an_erased_patients_images_go_too_whoever_they_are_filed_under(named_by, tmp_path, sample):
     pixels, rows = sample
     zones = Zones.under(tmp_path)
     told, stored = outlined(rows, pixels, lung_and_heart(pixels))
     gone, another = rows["patient_key"][3], rows["patient_key"][4]
     misfiled = (told["outlines"] == rows["instance_key"][3]) & (told["structure"] == "heart")
-    told.loc[misfiled, "patient_key"] = another
+    told.loc[misfiled, ["patient_key", "outlines"]] = another, rows[named_by][3]
     commit(told[told["outlines"] == ""], stored, zones)
     commit(told[told["outlines"] != ""], stored, zones)
     assert erase.erase("main", gone, zones=zones).frames == 3

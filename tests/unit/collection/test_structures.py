@@ -256,3 +256,27 @@ def test_no_mask_is_joined_where_faces_are_cut_away(run, zones, tmp_path):
     table = read.table(report.snapshot, zones=zones)
     assert "SEG" in set(table["modality"])
     assert "outlines" not in table.columns
+
+
+def test_a_frame_that_names_a_series_and_no_image_is_a_mask_of_that_series(run, zones, tmp_path):
+    frames = derived((UIDS[2], None, 1), (UIDS[0], None, 1))
+    for frame in frames:
+        del frame.DerivationImageSequence
+    told = {"NumberOfFrames": 2, "PixelData": bytes(64), "PerFrameFunctionalGroupsSequence": frames}
+    told |= {"SegmentationType": "FRACTIONAL", "MaximumFractionalValue": None}
+    series = {"SeriesInstanceUID": pydicom.dcmread(io.BytesIO(STUDY[0])).SeriesInstanceUID}
+    made = segmentation(**told, ReferencedSeriesSequence=items(series))
+    table = read.table(labelled(run, tmp_path, made).snapshot, zones=zones)
+    images, drawn = (table[table["modality"] == modality].sort_values("frame") for modality in ("CT", "SEG"))
+    assert drawn["outlines"].tolist() == [images["series_key"].iloc[0]] * 2
+    assert drawn["outlines_frame"].tolist() == [0, 1]
+    several = segmentation(**told, ReferencedSeriesSequence=items(series, {"SeriesInstanceUID": "1.2.3"}))
+    assert references.masks(several, KEYRING) == [None, None]
+
+
+def test_the_mask_of_a_head_is_not_stored_beside_images_without_a_face(run, tmp_path):
+    made = pydicom.dcmread(io.BytesIO(segmentation(PerFrameFunctionalGroupsSequence=derived((UIDS[2], None, 1)))))
+    del made.BodyPartExamined
+    files = write_files(tmp_path / "archive", {"0.dcm": write(made)})
+    report = run(files, profile="basic+clean-recognizable-visual-features")
+    assert (report.stored, report.quarantined) == (0, {"FACE": 1})

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset, Sequence
 
-from medgan.archive import pixels
+from medgan.archive import pixels, references
 from medgan.deid import apply, burned_in, profile
 from medgan.errors import BadInstance
 from tests.unit.deid.builders import phantom_with, read, write
@@ -192,3 +192,12 @@ def test_burned_in_screens_are_at_risk_whatever_they_say():
         for keyword, value in values.items():
             setattr(dataset, keyword, value)
         assert burned_in.at_risk(dataset)
+
+
+def test_a_mask_keeps_every_pixel_though_small_lesions_look_like_text(cleaning, keyring, monkeypatch):
+    monkeypatch.setattr(burned_in, "detect", lambda _: pytest.fail("looked at"))
+    mask = read(original(np.where(letters((50, 8)), 1, 0), "SEG"))
+    mask.SOPClassUID = mask.file_meta.MediaStorageSOPClassUID = references.SEGMENTATION
+    mask.ImageType = ["DERIVED", "PRIMARY"]
+    clean = apply.deidentify(write(mask), profile=cleaning, keyring=keyring)
+    assert np.array_equal(pixels.decode(clean.dataset).frames, pixels.decode(mask).frames)

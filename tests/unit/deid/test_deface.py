@@ -54,6 +54,19 @@ def test_the_face_goes_and_no_voxel_of_the_brain(files, cuts, cleaning, keyring)
     assert "113102" in [item.CodeValue for item in outputs[0].dataset.DeidentificationMethodCodeSequence]
 
 
+def test_a_mask_of_the_head_is_cut_by_the_plane_of_its_images(files, cleaning, keyring):
+    body = np.ones_like(heads.head(STEP_MM)[0])
+    kind = "1.2.840.10008.5.1.4.1.1.66.4"
+    drawn = heads.write_series(body, STEP_MM, SeriesInstanceUID="1.2.3.4.5.6.7.9", SOPClassUID=kind, Modality="SEG")
+    cuts = deface.plan([partial(bytes, one) for one in (*files, *drawn)])
+    image, mask = (
+        np.stack([pixels.decode(one.dataset).frames[0] for one in cleaned(some, cuts, cleaning, keyring)])
+        for some in (files, drawn)
+    )
+    assert set(np.unique(mask)) == {0, 1}
+    assert not image[mask == 0].any()
+
+
 def test_a_scout_is_cut_by_the_plane_of_the_volume_beside_it(cuts, files):
     assert set(cuts) == {"1.2.3.4.5.6.7.8", str(read(files[0]).SeriesInstanceUID)}
     assert len(set(cuts.values())) == 1
