@@ -32,7 +32,9 @@ from medgan.settings import Zones
 
 WEIGHTS = "outliner.safetensors"
 LEAST_PATIENTS = 20
-"""Train patients with masks: of fewer, a mask would say more of somebody than of anatomy."""
+"""Train patients who show a structure: of fewer, a mask would say more of somebody than of anatomy."""
+FEWEST_JUDGED = 11
+"""Holdout patients who show a structure: of fewer, its Dice describes people (docs/privacy.md, G7)."""
 BATCH = 16
 STEPS, RATE = 1200, 2e-3
 """A minute of one core at 64 px; half as many batches cost 0.02 to 0.04 of Dice there (docs/adr/0102)."""
@@ -54,12 +56,13 @@ class Network(Unet):
 
 
 def check(cohort: Cohort) -> None:
-    """`InvalidRequest` where too few train patients have masks to learn from."""
-    patients = cohort.table.loc[_rows(cohort, ("train",)), "patient_key"].nunique()
-    if patients < LEAST_PATIENTS:
+    """`InvalidRequest` where too few train patients show one of the structures to learn from."""
+    shown = _patients(cohort, _rows(cohort, ("train",)))
+    rare = int(np.argmin(shown))
+    if shown[rare] < LEAST_PATIENTS:
         raise InvalidRequest(
-            f"{patients} train patients have a mask, and masks are learned from {LEAST_PATIENTS} at least: have more "
-            "outlined, or ask for a cohort without structures"
+            f"{shown[rare]} train patients have a mask of structure {rare + 1} of the recipe's {len(shown)}, and masks "
+            f"are learned from {LEAST_PATIENTS} at least: have more outlined, or ask for a cohort without it"
         )
 
 
@@ -72,7 +75,7 @@ def fit(cohort: Cohort, folder: Path, *, seed: int) -> Outliner:
     structures = cohort.snapshot.recipe.structures
     train, held = _rows(cohort, ("train",)), _rows(cohort, ("holdout-1", "holdout-2"))
     with fixed(1):
-        network = _trained(*_pairs(cohort, train), len(structures), seed)
+        network = _trained(cohort, train, seed)
     found = outlined(network, cohort.images[held], cohort.attrs)
     weights = save(network.state_dict())
     durable.write_bytes(folder / WEIGHTS, weights)
@@ -81,7 +84,12 @@ def fit(cohort: Cohort, folder: Path, *, seed: int) -> Outliner:
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         patients=cohort.table.loc[train, "patient_key"].nunique(),
         images=len(train),
-        dice=dice(found, _masks(cohort)[held], len(structures)),
+        dice=tuple(
+            score if patients >= FEWEST_JUDGED else None
+            for score, patients in zip(
+                dice(found, _masks(cohort)[held], len(structures)), _patients(cohort, held), strict=True
+            )
+        ),
         holdout_patients=cohort.table.loc[held, "patient_key"].nunique(),
         holdout_images=len(held),
     )
@@ -90,12 +98,12 @@ def fit(cohort: Cohort, folder: Path, *, seed: int) -> Outliner:
 def outlined(network: Network, stored_NHW: NDArray[np.uint16], attrs: dict[str, Any]) -> NDArray[np.uint8]:
     """The masks (N, H, W) of stored images (N, H, W); a mask depends on its image and on `row % 16` alone."""
     lo, hi = (float(value) for value in attrs["intensity_range"])
-    unit, masks = to_unit(stored_NHW, lo, hi), np.empty(stored_NHW.shape, np.uint8)
+    masks = np.empty(stored_NHW.shape, np.uint8)
     with fixed(1), torch.inference_mode():
-        for start in range(0, len(unit), BATCH):
-            rows = slice(start, min(start + BATCH, len(unit)))
-            batch = np.zeros((BATCH, 1, *unit.shape[1:]), np.float32)
-            batch[: rows.stop - start, 0] = unit[rows]
+        for start in range(0, len(masks), BATCH):
+            rows = slice(start, min(start + BATCH, len(masks)))
+            batch = np.zeros((BATCH, 1, *masks.shape[1:]), np.float32)
+            batch[: rows.stop - start, 0] = to_unit(stored_NHW[rows], lo, hi)
             masks[rows] = network(torch.from_numpy(batch)).argmax(1).numpy()[: rows.stop - start]
     return masks
 
@@ -153,16 +161,24 @@ def _pairs(cohort: Cohort, rows: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.asarray(images, np.float32))[:, None], torch.from_numpy(masks)
 
 
-def _trained(images_N1HW: Tensor, masks_NHW: Tensor, structures: int, seed: int) -> Network:
-    """The network after `STEPS` batches, its step falling to nothing."""
+def _patients(cohort: Cohort, rows: NDArray[np.intp]) -> list[int]:
+    """How many patients show each structure on these rows."""
+    masks, most = _masks(cohort), len(cohort.snapshot.recipe.structures)
+    shows = np.array([np.bincount(masks[row].ravel(), minlength=most + 1)[1:] > 0 for row in rows], np.bool_)
+    who = cohort.table["patient_key"].to_numpy()[rows]
+    return [len(set(who[column])) for column in shows.reshape(-1, most).T]
+
+
+def _trained(cohort: Cohort, taught: NDArray[np.intp], seed: int) -> Network:
+    """The network after `STEPS` batches of these rows, its step falling to nothing."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = Network(structures)
+        network = Network(len(cohort.snapshot.recipe.structures))
         optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
         for _ in range(STEPS):
-            rows = torch.randint(len(images_N1HW), (BATCH,))
-            x_N1HW, mask_NHW = _varied(images_N1HW[rows], masks_NHW[rows])
+            rows = taught[torch.randint(len(taught), (BATCH,)).numpy()]
+            x_N1HW, mask_NHW = _varied(*_pairs(cohort, rows))
             optimiser.zero_grad()
             _loss(network(x_N1HW), mask_NHW).backward()  # type: ignore[no-untyped-call]  # torch's own lack types
             optimiser.step()

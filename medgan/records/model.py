@@ -82,7 +82,7 @@ class Outliner(Record):
     patients: int = Field(ge=1, description="Train patients whose masks it learned from.")
     images: int = Field(ge=1, description="Their images that have a mask.")
     dice: tuple[float | None, ...] = Field(
-        description="Of each structure on images of holdout patients; none where none of them shows it."
+        description="Of each structure on images of holdout patients; none where fewer than eleven show it."
     )
     holdout_patients: int = Field(ge=0)
     holdout_images: int = Field(ge=0)

@@ -65,6 +65,22 @@ def test_masks_of_fewer_than_twenty_patients_are_not_learned_from(made):
         outliner.check(dataclasses.replace(cohort, table=few))
 
 
+def test_a_structure_that_few_patients_show_is_neither_learned_nor_judged(made, tmp_path, monkeypatch):
+    _, cohort, _, _ = made
+    monkeypatch.setattr(outliner, "STEPS", 1)
+    train = np.flatnonzero(cohort.table["split"] == "train")
+    held = np.flatnonzero(cohort.table["split"] != "train")
+    masks, judged = cohort.masks.copy(), outliner.FEWEST_JUDGED - 1
+    masks[held] %= 2
+    masks[held[:judged], 0, 0] = 2
+    dice = outliner.fit(dataclasses.replace(cohort, masks=masks), tmp_path, seed=3).dice
+    assert (dice[0] is None, dice[1]) == (False, None)
+    masks[train] %= 2
+    masks[train[0], 0, 0] = 2
+    with pytest.raises(InvalidRequest, match="1 train patients have a mask of structure 2"):
+        outliner.check(dataclasses.replace(cohort, masks=masks))
+
+
 def test_masks_are_refused_under_differential_privacy(made):
     _, _, admitted, zones = made
     with pytest.raises(InvalidRequest, match="differential privacy"):
