@@ -67,8 +67,8 @@ def marks(data: bytes, patient: str, keyring: Keyring) -> list[Mark]:
 class Outline(NamedTuple):
     """What one frame of a segmentation is a mask of: the key of an image and its frame, the structure as named there.
 
-    Where the frame names no one image, `image` is the key of the one series that the file names, and `frame` the mask's
-    own number: its place tells which image of that series it is (`cohort.masks`).
+    Where the mask names no one frame of the image, `frame` is -1. Where it names no one image, `image` is the key of
+    the one series that the file names, and `frame` the mask's own. Its place tells which it is (`cohort.masks`).
     `inside_from` is the least stored value that is inside: 1 of a binary mask, half of the most of a fractional one.
     """
 
@@ -132,9 +132,9 @@ def _drawn_on(dataset: Dataset) -> Iterator[tuple[tuple[str, str, str], int, _Na
 
 
 def _first(numbers: Any) -> int:
-    """The one number of ReferencedFrameNumber, 1 where there is none; several are no one frame."""
+    """The one number of ReferencedFrameNumber; 0 where there are several, or none, which means all (PS3.3 10.3)."""
     if numbers is None:
-        return 1
+        return 0
     listed = [numbers] if isinstance(numbers, int | str) else list(numbers)
     return int(listed[0]) if len(listed) == 1 else 0
 

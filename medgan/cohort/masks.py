@@ -42,9 +42,13 @@ def outlines(table: pd.DataFrame, rows: pd.DataFrame, recipe: CohortRecipe) -> t
     if wanted.empty:
         return wanted, 0
     drawn = wanted.assign(value=wanted["structure"].map(value_of))
-    of_series = drawn["outlines"].str.startswith("se-")
-    named = drawn[~of_series].assign(instance_key=drawn["outlines"], frame=drawn["outlines_frame"])
-    unplaced = drawn[of_series & drawn["outlines"].isin(rows["series_key"])]
+    frames = table.loc[table["instance_key"].isin(drawn["outlines"]), "instance_key"].value_counts()
+    of_any = (drawn["outlines_frame"] < 0) & drawn["outlines"].isin(frames.index[frames > 1])
+    by_place = drawn["outlines"].str.startswith("se-") | of_any
+    named = drawn[~by_place].assign(instance_key=drawn["outlines"], frame=drawn["outlines_frame"].clip(lower=0))
+    unplaced = drawn[
+        by_place & (drawn["outlines"].isin(rows["series_key"]) | drawn["outlines"].isin(rows["instance_key"]))
+    ]
     placed = _by_place(unplaced, table)
     drawn = pd.concat([named, placed], ignore_index=True)
     images = rows.assign(row=np.arange(len(rows)))[[*_IMAGE, *_GRID, "row"]]
@@ -57,17 +61,20 @@ def outlines(table: pd.DataFrame, rows: pd.DataFrame, recipe: CohortRecipe) -> t
 
 
 def _by_place(drawn: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Masks of a series, each with the one image of that patient's series on whose height along the normal it lies.
+    """Masks of a series or of any frame, each with the one image and frame on whose height along the normal it lies.
 
     Those are left out for which there is none, or where several images lie in one place: time points, echoes.
     """
-    place, of = "slice_position_mm", ["patient_key", "series_key"]
-    images = table.loc[table["series_key"].isin(drawn["outlines"]), [*of, "instance_key", "frame", place]]
+    place, of = "slice_position_mm", ["patient_key", "outlines"]
+    images = pd.concat(
+        table.loc[table[holder].isin(drawn["outlines"]), [*_IMAGE, place]].assign(outlines=table[holder])
+        for holder in ("series_key", "instance_key")
+    )
     images = images.dropna(subset=place).sort_values([*of, place], kind="stable")
     step_mm = images.groupby(of)[place].diff()
     near = step_mm <= 2 * _PLACE_MM
     alone = images[~near & ~near.shift(-1, fill_value=False)]  # a group's first row has no step
-    masks = drawn.drop(columns=["instance_key", "frame"]).assign(series_key=drawn["outlines"])
+    masks = drawn.drop(columns=["instance_key", "frame"])
     nearest = pd.merge_asof(
         masks.dropna(subset=place).sort_values(place, kind="stable"),
         alone.sort_values(place, kind="stable"),

@@ -39,7 +39,7 @@ DTYPES: dict[str, str] = (
 OUTLINES: dict[str, str] = {"outlines": "str", "outlines_frame": "int64", "structure": "str", "inside_from": "int64"}
 """Columns that a table has where it has frames of segmentations: which frame of which instance one was drawn on, what
 it outlines, and from which stored value on a pixel is inside. Where a series stands for the instance, the mask's place
-says which of its images it is, and `outlines_frame` is the mask's own."""
+says which of its images it is, and `outlines_frame` is the mask's own; it is -1 where none of an instance is named."""
 LABEL_PREFIX = "label_"
 ORDER = ("study_key", "series_key", "slice_position_mm", "instance_number", "instance_key", "frame")
 """Canonical order of rows: a volume is one run, sorted along its normal (mm), then as the scanner numbered it."""

@@ -272,3 +272,18 @@ def test_where_several_images_of_a_series_lie_in_one_place_none_gets_its_mask():
     first = table[table["instance_key"] == handle("in", 0)].assign(instance_key=handle("in", 7))
     found, left_out = joined(pd.concat([table, first], ignore_index=True))
     assert (found.keys(), left_out) == ({handle("in", i) for i in range(1, 6)}, 1)
+
+
+def test_a_mask_that_names_no_frame_of_several_is_of_the_one_in_its_very_place():
+    table = stack()
+    image = table["modality"] == "CT"
+    table.loc[image, "frame"] = np.arange(6)
+    table.loc[image, "instance_key"] = table.loc[~image, "outlines"] = handle("in", 0)
+    table.loc[~image, "outlines_frame"] = -1
+    asked = xray_recipe(28, structures=("liver",))
+    images = table[image].reset_index(drop=True)
+    found, left_out = masks.outlines(table.assign(pack_index=table["frame"]), images, asked)
+    assert (dict(zip(found["row"], found["pack_index"], strict=True)), left_out) == ({i: 5 - i for i in range(6)}, 0)
+    nowhere = table.assign(slice_position_mm=np.nan, position_x=np.nan, position_y=np.nan, position_z=np.nan)
+    found, left_out = masks.outlines(nowhere, images, asked)
+    assert (len(found), left_out) == (0, 6)

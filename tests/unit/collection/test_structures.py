@@ -228,7 +228,7 @@ def test_each_frame_of_a_segmentation_says_which_image_it_is_a_mask_of(run, zone
     assert masks["outlines"].tolist() == [images[2], images[0], ""]
     assert masks["structure"].tolist() == ["liver structure", "liver structure", ""]
     assert masks["inside_from"].tolist() == [1, 1, 0]
-    assert masks["outlines_frame"].tolist() == [0, 0, 0]
+    assert masks["outlines_frame"].tolist() == [-1, 0, 0]
     assert set(table.loc[table["modality"] == "CT", "outlines"]) == {""}
 
 
