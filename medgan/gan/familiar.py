@@ -52,7 +52,7 @@ def untrained() -> Unet:
 
 
 def describe(image_HW: NDArray[np.float32]) -> dict[str, Vector]:
-    """Descriptions of an image in [-1, 1] (sides of at least 32 px), none of which depends much on its size."""
+    """Descriptions of an image in [-1, 1] (sides of at least 8 px), none of which depends much on its size."""
     features = untrained().features(image_HW)
     image = np.clip(np.asarray(image_HW, np.float64), -1.5, 1.5)
     height, width = image.shape
@@ -99,7 +99,9 @@ def _histogram(image: Vector, gradient: Vector) -> Vector:
 
 
 def _means(image: Vector, size: int) -> Vector:
-    """(size, size) means of equal parts of the image."""
+    """(size, size) means of equal parts of the image; pixels of one with fewer a side stand for several."""
+    times = -(-size // min(image.shape))
+    image = image.repeat(times, 0).repeat(times, 1)
     rows, columns = (np.linspace(0, length, size + 1).astype(int) for length in image.shape)
     summed = np.zeros((image.shape[0] + 1, image.shape[1] + 1))
     summed[1:, 1:] = image.cumsum(0).cumsum(1)

@@ -52,3 +52,10 @@ def test_the_random_network_is_the_same_for_ever():
     features = familiar.untrained().features(blobs(0))
     assert features.shape == (192,)
     assert features[[0, 40, 191]] == pytest.approx(PINNED, abs=2e-6)
+
+
+def test_the_smallest_measurement_of_a_small_image_is_described_too():
+    image = np.random.default_rng(0).uniform(-1, 1, (8, 10)).astype(np.float32)  # a quarter of 32 x 40 px each way
+    described = familiar.describe(image)
+    assert all(np.isfinite(part).all() for part in described.values())
+    assert described["thumbnail"].shape == familiar.describe(np.tile(image, (6, 6)))["thumbnail"].shape
