@@ -8,6 +8,7 @@ structures have sides. Legend: N images, C channels, H, W, K structures and the 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def fit(cohort: Cohort, folder: Path, *, seed: int) -> Outliner:
     structures = cohort.snapshot.recipe.structures
     train, held = _rows(cohort, ("train",)), _rows(cohort, ("holdout-1", "holdout-2"))
     with fixed(1):
-        network = _trained(cohort, train, seed)
+        network = trained(lambda rows: _pairs(cohort, train[rows]), len(train), len(structures), seed=seed)
     found = outlined(network, cohort.images[held], cohort.attrs)
     weights = save(network.state_dict())
     durable.write_bytes(folder / WEIGHTS, weights)
@@ -169,18 +170,22 @@ def _patients(cohort: Cohort, rows: NDArray[np.intp]) -> list[int]:
     return [len(set(who[column])) for column in shows.reshape(-1, most).T]
 
 
-def _trained(cohort: Cohort, taught: NDArray[np.intp], seed: int) -> Network:
-    """The network after `STEPS` batches of these rows, its step falling to nothing."""
+def trained(
+    pairs: Callable[[NDArray[np.intp]], tuple[Tensor, Tensor]], count: int, structures: int, *, seed: int
+) -> Network:
+    """The network after `STEPS` batches, its step falling to nothing.
+
+    `pairs` gives for rows (N,) below `count` images (N, 1, H, W) in [-1, 1] and their masks (N, H, W) int64.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = Network(len(cohort.snapshot.recipe.structures))
+        network = Network(structures)
         optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
         for _ in range(STEPS):
-            rows = taught[torch.randint(len(taught), (BATCH,)).numpy()]
-            x_N1HW, mask_NHW = _varied(*_pairs(cohort, rows))
+            x_N1HW, mask_NHW = _varied(*pairs(torch.randint(count, (BATCH,)).numpy()))
             optimiser.zero_grad()
-            _loss(network(x_N1HW), mask_NHW).backward()  # type: ignore[no-untyped-call]  # torch's own lack types
+            loss(network(x_N1HW), mask_NHW).backward()  # type: ignore[no-untyped-call]  # torch's own lack types
             optimiser.step()
             falling.step()
     return network.eval().requires_grad_(requires_grad=False)
@@ -199,7 +204,7 @@ def _varied(x_N1HW: Tensor, mask_NHW: Tensor) -> tuple[Tensor, Tensor]:
     return stretched + _GRAIN * grain * torch.randn(x_N1HW.shape), moved_NHW
 
 
-def _loss(logits_NCHW: Tensor, mask_NHW: Tensor) -> Tensor:
+def loss(logits_NCHW: Tensor, mask_NHW: Tensor) -> Tensor:
     """Cross entropy, and 1 - soft Dice of the structures, so that a small one counts as a large one does."""
     shares_NCHW = logits_NCHW.softmax(1)[:, 1:]
     truth_NCHW = torch.stack([(mask_NHW == value).float() for value in range(1, logits_NCHW.shape[1])], 1)

@@ -111,7 +111,7 @@ def compare(
     shots = [count for count in request.shots if count <= len(pool)]
     if structures and not test.target.any():
         raise InvalidRequest("no test patient shows any of the structures: bring more cases")
-    make = make_learner or (lambda count: _learner(count, request, masks=structures > 0))
+    make = _maker(make_learner, request, masks=structures > 0)
     judge = segment.Judge(test, structures) if structures else None
     matcher = match.Matcher(made, classes=classes)
     values: dict[str, dict[int, list[float]]] = {arm: {count: [] for count in shots} for arm in ARMS}
@@ -130,7 +130,7 @@ def compare(
                     way = how[count][-1] if arm == PERSONAL else match.WHOLE
                     chosen = matcher.made(matcher.synthetic, way, real, share=request.share)
                     training, synthetic = _training(arm, real, chosen, request, seed)
-                    learner = make(structures or classes)
+                    learner = make(structures or classes, count)
                     learner.fit(training, synthetic, seed=seed)
                     if judge is not None:
                         values[arm][count].append(judge(learner, arm, count))
@@ -143,8 +143,13 @@ def compare(
     return Comparison(metric=metric, values=values, test=test, how=how, masks=judge)
 
 
-def _learner(count: int, request: PersonalRequest, *, masks: bool) -> Learner:
-    return Segmenter(structures=count, steps=request.steps) if masks else Cnn(classes=count, steps=request.steps)
+def _maker(theirs: MakeLearner | None, request: PersonalRequest, *, masks: bool) -> Callable[[int, int], Learner]:
+    """What makes a learner for a number of classes or structures and of real cases; a team's own decides for itself."""
+    if theirs is not None:
+        return lambda outputs, _: theirs(outputs)
+    if masks:
+        return lambda outputs, real: Segmenter(structures=outputs, steps=request.steps, real=real)
+    return lambda outputs, real: Cnn(classes=outputs, steps=request.steps, real=real)
 
 
 def score(predicted: NDArray[np.float64], target: NDArray[np.generic], classes: int) -> float:

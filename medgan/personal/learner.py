@@ -7,7 +7,7 @@ comparison does to the training set was done before, so every learner is compare
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ from torch.nn.functional import cross_entropy, smooth_l1_loss
 from medgan.gan.arithmetic import fixed
 from medgan.personal.cases import Cases
 
-_BATCH, _RATE = 32, 3e-3
-_SYNTHETIC_FROM, _SYNTHETIC_TO = 0.8, 0.0
-"""Share of synthetic cases in a batch at start and end, where a set holds both: general first, local last."""
+_RATE = 3e-3
+_SYNTHETIC, _TRUSTED = 0.8, 50
+"""Share of synthetic cases in the first batch, where a set holds both: general first, local last. It falls by half with
+`_TRUSTED` real cases, nearly to nothing with hundreds, and little with ten, whose copies would be learned by heart."""
 
 
 class Learner(Protocol):
@@ -38,9 +39,11 @@ class Learner(Protocol):
 class Network(ABC):
     """How the networks here are trained and asked; the same seed gives the same model."""
 
-    def __init__(self, *, steps: int) -> None:
-        """Train for `steps` batches."""
-        self.steps = steps
+    batch = 32
+
+    def __init__(self, *, steps: int, real: int) -> None:
+        """Train for `steps` batches; of the cases to come `real` are real and no copies of each other."""
+        self.steps, self.real = steps, real
         self._network: nn.Module | None = None
 
     @abstractmethod
@@ -60,7 +63,7 @@ class Network(ABC):
         """What `predict` says of outputs."""
 
     def fit(self, cases: Cases, synthetic_N: NDArray[np.bool_], *, seed: int) -> None:
-        """Train with AdamW and one cycle; batches are balanced between real and synthetic by a falling schedule."""
+        """Train with AdamW and one cycle; the share of synthetic cases falls from batch to batch."""
         rng = np.random.default_rng(seed)
         images, target = torch.from_numpy(cases.unit)[:, None], self._targets(cases)
         real, made = np.flatnonzero(~synthetic_N), np.flatnonzero(synthetic_N)
@@ -70,13 +73,22 @@ class Network(ABC):
             optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.05, fused=True)
             rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=self.steps)
             for step in range(self.steps):
-                rows = _batch(real, made, step / self.steps, rng)
+                rows = self._drawn(real, made, step / self.steps, rng)
                 loss = self._loss(network(images[rows]), target[rows])
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 rates.step()
         self._network = network.eval()
+
+    def _drawn(
+        self, real: NDArray[np.int64], made: NDArray[np.int64], progress: float, rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Rows of one batch: from both sources by the schedule, or from the only one there is."""
+        share = _SYNTHETIC * (1 - progress * self.real / (self.real + _TRUSTED))
+        count = 0 if not len(made) else self.batch if not len(real) else round(share * self.batch)
+        drawn = [rng.choice(source, n) for source, n in ((made, count), (real, self.batch - count)) if n]
+        return np.concatenate(drawn)
 
     def predict(self, unit_NHW: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores as the protocol has them: probabilities, or numbers in the target's unit."""
@@ -91,9 +103,9 @@ class Network(ABC):
 class Cnn(Network):
     """Four strided convolutions with group norm and average pooling."""
 
-    def __init__(self, *, classes: int, steps: int) -> None:
+    def __init__(self, *, classes: int, steps: int, real: int) -> None:
         """`classes` of 0 means regression."""
-        super().__init__(steps=steps)
+        super().__init__(steps=steps, real=real)
         self.classes = classes
         self._centre, self._scale = 0.0, 1.0
 
@@ -126,11 +138,3 @@ def _network(out: int) -> nn.Module:
         layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(4, width), nn.SiLU()]
         before = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(before, out))
-
-
-def _batch(real: NDArray[np.int64], made: NDArray[np.int64], progress: float, rng: np.random.Generator) -> NDArray[Any]:
-    """Rows of one batch: from both sources by the schedule, or from the only one there is."""
-    share = _SYNTHETIC_FROM + (_SYNTHETIC_TO - _SYNTHETIC_FROM) * progress
-    count = 0 if not len(made) else _BATCH if not len(real) else round(share * _BATCH)
-    drawn = [rng.choice(source, n) for source, n in ((made, count), (real, _BATCH - count)) if n]
-    return np.concatenate(drawn)

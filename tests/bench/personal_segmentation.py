@@ -3,9 +3,9 @@
 `--mednist ZIP`: CT slices of heads (MedNIST, 64 px) brought to 32 px. Nobody outlined these: masks are made by rule
 from the stored 64 px, `skull` the largest bright piece, `brain` what it encloses, so the truth is that rule's. Blocks
 of 50 neighbours in file order stay on one side, as in the other benches: four in five train the generator and the
-network that draws its masks, the others are the few cases and the test. `--site` makes the few cases and the test those
-of another scanner: gamma 0.5, a blur of 0.6 px and noise of 4 % of the window, outlined as before. Arms and intervals
-are those of `medgan.personal`; Dice is the mean over patients (here: blocks) and structures.
+outliner that draws its masks, the others are the few cases and the test. `--site` makes few cases and test those of
+another scanner: gamma 0.5, a blur of 0.6 px and noise of 4 % of the window, outlined as before. Arms and intervals are
+those of `medgan.personal`; Dice is the mean over patients (here: blocks) and structures.
 """
 
 from __future__ import annotations
@@ -17,23 +17,25 @@ import sys
 import tempfile
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from medgan.gan import outliner
+from medgan.gan.arithmetic import fixed
 from medgan.personal import fit as personal
 from medgan.personal import segment
 from medgan.personal.cases import Cases, to_masks, to_unit
-from medgan.personal.unet import Segmenter
 from medgan.records import PersonalRequest
 from tests.bench.__main__ import machine
-from tests.bench.personal_few_shot import drawn, generator, site_of
+from tests.bench.personal_few_shot import ATTRS, drawn, generator, site_of
 
 STRUCTURES = ("skull", "brain")
 _KIND, _SIDE, _BLOCK = "HeadCT", 32, 50
 _BRIGHT, _LEAST_PX = 200, 40
-_OUTLINER_STEPS = 600
 
 
 def slices(path: Path) -> np.ndarray:
@@ -77,16 +79,27 @@ def sides(path: Path, *, site: bool) -> tuple[Cases, ...]:
     return tuple(cases.rows(np.flatnonzero(chosen)) for cases, chosen in parts)
 
 
-def masked(cases: Cases, source: Cases, unseen: Cases, steps: int) -> Cases:
-    """Drawn images with the masks that a network gives them which learned from the source's pairs."""
-    outliner = Segmenter(structures=len(STRUCTURES), steps=steps)
+def masked(cases: Cases, source: Cases, unseen: Cases) -> Cases:
+    """Drawn images with the masks that the outliner gives them which learned from the source's pairs."""
     begun = time.process_time()
-    outliner.fit(source, np.zeros(len(source), bool), seed=0)
+    with fixed(1):
+        images, masks = torch.from_numpy(source.unit)[:, None], torch.from_numpy(source.target.astype(np.int64))
+        network = outliner.trained(lambda rows: (images[rows], masks[rows]), len(source), len(STRUCTURES), seed=0)
     spent = time.process_time() - begun
-    found = segment.dice(segment.masks_by(outliner, unseen.unit), unseen.target, unseen.patient, len(STRUCTURES))
+    found = segment.dice(outlined(network, unseen), unseen.target, unseen.patient, len(STRUCTURES))
     said = ", ".join(f"{name} {value:.3f}" for name, value in zip(STRUCTURES, found, strict=True))
-    sys.stdout.write(f"outliner: {steps} steps, {spent:.0f} CPU-s; Dice of unseen blocks {said}\n")
-    return Cases(unit=cases.unit, target=segment.masks_by(outliner, cases.unit), patient=cases.patient)
+    sys.stdout.write(f"outliner: {outliner.STEPS} steps, {spent:.0f} CPU-s; Dice of unseen blocks {said}\n")
+    return replace(cases, target=outlined(network, cases))
+
+
+def outlined(network: outliner.Network, cases: Cases) -> np.ndarray:
+    """(N, H, W) uint8 masks, as synthesis draws them."""
+    return outliner.outlined(network, stored(cases), ATTRS)
+
+
+def stored(cases: Cases) -> np.ndarray:
+    """(N, H, W) uint16: images as a cohort has them."""
+    return np.rint((cases.unit + 1) * 32767.5).astype(np.uint16)
 
 
 def told(compared: personal.Comparison, request: PersonalRequest) -> str:
@@ -112,21 +125,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.personal_segmentation", description=__doc__)
     parser.add_argument("--mednist", type=Path, required=True)
     parser.add_argument("--kimg", type=float, default=60.0)
-    parser.add_argument("--shots", type=int, nargs="*", default=[10, 50])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--shots", type=int, nargs="*", default=[10, 50, 200])
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--site", action="store_true", help="local cases of another scanner")
     parser.add_argument("--keep", type=Path, help="folder of the trained generator; interrupted runs go on")
     given = parser.parse_args(arguments)
     sys.stdout.write(f"{machine()}; one thread\n")
     request = PersonalRequest(task="segmentation", shots=tuple(given.shots), seeds=given.seeds, steps=given.steps)
     source, unseen, pool, test = sides(given.mednist, site=given.site)
-    stored = np.rint((source.unit + 1) * 32767.5).astype(np.uint16)
-    labels = np.zeros(len(stored), np.int64)
+    labels = np.zeros(len(source), np.int64)
     with tempfile.TemporaryDirectory() as scratch:
-        sampler = generator(stored, labels, (_KIND,), given.kimg, (given.keep or Path(scratch)) / _KIND)
+        sampler = generator(stored(source), labels, (_KIND,), given.kimg, (given.keep or Path(scratch)) / _KIND)
         made = drawn(sampler, labels, 2 * request.most_synthetic)
-    made = masked(made, source, unseen, _OUTLINER_STEPS)
+    made = masked(made, source, unseen)
     begun = time.process_time()
     compared = personal.compare(pool, made, request, classes=0, structures=len(STRUCTURES), test=test)
     sys.stdout.write(f"{len(pool)} real cases to draw from, {time.process_time() - begun:.0f} CPU-s\n")

@@ -144,6 +144,19 @@ def test_ten_cases_tell_how_another_scanner_takes_its_images():
     assert (np.diff(found.goals) >= 0).all(), "tones keep their order"
 
 
+def test_ten_noisy_cases_tell_noise_from_sharpness():
+    soft = ndimage.gaussian_filter(blobs(10, 2).unit, (0, 0.8, 0.8))
+    noisy = soft + np.random.default_rng(0).normal(0, 0.02, soft.shape).astype(np.float32)
+    quiet, found = (acquisition.fit(blobs(300, 1).unit, one) for one in (soft, noisy))
+    assert quiet.noise < 0.01
+    assert found.noise == pytest.approx(0.02, abs=0.005)
+    assert found.blur_px == pytest.approx(quiet.blur_px, abs=0.15), "noise does not pass for sharpness"
+    made = found(blobs(200, 3).unit)
+    assert np.array_equal(made, found(blobs(200, 3).unit)), "the same images get the same noise"
+    assert np.abs(made).max() <= 1
+    assert np.quantile(made, [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(noisy, [0.1, 0.5, 0.9]), abs=0.08)
+
+
 def test_nothing_is_matched_to_cases_of_the_releases_own_kind():
     matcher = match.Matcher(blobs(300, 1), classes=2)
     assert [matcher.choose(blobs(20, seed), share=0.5) for seed in range(10, 16)] == [match.WHOLE] * 6
@@ -221,12 +234,24 @@ def test_a_release_and_cases_become_a_report_and_a_page(team_file, published):
 def test_numbers_are_learned_too():
     cases = toy(200, 8)
     score = Cases(unit=cases.unit, target=cases.unit.mean((1, 2)).astype(np.float64) * 50 + 60, patient=cases.patient)
-    learner = Cnn(classes=0, steps=80)
+    learner = Cnn(classes=0, steps=80, real=200)
     learner.fit(score, np.zeros(200, bool), seed=0)
     predicted = learner.predict(score.unit)
     assert fit.score(predicted, score.target, 0) > 0.5
     learner.fit(score, np.zeros(200, bool), seed=0)
     assert (learner.predict(score.unit) == predicted).all(), "the same cases and seed give the same model"
+
+
+def test_the_fewer_real_cases_there_are_the_more_synthetic_ones_stay_to_the_end():
+    real, made = np.arange(1000), np.arange(1000, 3000)
+    shares = []
+    for count in (10, 50, 1000):
+        learner = Cnn(classes=2, steps=1, real=count)
+        begin, end = (learner._drawn(real, made, progress, np.random.default_rng(0)) for progress in (0, 1))
+        assert len(begin) == len(end) == learner.batch
+        assert (begin >= 1000).mean() == pytest.approx(0.8, abs=0.02)
+        shares.append((end >= 1000).mean())
+    assert shares == pytest.approx([0.67, 0.4, 0.04], abs=0.02)
 
 
 def test_a_task_that_does_not_fit_the_cases_is_refused(team_file, published):

@@ -149,7 +149,7 @@ def test_dice_is_of_patients_and_of_what_they_have():
 
 def test_a_unet_learns_what_it_is_shown_and_twice_the_same():
     cases = toy(40)
-    learner = Segmenter(structures=1, steps=60)
+    learner = Segmenter(structures=1, steps=60, real=40)
     learner.fit(cases, np.zeros(40, bool), seed=0)
     test = toy(20, 1)
     scores = learner.predict(test.unit)
