@@ -72,6 +72,10 @@ def step(
     return decorate
 
 
+_PANICS = "pyo3_runtime"
+"""Where a panic of a library in Rust comes from: it is no `Exception`, and quotes paths like one."""
+
+
 def scrubbed(verb: Callable[P, R]) -> Callable[P, R]:
     """Let `MedganError` pass, tell of a disk that refuses, replace every other exception by its type and place."""
 
@@ -79,7 +83,9 @@ def scrubbed(verb: Callable[P, R]) -> Callable[P, R]:
     def border(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return verb(*args, **kwargs)
-        except Exception as caught:  # noqa: BLE001 - the border's whole purpose
+        except BaseException as caught:  # the border's whole purpose
+            if not isinstance(caught, Exception) and type(caught).__module__ != _PANICS:
+                raise  # a run that is cancelled or stopped
             failure = _without_identifiers(caught)
         # Raised outside of the handler, so that the original is not carried along as context.
         raise failure
@@ -87,7 +93,7 @@ def scrubbed(verb: Callable[P, R]) -> Callable[P, R]:
     return border
 
 
-def _without_identifiers(caught: Exception) -> MedganError:
+def _without_identifiers(caught: BaseException) -> MedganError:
     if isinstance(caught, MedganError):
         caught.__cause__ = caught.__context__ = None
         return caught.with_traceback(None)

@@ -27,6 +27,7 @@ from medgan.settings import Zones
 BRANCH = "main"
 _COUNTS = ("instances", "series", "studies", "patients")
 EMPTY_TABLE_SHA256 = sha256_hex(b"")
+_REFUSES = "the collection's repository could not be read or written: check the disk, then run again"
 _CLOCK = "this machine's clock is not the store's, or runs behind the last commit: set it, then run again"
 
 # It warns of concurrent commits on every opening of a local repository; the committer's lock is the answer.
@@ -182,8 +183,6 @@ def _open_or_create(collection: str, zones: Zones) -> icechunk.Repository:
             return icechunk.Repository.open(_storage(path, None), config=_config())
         _refuse_headless(path, None)
         shutil.rmtree(path, ignore_errors=True)  # killed while it was created: nothing in it was ever committed
-        with durable.explained_disk():
-            path.mkdir()  # where Icechunk cannot do it, its panic is no `Exception`
         return icechunk.Repository.create(_storage(path, None), config=_config())
 
 
@@ -241,7 +240,9 @@ def _explained() -> Iterator[None]:
     except icechunk.ConflictError:
         raise Conflict("another process committed to the collection meanwhile: nothing was lost, run again") from None
     except icechunk.IcechunkError as error:
-        message = "the collection's repository could not be read or written: check the disk, then run again"
-        if "snapshot timestamp" in str(error):  # Icechunk refuses a commit that is older than the one before it
-            message = _CLOCK
-        raise StoreUnavailable(message) from None
+        # Icechunk refuses a commit that is older than the one before it
+        raise StoreUnavailable(_CLOCK if "snapshot timestamp" in str(error) else _REFUSES) from None
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise StoreUnavailable(_REFUSES) from None  # a panic of Icechunk, where it cannot make its folder

@@ -9,6 +9,7 @@ import pkgutil
 import typing
 from enum import Enum
 
+import icechunk
 import pytest
 from prefect import Flow, Task
 
@@ -57,6 +58,29 @@ def test_an_unforeseen_error_leaves_only_its_type_and_place():
     assert "DOE" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
+
+
+def test_a_panic_of_a_library_leaves_only_its_type_and_place(tmp_path):
+    """It is no `Exception`: Prefect would keep what it says."""
+    (tmp_path / "DOE^JANE").write_bytes(b"no folder")
+
+    @scrubbed
+    def opens():
+        icechunk.Repository.exists(icechunk.local_filesystem_storage(str(tmp_path / "DOE^JANE" / "main")))
+
+    with pytest.raises(UnexpectedFailure, match=r"PanicException at \w+\.py:\d+") as caught:
+        opens()
+    assert "DOE" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_whoever_stops_a_step_is_not_taken_for_an_error():
+    @scrubbed
+    def stopped():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
 
 
 def test_a_disk_that_refuses_is_told_without_its_path_and_tried_again():

@@ -1,9 +1,7 @@
 import errno
 import fcntl
 import multiprocessing
-import os
 import resource
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,18 +72,17 @@ def test_a_disk_that_refuses_a_chunk_is_told_in_a_sentence_and_the_next_run_writ
     assert commit(rows[20:], pixels, zones).instances == 60
 
 
-def test_a_full_disk_where_a_collection_begins_is_told_in_a_sentence(tmp_path, sample, monkeypatch):
-    zones, whole = Zones.under(tmp_path), Path.mkdir
+def test_a_panic_of_icechunk_is_told_in_a_sentence(tmp_path, sample):
+    """Where it cannot make its folder it panics, and that is no `Exception`."""
+    pixels, rows = sample
+    zones = Zones.under(tmp_path)
     place = layout.repository("main", zones=zones)
-
-    def full(path, *args, **kwargs):
-        if path == place:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        whole(path, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(StoreUnavailable, match="No space left"):
-        commit(sample[1][:1], sample[0], zones)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"no folder")
+    with pytest.raises(StoreUnavailable, match="check the disk"):
+        commit(rows[:1], pixels, zones)
+    place.unlink()
+    assert commit(rows[:1], pixels, zones).instances == 1
 
 
 def _hold(zones, holding, done):
