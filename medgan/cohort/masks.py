@@ -45,7 +45,8 @@ def outlines(table: pd.DataFrame, rows: pd.DataFrame, recipe: CohortRecipe) -> t
     frames = table.loc[table["instance_key"].isin(drawn["outlines"]), "instance_key"].value_counts()
     of_any = (drawn["outlines_frame"] < 0) & drawn["outlines"].isin(frames.index[frames > 1])
     by_place = drawn["outlines"].str.startswith("se-") | of_any
-    named = drawn[~by_place].assign(instance_key=drawn["outlines"], frame=drawn["outlines_frame"].clip(lower=0))
+    # before rows are taken: a frame without any would get those of the column
+    named = drawn.assign(instance_key=drawn["outlines"], frame=drawn["outlines_frame"].clip(lower=0))[~by_place]
     unplaced = drawn[
         by_place & (drawn["outlines"].isin(rows["series_key"]) | drawn["outlines"].isin(rows["instance_key"]))
     ]
@@ -67,7 +68,7 @@ def _by_place(drawn: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """
     place, of = "slice_position_mm", ["patient_key", "outlines"]
     images = pd.concat(
-        table.loc[table[holder].isin(drawn["outlines"]), [*_IMAGE, place]].assign(outlines=table[holder])
+        table[[*_IMAGE, place]].assign(outlines=table[holder])[table[holder].isin(drawn["outlines"])]
         for holder in ("series_key", "instance_key")
     )
     images = images.dropna(subset=place).sort_values([*of, place], kind="stable")

@@ -274,6 +274,19 @@ def test_where_several_images_of_a_series_lie_in_one_place_none_gets_its_mask():
     assert (found.keys(), left_out) == ({handle("in", i) for i in range(1, 6)}, 1)
 
 
+def test_a_cohort_has_the_same_masks_whether_images_are_named_or_found_by_place(zones):
+    def placed(rows):
+        series = rows[rows["modality"] == "DX"].set_index("instance_key")["series_key"]
+        told = rows["outlines"].map(series).fillna("")
+        place = dict.fromkeys(("position_x", "position_y", "position_z", "slice_position_mm"), 0.0)
+        return rows.assign(outlines=told, orientation="1\\0\\0\\0\\1\\0", **place)
+
+    cohort, masks_of, _ = outlined_cohort(zones, placed)
+    source = {handle("in", i): i for i in range(40)}
+    for row, mask in zip(cohort.table.itertuples(), cohort.masks, strict=True):
+        assert np.array_equal(mask == 2, masks_of["heart"][source[row.instance_key]] == 1)
+
+
 def test_a_mask_that_names_no_frame_of_several_is_of_the_one_in_its_very_place():
     table = stack()
     image = table["modality"] == "CT"
