@@ -18,6 +18,9 @@ from torch import Tensor
 
 Image = NDArray[np.float32]
 
+SIGNAL = 0.02
+"""So far above no signal a pixel holds something: air, whose errors are nothing, would make any answer look good."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:

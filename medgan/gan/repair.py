@@ -24,6 +24,7 @@ from medgan.gan import checkpoint
 from medgan.gan.arithmetic import fixed
 from medgan.gan.degrade import TASKS
 from medgan.gan.familiar import Familiar
+from medgan.gan.filled import depths
 from medgan.gan.measurement import Degradation, Image, Measurement
 from medgan.gan.noise import noise_level
 from medgan.gan.recipes import fast_precision
@@ -89,8 +90,9 @@ class Restored:
     `image`, `naive`, `uncertainty` (H, W) float32: the answer, the plain one, and a bound that 95 % of the errors in
     tissue kept below, in nine of ten held-out images. `invented_share` is the energy of what the network added to the
     plain answer, relative to the image's own; `inconsistency` is the root mean square of A(answer) - seen, as a share
-    of the window. `distance` says how far the input lay from what was learned from (beyond `limit` it would have been
-    refused).
+    of the window. `guessed_share` is the share of a hole's pixels that lie deeper in it than fillings were found to be
+    similar to the truth. `distance` says how far the input lay from what was learned from (beyond `limit` it would have
+    been refused).
     """
 
     image: Image
@@ -98,6 +100,7 @@ class Restored:
     uncertainty: Image
     invented_share: float
     inconsistency: float
+    guessed_share: float
     distance: float
     limit: float
 
@@ -122,6 +125,7 @@ class Restorer:
             self.familiar = Familiar.from_json(described["familiar"])
             self.held_out: dict[str, float] = described["held_out"]
             self.planted: dict[str, float] = described["planted"]
+            self.filled: dict[str, Any] = described["filled"]
             self.sha256: str = described["weights_sha256"]
             weights = (folder / WEIGHTS).read_bytes()
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -182,6 +186,9 @@ class Restorer:
             uncertainty=(bound * half).astype(np.float32),
             invented_share=float(np.square(image - naive).sum() / max(np.square(image - image.mean()).sum(), 1e-12)),
             inconsistency=float(np.sqrt(np.mean(np.square(residual.astype(np.float64))))) / 2,
+            guessed_share=0.0
+            if measured.hole is None
+            else float((depths(measured.hole)[measured.hole] > self.filled["trusted_px"]).mean()),
             distance=distance,
             limit=self.familiar.limit,
         )
@@ -194,12 +201,7 @@ class Restorer:
         """(answer, plain answer, bound of its error), each (H, W), in the units of the measurement."""
         with fixed(self.config.threads), torch.inference_mode():
             image, scale, naive = (part[0, 0].numpy() for part in answer(self.network, self.degradation, [measured]))
-        bound = self.factor * np.exp(scale)
-        if self.degradation.exact:
-            bound = bound + np.abs(_on_grid(self.degradation.residual(image, measured), image.shape))
-        if measured.hole is not None:
-            bound = np.where(measured.hole, bound, 0)
-        return image, naive, bound.astype(np.float32)
+        return image, naive, bound_of(self.degradation, measured, image, scale, self.factor)
 
     def _measured(
         self, unit: Image, hole_HW: NDArray[np.bool_] | None, steps_88: NDArray[np.float64] | None, grey: float
@@ -221,6 +223,16 @@ class Restorer:
             grey=grey,
             floor=-np.inf,
         )
+
+
+def bound_of(degradation: Degradation, measured: Measurement, image_HW: Image, scale_HW: Image, factor: float) -> Image:
+    """(H, W) bound of an answer's error: `factor` times what is expected, plus what contradicts the measurement."""
+    bound = factor * np.exp(scale_HW)
+    if degradation.exact:
+        bound = bound + np.abs(_on_grid(degradation.residual(image_HW, measured), image_HW.shape))
+    if measured.hole is not None:
+        bound = np.where(measured.hole, bound, 0)
+    return bound.astype(np.float32)
 
 
 def _on_grid(residual: Image, shape: tuple[int, ...]) -> Image:

@@ -23,16 +23,16 @@ from torch import Tensor
 
 from medgan.collection import durable
 from medgan.errors import TrainingDiverged
-from medgan.gan import checkpoint, ema, familiar
+from medgan.gan import checkpoint, ema, familiar, filled
 from medgan.gan.arithmetic import fixed
 from medgan.gan.degrade import task
 from medgan.gan.jpeg import Jpeg
 from medgan.gan.loss import LOSSES, squared_gradients
-from medgan.gan.measurement import Degradation, Image, Measurement
+from medgan.gan.measurement import SIGNAL, Degradation, Image, Measurement
 from medgan.gan.muon import Muon
 from medgan.gan.planted import plant
 from medgan.gan.recipes import fast_precision
-from medgan.gan.repair import DESCRIPTION, WEIGHTS, Restorer, answer, looked_at
+from medgan.gan.repair import DESCRIPTION, WEIGHTS, Restorer, answer, bound_of, looked_at
 from medgan.gan.restore_config import CODE_VERSION, LEAST_PX, RestoreConfig
 from medgan.gan.restorer import PatchCritic, Unet
 from medgan.gan.rings import ring_power
@@ -42,8 +42,6 @@ from medgan.gan.step import Players
 STATE = "state.safetensors"
 COVERED, COVERED_IMAGES = 0.95, 0.9
 """Share of an image's errors in tissue that the uncertainty must bound, and in what share of held-out images."""
-SIGNAL = 0.02
-"""So far above no signal a pixel holds something: air, whose errors are nothing, would make any bound look good."""
 _CALIBRATION_IMAGES, _PLANTED = 48, 100
 _DESCRIBED = 200
 _FREE = 0.7
@@ -202,25 +200,34 @@ def _describe(scans: Scans, rows: list[int], held: list[int], config: RestoreCon
     """What held-out patients say: the factor of the uncertainty, what is familiar, and PSNR beside the naive answer."""
     degradation = task(config.task).degradation
     rng = np.random.Generator(np.random.Philox(key=[config.seed, 1 << 60]))
-    chosen = [
-        fitting(scans.images[held[i]], degradation.factor)
-        for i in np.unique(np.linspace(0, len(held) - 1, min(_CALIBRATION_IMAGES, len(held))).astype(int))
+    looked = [
+        held[i] for i in np.unique(np.linspace(0, len(held) - 1, min(_CALIBRATION_IMAGES, len(held))).astype(int))
     ]
-    needed, psnr, naive_psnr = [], [], []
+    chosen = [fitting(scans.images[row], degradation.factor) for row in looked]
+    needed, psnr, naive_psnr, holes = [], [], [], []
     for truth in chosen:
         measured = degradation.measure(truth, rng)
         image, scale, naive = _answered(network, degradation, measured)
         counts = truth > measured.floor + SIGNAL if measured.hole is None else measured.hole
         if counts.any():
             needed.append(float(np.quantile((np.abs(image - truth) / np.exp(scale))[counts], COVERED)))
+        if measured.hole is not None:
+            holes.append((image, truth, measured.hole))
         naive_psnr.append(_psnr(naive, truth))
         psnr.append(_psnr(image, truth))
     known = [_inputs(scans, part, degradation, rng) for part in (rows, held)]
-    planted = plant(degradation, chosen, lambda one: _answered(network, degradation, one)[0], cases=_PLANTED)
+    factor = conformal(needed, COVERED_IMAGES)
+
+    def bounded(measured: Measurement) -> tuple[Image, Image]:
+        image, scale, _ = _answered(network, degradation, measured)
+        return image, bound_of(degradation, measured, image, scale, factor)
+
+    planted = plant(degradation, chosen, bounded, cases=_PLANTED, patient=scans.patient[looked].tolist())
     return {
-        "uncertainty_factor": conformal(needed, COVERED_IMAGES),
+        "uncertainty_factor": factor,
         "familiar": familiar.learn(*known).as_json(),
         "planted": planted.as_json(),
+        "filled": filled.by_depth(holes),
         "held_out": {
             "images": len(chosen),
             "patients": len(np.unique(scans.patient[held])),

@@ -12,7 +12,7 @@ from medgan.gan.degrade import task
 from medgan.gan.restorer import Shape
 
 Optimiser = Literal["muon", "adam"]
-CODE_VERSION = 7
+CODE_VERSION = 8
 LEAST_PX = 32
 """Sides of images and windows are this long at least."""
 

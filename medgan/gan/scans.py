@@ -17,6 +17,8 @@ from medgan.gan.restore_config import LEAST_PX, RestoreConfig
 
 _DRAWS, _EMPTY = 4, 0.05
 """Draws of a window until it shows something: a spread of 2.5 % of the intensity window (of range 2)."""
+_ENOUGH = 10
+"""Patients that calibrate: of events that none of them has one in four of the next ones has at most."""
 _STRIPPED, _COARSENESS_PX = (0.1, 0.6), (3.0, 12.0)
 """How much of a window is stripped, and the size of what is cut out: from the folds of a brain to half of a head."""
 
@@ -36,10 +38,14 @@ class Scans:
             raise InvalidRequest(f"images to learn restoration from are at least {LEAST_PX} px wide and high")
 
     def split(self) -> tuple[list[int], list[int]]:
-        """Indices to train on and to calibrate with: the last tenth of the patients, or of one patient's images."""
+        """Indices to train on and to calibrate with: the last tenth of the patients, or of one patient's images.
+
+        Up to a quarter of them while these are fewer than ten: what is stated of the next patient counts patients.
+        """
         patients = np.unique(self.patient)
         if len(patients) > 1:
-            held = np.isin(self.patient, patients[-max(1, len(patients) // 10) :])
+            count = max(1, len(patients) // 10, min(_ENOUGH, len(patients) // 4))
+            held = np.isin(self.patient, patients[-count:])
         else:
             held = np.arange(len(self.images)) >= max(1, round(0.9 * len(self.images)))
             held = held if held.any() else np.ones(len(self.images), bool)

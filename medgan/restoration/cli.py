@@ -86,7 +86,7 @@ def restorer(
     from medgan.gan.restore import fit
     from medgan.gan.restore_config import RestoreConfig
     from medgan.restoration import learn
-    from medgan.restoration.page import told_of_lesions
+    from medgan.restoration.page import told
 
     config = RestoreConfig(task=task, steps=steps, adversarial_steps=adversarial_steps, seed=seed)
     with _bar() as bar:
@@ -96,7 +96,7 @@ def restorer(
         made = fit(scans, config, out, attrs=attrs, on_tick=lambda tick: bar.update(row, completed=tick.step))
     typer.echo(
         f"{made.held_out['psnr_db']:.2f} dB on {made.held_out['images']:.0f} held-out images, "
-        f"{made.held_out['naive_psnr_db']:.2f} dB without the network\n{told_of_lesions(made.planted)}"
+        f"{made.held_out['naive_psnr_db']:.2f} dB without the network\n{told(made)}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from medgan.gan.similarity import ssim_map
 from medgan.quality import realism
 
 Image = NDArray[np.floating]
@@ -17,31 +18,9 @@ def psnr_db(a_HW: Image, b_HW: Image, where: NDArray[np.bool_] | None = None) ->
 
 
 def ssim(a_HW: Image, b_HW: Image, where: NDArray[np.bool_] | None = None) -> float:
-    """Structural similarity (Wang et al. 2004, 11 px Gaussian window, range 2), mean over `where` or everywhere.
-
-    Sides are mirrored by half a window first, so that every pixel has a value.
-    """
-    a, b = (np.pad(np.asarray(x, np.float64), 5, mode="reflect")[None] for x in (a_HW, b_HW))
-    luminance, contrast = _parts(a, b)
-    values = (luminance * contrast)[0]
+    """Structural similarity, mean over `where` or everywhere."""
+    values = ssim_map(a_HW, b_HW)
     return float(values[where].mean() if where is not None else values.mean())
-
-
-def _parts(a_NHW: NDArray[np.float64], b_NHW: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    from scipy.ndimage import correlate1d
-
-    taps = np.exp(-0.5 * ((np.arange(11) - 5) / 1.5) ** 2)
-    taps /= taps.sum()
-
-    def smooth(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        out: NDArray[np.float64] = correlate1d(correlate1d(x, taps, axis=1), taps, axis=2)[:, 5:-5, 5:-5]
-        return out
-
-    mu_a, mu_b = smooth(a_NHW), smooth(b_NHW)
-    var_a, var_b = smooth(a_NHW**2) - mu_a**2, smooth(b_NHW**2) - mu_b**2
-    covariance = smooth(a_NHW * b_NHW) - mu_a * mu_b
-    c1, c2 = 0.02**2, 0.06**2
-    return (2 * mu_a * mu_b + c1) / (mu_a**2 + mu_b**2 + c1), (2 * covariance + c2) / (var_a + var_b + c2)
 
 
 def spectrum_distance_db(made: list[Image], truth: list[Image]) -> float:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import html
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medgan.gan import grid
 from medgan.gan.degrade import task
-from medgan.gan.repair import Restored
+from medgan.gan.filled import GOOD
+from medgan.gan.repair import Restored, Restorer
 from medgan.records import RestorationReport
 
 _SHOWN_PX = 320
@@ -26,6 +28,7 @@ class Picture:
     doubt: bytes
     inconsistency: float
     invented_share: float
+    guessed_share: float
 
 
 def picture(values_HW: NDArray[np.float64], made: Restored) -> Picture:
@@ -44,21 +47,22 @@ def picture(values_HW: NDArray[np.float64], made: Restored) -> Picture:
         doubt=png(made.uncertainty / (0.2 * span)),
         inconsistency=made.inconsistency,
         invented_share=made.invented_share,
+        guessed_share=made.guessed_share,
     )
 
 
-def render(
-    report: RestorationReport, held_out: dict[str, float], planted: dict[str, float], pictures: list[Picture]
-) -> str:
+def render(report: RestorationReport, restorer: Restorer, pictures: list[Picture]) -> str:
     """One self-contained page; asks nobody for anything."""
+    held_out, holes = restorer.held_out, report.task == "inpaint"
     counts = [("files received", report.received), ("restored", report.restored), ("left alone", report.untouched)]
     counts += [(f"quarantined: {reason}", count) for reason, count in report.quarantined.items()]
     table = "".join(f"<tr><th>{html.escape(name)}<td>{count:,}" for name, count in counts)
     done = task(report.task)
-    told = "contradicts what was seen by" if done.degradation.exact else "took for noise (rms):"
+    differs = "contradicts what was seen by" if done.degradation.exact else "took for noise (rms):"
     shown = "".join(
-        f"<figure>{''.join(_image(png, name) for name, png in _named(one))}<figcaption>{told} {one.inconsistency:.1e} "
-        f"of the window; the change has {100 * one.invented_share:.1f} % of the image's energy</figcaption></figure>"
+        f"<figure>{''.join(_image(png, name) for name, png in _named(one))}<figcaption>{differs} "
+        f"{one.inconsistency:.1e} of the window; the change has {100 * one.invented_share:.1f} % of the image's energy"
+        f"{f'; {100 * one.guessed_share:.0f} % of its hole is a guess' if holes else ''}</figcaption></figure>"
         for one in pictures
     )
     return (
@@ -73,17 +77,38 @@ def render(
         "nine of ten images of held-out patients: black is certain, white is a fifth of the window or more.</p>"
         f"<table>{table}</table><p>On held-out patients of its training: {held_out['psnr_db']:.1f} dB PSNR, "
         f"{held_out['naive_psnr_db']:.1f} dB without the network ({held_out['images']:.0f} images). "
-        f"{told_of_lesions(planted)} Model {report.weights_sha256[:16]}.</p><h2>Before, after, doubt</h2>{shown}</html>"
+        f"{told(restorer)} Model {report.weights_sha256[:16]}.</p><h2>Before, after, doubt</h2>{shown}</html>"
     )
 
 
-def told_of_lesions(planted: dict[str, float]) -> str:
-    """How often lesions planted in held-out images were removed, and something was added, as one sentence."""
-    removed, added = (100 * planted[f"{what}_at_most"] for what in ("removed", "added"))
+def told(restorer: Restorer) -> str:
+    """What a model's held-out patients say of lesions, and of holes, in sentences."""
+    lesions = _told_of_lesions(restorer.planted)
+    return f"{lesions} {_told_of_holes(restorer.filled)}" if restorer.config.task == "inpaint" else lesions
+
+
+def _told_of_lesions(planted: dict[str, float]) -> str:
+    """How often lesions planted in held-out images were removed, and something was added, in two sentences."""
+    removed, added, unannounced = (100 * planted[f"{what}_at_most"] for what in ("removed", "added", "unannounced"))
+    patients = f"{planted['patients']:.0f} held-out patient{'s' if planted['patients'] > 1 else ''}"
     return (
-        f"Of {planted['cases']:.0f} small lesions planted in such images it removed {planted['removed']:.0f} (at most "
-        f"{removed:.1f} %, with 95 % confidence), and it added something of that size to {planted['added']:.0f} images "
-        f"(at most {added:.1f} %)."
+        f"Of {planted['cases']:.0f} small lesions planted in images of {patients} it removed {planted['removed']:.0f}, "
+        f"and it added something of that size to {planted['added']:.0f} images, to {planted['unannounced']:.0f} "
+        f"of them by more than the bound there. In images of another patient these are with 95 % confidence at most "
+        f"{removed:.1f}, {added:.1f} and {unannounced:.1f} %: the fewer were held out, the less is known of the next."
+    )
+
+
+def _told_of_holes(filled: dict[str, Any]) -> str:
+    """How similar fillings were by their distance from the rim, and from where on they are a guess."""
+    shells = zip(filled["depth_px"], filled["ssim"], filled["tissue"], strict=True)
+    found = ", ".join(
+        f"{depth} px {whole:.2f}" + (f" ({tissue:.2f} in tissue)" if tissue is not None else "")
+        for depth, whole, tissue in shells
+    )
+    return (
+        f"Structural similarity of what was filled in, by the distance to what was seen, up to {found or '0 px 1'}: "
+        f"what lies deeper than {filled['trusted_px']} px is a guess (below {GOOD})."
     )
 
 

@@ -188,6 +188,7 @@ def _image(data: bytes, out: Path, restorer: Restorer, mask_HW: NDArray[np.bool_
             "uncertainty": parts[1].instance,
             "inconsistency": made.inconsistency,
             "invented_share": made.invented_share,
+            "guessed_share": made.guessed_share,
             "uncertainty_mean": float(made.uncertainty.mean()) / window,
             "distance": made.distance,
             "distance_limit": made.limit,
@@ -234,9 +235,10 @@ def _report(out: Path, restorer: Restorer, tally: _Tally) -> RestorationReport:
         uncertainty_mean=mean("uncertainty_mean"),
     )
     whole = {**report.model_dump(mode="json"), "held_out": restorer.held_out, "planted": restorer.planted}
+    whole["filled"] = restorer.filled
     whole["images"] = tally.measured
     durable.write_bytes(out / QUARANTINE, b"".join(_lines(tally)))
-    durable.write_bytes(out / PAGE, page.render(report, restorer.held_out, restorer.planted, tally.pictures).encode())
+    durable.write_bytes(out / PAGE, page.render(report, restorer, tally.pictures).encode())
     durable.write_bytes(out / REPORT, json.dumps(whole, sort_keys=True, indent=1, allow_nan=False).encode())
     return report
 

@@ -28,7 +28,7 @@ from medgan.gan import checkpoint, repair, restore
 from medgan.gan.degrade import TASKS
 from medgan.gan.holes import Holes, dropped, patches, strokes
 from medgan.gan.jpeg import Jpeg
-from medgan.gan.measurement import Measurement
+from medgan.gan.measurement import SIGNAL, Measurement
 from medgan.gan.planted import plant
 from medgan.gan.repair import Restorer
 from medgan.gan.restore_config import RestoreConfig
@@ -246,12 +246,26 @@ def foreign(model: Restorer, image: np.ndarray) -> bool:
 
 def lesions(model: Restorer, test: list[np.ndarray], cases: int) -> str:
     """Planted lesions (medgan.gan.planted) in the test slices, beside the rates that go with the model."""
-    done, stated = plant(model.degradation, test, lambda one: model.undo(one)[0], cases=cases), model.planted
-    without = plant(model.degradation, test, model.degradation.naive, cases=cases)
+
+    def bounded(one: Measurement) -> tuple[np.ndarray, np.ndarray]:
+        image, _, bound = model.undo(one)
+        return image, bound
+
+    def plain(one: Measurement) -> tuple[np.ndarray, np.ndarray]:
+        image = model.degradation.naive(one)
+        return image, np.zeros_like(image)
+
+    done, without = (plant(model.degradation, test, answer, cases=cases) for answer in (bounded, plain))
+    told = []
+    for kind in ("removed", "added", "unannounced"):
+        count, calibrated = getattr(done, kind), model.planted
+        told.append(
+            f"{kind} {count} ({100 * count / done.cases:.1f} %; the model counts {calibrated[kind]} of "
+            f"{calibrated['cases']} in {calibrated['patients']} patients and states "
+            f"{100 * calibrated[f'{kind}_at_most']:.1f} % at most)"
+        )
     return (
-        f"lesions: {done.removed} of {done.cases} removed ({100 * done.removed / done.cases:.1f} %; the model states "
-        f"{100 * stated['removed_at_most']:.1f} % at most), {done.added} images with an addition "
-        f"({100 * done.added / done.cases:.1f} %; states {100 * stated['added_at_most']:.1f} % at most)\n"
+        f"lesions, of {done.cases}: {'; '.join(told)}\n"
         f"without a network: {without.removed} removed, {without.added} images with an addition\n"
     )
 
@@ -261,9 +275,7 @@ def coverage(model: Restorer, seen: list[Measurement], test: list[np.ndarray]) -
     out = []
     for one, truth in zip(seen, test, strict=True):
         image, _, bound = model.undo(one)
-        out.append(
-            float((np.abs(image - truth) <= bound)[truth > restore.SIGNAL - 1 if one.hole is None else one.hole].mean())
-        )
+        out.append(float((np.abs(image - truth) <= bound)[truth > SIGNAL - 1 if one.hole is None else one.hole].mean()))
     return out
 
 

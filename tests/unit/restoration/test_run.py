@@ -137,6 +137,22 @@ def test_dropped_lines_and_blind_patches_are_found_and_filled_and_nothing_else_c
     assert (doubt[20] > 0).all()
 
 
+def test_an_image_says_how_much_of_its_hole_is_a_guess(painter, tmp_path, monkeypatch):
+    folder, hole = tmp_path / "in", np.zeros((40, 40), bool)
+    hole[12:25, 12:25] = True  # 13 x 13, 7 px deep
+    folder.mkdir()
+    (folder / "defect.dcm").write_bytes(instance(phantoms(43)[41]))
+    found = {"depth_px": [1, 2], "ssim": [0.95, 0.9], "tissue": [0.9, None], "trusted_px": 2}
+    monkeypatch.setattr(painter, "filled", found)
+    run.restore(folder, tmp_path / "out", painter, mask_HW=hole)
+    told = json.loads((tmp_path / "out" / run.REPORT).read_text())
+    assert told["filled"]["trusted_px"] == 2
+    assert told["images"][0]["guessed_share"] == pytest.approx(81 / 169)  # all but two rings
+    page = (tmp_path / "out" / run.PAGE).read_text()
+    assert "1 px 0.95 (0.90 in tissue), 2 px 0.90: what lies deeper than 2 px is a guess" in page
+    assert "48 % of its hole is a guess" in page
+
+
 def test_the_command_counts_and_says_where_to_look(archive, twice, tmp_path):
     from medgan.cli import app
 
