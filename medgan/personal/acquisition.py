@@ -162,4 +162,7 @@ def _blur_between(sharp_NSS: NDArray[np.float32], soft_MSS: NDArray[np.float32])
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+    """Pearson's; 0 where either is constant, as of empty cases: every zoom agrees alike, and the first is kept."""
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / scale if scale > 0 else 0.0

@@ -163,6 +163,13 @@ def test_nothing_is_matched_to_cases_of_the_releases_own_kind():
     assert matcher.choose(blobs(4, 9), share=0.5) == match.WHOLE, "four patients are no evidence"
 
 
+def test_empty_cases_say_nothing_of_an_acquisition_and_break_nothing():
+    made, empty = blobs(60, 1).unit, np.full((3, 32, 32), -1, np.float32)
+    found = acquisition.fit(made, empty)
+    assert found.zoom == 1
+    assert np.isfinite(found(made)).all()
+
+
 def test_cases_of_another_scanner_ask_for_its_acquisition():
     matcher = match.Matcher(blobs(300, 1), classes=2)
     assert matcher.choose(elsewhere(blobs(12, 10)), share=0.5) in {match.SCANNED, match.BOTH}
