@@ -100,10 +100,15 @@ def masks(said: Layout, images: Layout, manifest: Manifest) -> Layout:
 
 
 def structures(said: Any, manifest: Manifest) -> tuple[str, ...]:
-    """The names in the attributes `said` of masks: value k is the k-th of them; 0 is background."""
+    """The names in the attributes `said` of masks: value k is the k-th of them; 0 is background.
+
+    They go into terminals, file headers and tables, where a line that ends or half a character does harm.
+    """
     names = said.get("structures") if isinstance(said, dict) else None
     if isinstance(names, list) and 1 <= len(names) <= _MOST_STRUCTURES:
-        texts = tuple(name for name in names if isinstance(name, str) and 1 <= len(name) <= _MOST_OF_A_NAME)
+        texts = tuple(
+            name for name in names if isinstance(name, str) and name.isprintable() and 1 <= len(name) <= _MOST_OF_A_NAME
+        )
         if len({*texts}) == len(names):
             return texts
     raise disagrees("what it says of its structures", manifest)
@@ -119,6 +124,7 @@ def mask_values(pixels: npt.NDArray[np.uint8], most: int) -> npt.NDArray[np.uint
 def array(path: Path, manifest: Manifest, name: str = IMAGES) -> Any:
     """The zarr-python array `name` of the group in the folder `path`, of any layout, with an image for each row.
 
+    Its own description counts, which direct readers go by too, not the copy of it in the group's.
     `StoreUnavailable` where the disk does not give its description.
     """
     import zarr
@@ -126,7 +132,7 @@ def array(path: Path, manifest: Manifest, name: str = IMAGES) -> Any:
     fits, found = False, None
     try:
         with disk.explained(), suppress(FileNotFoundError):
-            found = zarr.open_group(path, mode="r", zarr_format=3)[name]
+            found = zarr.open_array(path / name, mode="r", zarr_format=3)
         shape, chunk = found.shape, found.chunks  # type: ignore[union-attr]
         chunks = prod(-(-side // of_chunk) for side, of_chunk in zip(shape, chunk, strict=True))
         size = chunks * prod(chunk) * found.dtype.itemsize  # type: ignore[union-attr]  # a chunk is decoded whole

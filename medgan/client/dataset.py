@@ -21,8 +21,8 @@ class TorchDataset(torch.utils.data.Dataset[tuple[Any, ...]]):
     def __init__(self, dataset: Dataset, *, masks: bool = False) -> None:
         """Wrap an opened version."""
         self.dataset = dataset
-        self.classes, self.structures = dataset.classes, dataset.structures
-        self.masks = masks
+        self.classes, self.masks = dataset.classes, masks
+        self.structures = dataset.structures if masks else ()
         if masks:
             _ = dataset.mask_reader  # refused here where there are none, not in a worker
 

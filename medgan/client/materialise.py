@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 
-from medgan.client import disk, shards
+from medgan.client import agreement, disk, shards
 from medgan.client.agreement import GROUP, IMAGES, MASKS, has_masks
 from medgan.client.verify import MANIFEST, Progress
 from medgan.errors import IntegrityError, InvalidRequest
@@ -65,6 +65,9 @@ def materialise(folder: Path, *, on_progress: Progress | None = None) -> Path:
     found = {name: reader for name, reader in readers.items() if reader is not None}
     if len(found) < len(readers):
         raise InvalidRequest("this version's arrays have another layout: read them with zarr-python")
+    agreement.layout(found[IMAGES].layout, manifest)
+    if MASKS in found:
+        agreement.masks(found[MASKS].layout, found[IMAGES].layout, manifest)
     needed = sum(reader.shape[0] * reader.layout.row_bytes for reader in found.values())
     free = shutil.disk_usage(folder.parent).free
     if needed > free:

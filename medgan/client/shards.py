@@ -266,6 +266,7 @@ def _parse(meta: dict[str, Any]) -> Layout | None:
     inner = [codec["name"] for codec in sharding["codecs"]]
     shape, shard = tuple(meta["shape"]), meta["chunk_grid"]["configuration"]["chunk_shape"]
     chunk, dtype = sharding["chunk_shape"], np.dtype(meta["data_type"]).newbyteorder("<")
+    fill = int(meta["fill_value"])
     known = (
         inner in (["bytes"], ["bytes", "blosc", "crc32c"])
         and [codec["name"] for codec in sharding["index_codecs"]] == ["bytes", "crc32c"]
@@ -274,6 +275,7 @@ def _parse(meta: dict[str, Any]) -> Layout | None:
         and all(_little(codec) for codec in (*sharding["codecs"], *sharding["index_codecs"]))
         and len(shape) in (3, 4)
         and dtype.kind in "iu"
+        and np.iinfo(dtype).min <= fill <= np.iinfo(dtype).max
         and all(type(size) is int and size > 0 for size in (*shape, *shard, *chunk))
         and tuple(shard[1:]) == shape[1:] == tuple(chunk[1:])
         and shard[0] % chunk[0] == 0
@@ -285,7 +287,7 @@ def _parse(meta: dict[str, Any]) -> Layout | None:
         dtype=dtype,
         shard_rows=shard[0],
         chunk_rows=chunk[0],
-        fill_value=int(meta["fill_value"]),
+        fill_value=fill,
         compressed=len(inner) > 1,
         attributes=dict(meta.get("attributes", {})),
     )

@@ -71,7 +71,9 @@ def register(path: Path, *, zones: Zones) -> LocalCases:
     digest = hashlib.sha256()
     for part in arrays.values():
         digest.update(str((part.shape, part.dtype.str)).encode() + np.ascontiguousarray(part).tobytes())
-    digest.update("\0".join([*classes, *named]).encode())
+    digest.update("\0".join(classes).encode())
+    if named:
+        digest.update(b"\0\0" + "\0".join(named).encode())
     record = LocalCases(
         cases=f"ca-{digest.hexdigest()[:32]}",
         content_sha256=digest.hexdigest(),
@@ -187,7 +189,7 @@ def synthetic_masks(dataset: Dataset, names: tuple[str, ...], structures: int, *
     value_of = np.zeros(1 + len(dataset.structures), np.uint8)
     for value, name in enumerate(wanted, start=1):
         value_of[1 + dataset.structures.index(name)] = value
-    size_px = working_size(dataset.images.shape[1])
+    size_px = _flat_px(dataset)
     target = to_masks(value_of[dataset.masks[rows]], size_px)
     return Cases(unit=to_unit(dataset.images[rows], size_px), target=target, patient=np.arange(len(rows)))
 
@@ -202,6 +204,8 @@ def synthetic(dataset: Dataset, classes: tuple[str, ...], *, most: int, attribut
         if attribute not in labels:
             raise InvalidRequest("the release has no column with the target: choose another task or release")
         rows = np.flatnonzero(labels[attribute].notna().to_numpy())[:most]
+        if labels[attribute].dtype.kind not in "biuf":
+            raise InvalidRequest("the release's column for the target holds no numbers: choose another task or release")
         target: NDArray[Any] = labels[attribute].to_numpy(np.float64)[rows]
     else:
         missing = sorted(set(classes) - set(dataset.classes))
@@ -215,10 +219,15 @@ def synthetic(dataset: Dataset, classes: tuple[str, ...], *, most: int, attribut
         rows = np.sort(np.concatenate([np.flatnonzero(index == one)[: max(1, most // len(of))] for one in of]))
         target = np.searchsorted(np.sort(of), index[rows])
         target = np.argsort(of)[target]
+    unit = to_unit(dataset.images[rows], _flat_px(dataset))
+    return Cases(unit=unit, target=target, patient=np.arange(len(rows)))
+
+
+def _flat_px(dataset: Dataset) -> int:
+    """The working size of a release of flat images."""
     if dataset.images.ndim > 3:  # noqa: PLR2004 - (N, H, W)
         raise InvalidRequest("local cases are flat images, and this version holds volumes: choose another")
-    unit = to_unit(dataset.images[rows], working_size(dataset.images.shape[1]))
-    return Cases(unit=unit, target=target, patient=np.arange(len(rows)))
+    return working_size(dataset.images.shape[1])
 
 
 def _given(path: Path) -> dict[str, NDArray[Any]]:
@@ -238,7 +247,7 @@ def _given(path: Path) -> dict[str, NDArray[Any]]:
 def _images(given: dict[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Images (N, H, W) of numbers, and whose they are as an index (N,)."""
     images = given["images"]
-    if images.ndim != 3 or len(images) == 0 or images.dtype.kind not in "uif":  # noqa: PLR2004 - (N, H, W)
+    if images.ndim != 3 or images.size == 0 or images.dtype.kind not in "uif":  # noqa: PLR2004 - (N, H, W)
         raise InvalidRequest("local cases need `images` (N, H, W) of numbers, and one `target` or mask an image")
     if not np.isfinite(images).all():
         raise InvalidRequest("an image of the local cases has values that are not finite")
@@ -257,7 +266,7 @@ def _masks(
         return None, 0, ()
     if masks.shape != shape or masks.dtype.kind not in "biu":
         raise InvalidRequest("`masks` are whole numbers (N, H, W), a mask of an image's size for each image")
-    named = tuple(map(str, given.get("structures", np.array([], str)).reshape(-1).astype(str)))
+    named = _words(given.get("structures", np.array([], str)))
     count = len(named) or int(masks.max())
     if masks.min() < 0 or not 1 <= count <= _MOST_STRUCTURES or int(masks.max()) > count:
         raise InvalidRequest(f"masks have values from 0 to the number of `structures`, at most {_MOST_STRUCTURES}")
@@ -282,12 +291,20 @@ def _target(
             raise InvalidRequest("a target of the local cases is not finite")
         return target.astype(np.float64), ()
     if target.dtype.kind in "US":
-        names, index = np.unique(target.astype(str), return_inverse=True)
+        names, index = np.unique(_words(target), return_inverse=True)
         return index.astype(np.int64), tuple(map(str, names))
     if target.dtype.kind not in "biu" or int(target.max()) >= _MOST_CLASSES:
         raise InvalidRequest(f"`target` is a class name, a number, or an index below {_MOST_CLASSES:,}")
     index = target.astype(np.int64)
-    named = tuple(map(str, given.get("classes", np.arange(index.max() + 1)).astype(str)))
+    named = _words(given.get("classes", np.arange(index.max() + 1)))
     if index.min() < 0 or index.max() >= len(named):
         raise InvalidRequest(f"a target lies outside of the {len(named)} classes")
     return index, named
+
+
+def _words(names: NDArray[Any]) -> tuple[str, ...]:
+    """Names that came as an array."""
+    try:
+        return tuple(map(str, names.reshape(-1).astype(str)))
+    except UnicodeDecodeError:  # numpy takes bytes for ASCII
+        raise InvalidRequest("names of classes and structures are text, or bytes of ASCII") from None

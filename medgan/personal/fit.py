@@ -25,7 +25,7 @@ from medgan.gan.config import TrainConfig
 from medgan.personal import cases as local_cases
 from medgan.personal import match, page, segment
 from medgan.personal.cases import Cases
-from medgan.personal.learner import Cnn, Learner
+from medgan.personal.learner import Cnn, Learner, answered
 from medgan.personal.unet import Segmenter
 from medgan.records import ArmScore, Gain, LocalCases, Matching, PersonalReport, PersonalRequest, sha256_hex
 from medgan.settings import Zones
@@ -37,6 +37,8 @@ REPORT, PAGE = "report.json", "report.html"
 TEST_SHARE = 0.5
 _COPIES = 1000
 """Augmented images that a real training set is brought to."""
+_FEW_PATIENTS = 10
+"""Intervals are over training cases and starts; of test patients, so few may all be of one kind."""
 
 OnProgress = Callable[[int, int], None]
 MakeLearner = Callable[[int], Learner]
@@ -106,11 +108,8 @@ def compare(
     Targets are classes, numbers (`classes` of 0), or masks of `structures`.
     """
     pool, test = (local, test) if test is not None else _apart(local)
-    if len(pool) < min(request.shots):
-        raise InvalidRequest(f"{min(request.shots)} real training cases are asked for but only {len(pool)} are there")
+    _refuse_unfit(pool, test, request, masks=structures > 0)
     shots = [count for count in request.shots if count <= len(pool)]
-    if structures and not test.target.any():
-        raise InvalidRequest("no test patient shows any of the structures: bring more cases")
     make = _maker(make_learner, request, masks=structures > 0)
     judge = segment.Judge(test, structures) if structures else None
     matcher = match.Matcher(made, classes=classes)
@@ -135,12 +134,22 @@ def compare(
                     if judge is not None:
                         values[arm][count].append(judge(learner, arm, count))
                     else:
-                        values[arm][count].append(score(learner.predict(test.unit), test.target, classes))
+                        predicted = answered(learner, test.unit, *([classes] if classes else []))
+                        values[arm][count].append(score(predicted, test.target, classes))
                 done += 1
                 if on_progress is not None:
                     on_progress(done, total)
     metric = "Dice" if structures else "AUC" if classes else "R2"
     return Comparison(metric=metric, values=values, test=test, how=how, masks=judge)
+
+
+def _refuse_unfit(pool: Cases, test: Cases, request: PersonalRequest, *, masks: bool) -> None:
+    if len(pool) < min(request.shots):
+        raise InvalidRequest(f"{min(request.shots)} real training cases are asked for but only {len(pool)} are there")
+    if masks and not test.target.any():
+        raise InvalidRequest("no test patient shows any of the structures: bring more cases")
+    if not masks and (test.target == test.target[0]).all():
+        raise InvalidRequest("all test cases have the same target, so nothing tells good from bad: bring more cases")
 
 
 def _maker(theirs: MakeLearner | None, request: PersonalRequest, *, masks: bool) -> Callable[[int, int], Learner]:
@@ -256,7 +265,7 @@ def matching(compared: Comparison) -> tuple[Matching, ...]:
     )
 
 
-def headline(found: tuple[Gain, ...], metric: str, matched: tuple[Matching, ...] = ()) -> str:
+def headline(found: tuple[Gain, ...], metric: str, matched: tuple[Matching, ...] = (), *, patients: int) -> str:
     """Sentences that do not promise more than was seen."""
     parts = [
         f"{one.shots} real cases: {one.verdict} ({metric} {one.mean:+.3f}, 95 %: {one.low:+.3f} to {one.high:+.3f})"
@@ -265,12 +274,14 @@ def headline(found: tuple[Gain, ...], metric: str, matched: tuple[Matching, ...]
     ]
     mostly = {one.shots: one.how for one in reversed(matched)}  # the most frequent stands first
     whole = [str(count) for count in sorted(mostly) if mostly[count] == match.WHOLE]
+    few = f" It was tested on {patients} patients: too few to speak for others."
     told = f" With {' and '.join(whole)} real cases the release was taken whole: nothing in it was clearly nearer."
     return (
         "Personalised synthetic cases against classical augmentation. "
         + "; ".join(parts)
         + "."
         + (told if whole else "")
+        + (few if patients < _FEW_PATIENTS else "")
     )
 
 
@@ -310,7 +321,7 @@ def _write(
         scores=tuple(scores),
         gains=found,
         matching=matched,
-        headline=headline(found, compared.metric, matched),
+        headline=headline(found, compared.metric, matched, patients=len(np.unique(compared.test.patient))),
         report_sha256=sha256_hex(text),
     )
     rendered = page.render(report, masks=compared.masks, names=_structures(cases, zones=zones))

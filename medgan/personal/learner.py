@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
+from medgan.errors import InvalidRequest
 from medgan.gan.arithmetic import fixed
 from medgan.personal.cases import Cases
 
@@ -34,6 +35,18 @@ class Learner(Protocol):
     def predict(self, unit_NHW: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores: (N, classes) class probabilities, (N,) numbers, or (N, 1 + structures, H, W), background first."""
         ...
+
+
+def answered(learner: Learner, unit_NHW: NDArray[np.float32], *each: int) -> NDArray[np.float64]:
+    """What a learner answers, (N, *each); `InvalidRequest` where it is something else, or no numbers."""
+    wanted = (len(unit_NHW), *each)
+    try:
+        found = np.asarray(learner.predict(unit_NHW), np.float64)
+    except (TypeError, ValueError):  # None, ragged lists, text
+        found = np.empty(())
+    if found.shape != wanted or not np.isfinite(found).all():
+        raise InvalidRequest(f"the learner is to answer with finite numbers of shape {wanted}, not {found.shape}")
+    return found
 
 
 class Network(ABC):

@@ -46,7 +46,8 @@ def render(report: PersonalReport, *, masks: Judge | None = None, names: Sequenc
         f"<h1>What {escape(report.release)} brings these cases</h1>"
         f'<p class="note">{escape(report.headline)}</p>'
         f"<p>{report.metric} on {report.test_images:,} real test images of {report.test_patients:,} other patients; "
-        "means and 95 % intervals over seeds. Every seed draws other training cases.</p>"
+        "means and 95 % intervals over seeds. Every seed draws other training cases, as far as there are others; "
+        "the test patients are the same, so intervals say nothing of how others would differ.</p>"
         f"{_curves(report.scores, arms, report.metric)}"
         "<h2>Personalised synthetic cases against</h2>"
         f"<table><tr><th>another way<th>real cases<th>difference<th>95 % interval<th>verdict</tr>{gains}</table>"

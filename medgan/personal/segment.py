@@ -14,9 +14,10 @@ from medgan.cohort.outlines import outlined
 from medgan.gan import grid
 from medgan.gan.augment import Warp
 from medgan.personal.cases import Cases
-from medgan.personal.learner import Learner
+from medgan.personal.learner import Learner, answered
 
-_AT_ONCE = 256
+_AT_ONCE = 64
+"""Images that are scored together: at 128 px each structure takes 8 MB of them."""
 _PICTURED = 6
 
 
@@ -32,7 +33,7 @@ class Judge:
 
     def __call__(self, learner: Learner, arm: str, count: int) -> float:
         """Mean Dice over the structures that the test shows."""
-        drawn = masks_by(learner, self.test.unit)
+        drawn = masks_by(learner, self.test.unit, self.structures)
         found = dice(drawn, self.test.target, self.test.patient, self.structures)
         self.dice[arm][count].append([None if np.isnan(one) else float(one) for one in found])
         self.drawn.setdefault(arm, drawn[self._shown])
@@ -46,10 +47,11 @@ class Judge:
         return grid.png(grid.tile(shown, len(grey)))
 
 
-def masks_by(learner: Learner, unit_NHW: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(N, H, W) uint8: the structure, or background, with the highest score at each pixel."""
+def masks_by(learner: Learner, unit_NHW: NDArray[np.float32], structures: int) -> NDArray[np.uint8]:
+    """(N, H, W) uint8: the structure, or background, with the highest score at each pixel; raises as `answered`."""
+    each = (1 + structures, *unit_NHW.shape[1:])
     parts = [unit_NHW[start : start + _AT_ONCE] for start in range(0, len(unit_NHW), _AT_ONCE)]
-    return np.concatenate([learner.predict(part).argmax(1).astype(np.uint8) for part in parts])
+    return np.concatenate([answered(learner, part, *each).argmax(1).astype(np.uint8) for part in parts])
 
 
 def dice(

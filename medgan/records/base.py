@@ -6,12 +6,23 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Handle = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,4}-[0-9a-f]{16,64}$")]
 """An opaque keyed or content-derived name such as `st-3f...`; safe to log."""
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        message = "a structure is named in printable characters"
+        raise ValueError(message)
+    return text
+
+
+Structure = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
+"""What a mask outlines, in words; clients believe no longer ones, and none that steer a terminal."""
 
 
 def nothing(value: Any) -> bool:

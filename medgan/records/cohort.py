@@ -6,7 +6,7 @@ import math
 
 from pydantic import Field, model_validator
 
-from medgan.records.base import Handle, Name, Record, Sha256, nothing
+from medgan.records.base import Handle, Name, Record, Sha256, Structure, nothing
 
 MOST_STRUCTURES = 255
 """A mask has one byte a pixel, and 0 is what lies outside of all structures."""
@@ -43,7 +43,7 @@ class CohortRecipe(Record):
     volumes: bool = Field(
         default=False, description="A volume of size_px voxels a side of every gapless series, instead of its frames."
     )
-    structures: tuple[str, ...] = Field(
+    structures: tuple[Structure, ...] = Field(
         default=(),
         max_length=MOST_STRUCTURES,
         exclude_if=nothing,
@@ -60,7 +60,7 @@ class CohortRecipe(Record):
 
     @model_validator(mode="after")
     def _structures_are_flat(self) -> CohortRecipe:
-        if len(set(self.structures)) < len(self.structures) or "" in self.structures:
+        if len(set(self.structures)) < len(self.structures):
             message = "a recipe names each structure once"
             raise ValueError(message)
         if self.volumes and self.structures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from medgan.records.base import Handle, Record, Sha256, nothing
+from medgan.records.base import Handle, Record, Sha256, Structure, nothing
 
 
 class PrivacyTarget(Record):
@@ -77,7 +77,7 @@ class Outliner(Record):
     Dice is 2 |A and B| / (|A| + |B|) over the pixels of all images that were judged.
     """
 
-    structures: tuple[str, ...] = Field(min_length=1, description="Value k of a mask is the k-th of these.")
+    structures: tuple[Structure, ...] = Field(min_length=1, description="Value k of a mask is the k-th of these.")
     weights_sha256: Sha256
     patients: int = Field(ge=1, description="Train patients whose masks it learned from.")
     images: int = Field(ge=1, description="Their images that have a mask.")

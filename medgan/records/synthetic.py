@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from medgan.records.base import Handle, Record, Sha256, nothing
+from medgan.records.base import Handle, Record, Sha256, Structure, nothing
 from medgan.records.model import PrivacyBudget
 
 Attribute = Literal["class", "sex", "age_band", "site", "view"]
@@ -148,7 +148,7 @@ class SyntheticCohort(Record):
     redrawn: int = Field(default=0, ge=0, description="Rows whose image is not the first that was drawn for them.")
     redrawn_from: Handle | None = Field(default=None, description="The cohort whose other rows these are.")
     fidelity: Fidelity | None = Field(default=None, description="Label fidelity, where it was measured.")
-    structures: tuple[str, ...] = Field(
+    structures: tuple[Structure, ...] = Field(
         default=(), exclude_if=nothing, description="Value k of a mask is the k-th of these; 0 is outside of all."
     )
     masks_sha256: Sha256 | None = Field(

@@ -24,7 +24,8 @@ TILES_A_PAGE = 384
 _LEAST_BYTES_A_PIXEL = 0.02
 """Radiographs take 0.04 and more at these qualities."""
 
-_OUTLINES_QUALITY = 70
+_OUTLINES_QUALITY, _OUTLINED_PX = 70, 160
+"""Larger images are shown by every other pixel or fewer, so that sixteen of them stay a small part of the page."""
 LADDER = ((64, None), (160, 80), (96, 75), (64, 70), (48, 60), (32, 50), (24, 40))
 """Largest side in px and quality (None: without loss) of a tile, tried in this order until a sheet fits."""
 
@@ -79,7 +80,8 @@ def cover(images_NHW: npt.NDArray[np.uint16], attributes: dict[str, Any]) -> byt
 def outlines(images_NHW: npt.NDArray[np.uint16], masks_NHW: npt.NDArray[np.uint8], attributes: dict[str, Any]) -> bytes:
     """WebP of the first sixteen images with what their masks outline: chosen by place, never by looks."""
     chosen = slice(2 * COLUMNS)
-    tiles = outlined(window(images_NHW[chosen], attributes), masks_NHW[chosen])
+    grey_NHW, step = window(images_NHW[chosen], attributes), -(-max(images_NHW.shape[1:]) // _OUTLINED_PX)
+    tiles = outlined(grey_NHW[:, ::step, ::step], masks_NHW[chosen, ::step, ::step])
     colours = [mosaic(tiles[..., colour], COLUMNS) for colour in range(3)]
     return _encoded(Image.fromarray(np.stack(colours, axis=-1)), quality=_OUTLINES_QUALITY)
 

@@ -112,7 +112,7 @@ def test_what_a_table_says_of_pandas_is_not_believed(folder):
 
 
 def test_a_disk_that_does_not_give_a_part_is_nothing_to_tell_a_publisher(folder):
-    for part in ("labels.parquet", "images.zarr/zarr.json"):
+    for part in ("labels.parquet", "images.zarr/images/zarr.json"):
         (folder / part).unlink()
         (folder / part).symlink_to("/proc/self/mem")  # reading fails with EIO
     opened = medgan.open_folder(folder)

@@ -172,6 +172,9 @@ LIES = {
     "more": lambda masks: (masks, NAMES, {"shape": [10**12, 28, 28]}),
     "codec": lambda masks: (masks, NAMES, {"codecs": [{"name": "rm"}]}),
     "fill": lambda masks: (masks, NAMES, {"fill_value": "NaN"}),
+    "beyond a byte": lambda masks: (masks, NAMES, {"fill_value": 300}),
+    "steering": lambda masks: (masks, {"structures": ["lung\x1b[2J", "bone"]}, {}),
+    "half a character": lambda masks: (masks, {"structures": ["lung", "\ud800"]}, {}),
     "kind": lambda masks: (masks, NAMES, {"data_type": "int8"}),
 }
 
@@ -189,6 +192,30 @@ def test_a_signed_lie_about_masks_ends_in_a_sentence_and_images_stay_readable(ma
         with pytest.raises((IntegrityError, InvalidRequest)):
             _ = read(medgan.open_folder(folder)), medgan.open_folder(folder).structures
     assert np.array_equal(medgan.open_folder(folder).images, made[1].images)
+    assert len(medgan.open_folder(folder).torch()[0]) == 2, "who asks for no masks is not refused for them"
+
+
+@pytest.mark.parametrize("array", ["images", "masks"])
+def test_a_tier_of_absurd_size_is_refused_before_memory_is_taken(folder, array):
+    described = folder / "images.zarr" / array / "zarr.json"
+    said = json.loads(described.read_bytes())
+    said["shape"][1:] = [20_000, 20_000]
+    said["chunk_grid"]["configuration"]["chunk_shape"][1:] = [20_000, 20_000]
+    said["codecs"][0]["configuration"]["chunk_shape"][1:] = [20_000, 20_000]
+    described.chmod(0o644)
+    described.write_text(json.dumps(said))
+    with pytest.raises(IntegrityError, match="does not fit its manifest"):
+        materialise.materialise(folder)
+
+
+def test_structures_are_those_of_the_array_itself_whatever_its_group_repeats(folder):
+    group = folder / "images.zarr" / "zarr.json"
+    said = json.loads(group.read_bytes())
+    said["consolidated_metadata"]["metadata"]["masks"]["attributes"]["structures"] = list(STRUCTURES[::-1])
+    group.chmod(0o644)
+    group.write_text(json.dumps(said))
+    version = medgan.open_folder(folder)
+    assert version.structures == tuple(version.mask_reader.layout.attributes["structures"]) == STRUCTURES
 
 
 def test_masks_of_another_layout_are_read_whole_and_never_left_out_of_batches_in_silence(made, folder):

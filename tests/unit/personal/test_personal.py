@@ -102,6 +102,16 @@ def test_release_rows_come_in_the_teams_order_of_classes(published):
     assert np.bincount(ours.target).tolist() == [50, 50]
     with pytest.raises(InvalidRequest, match="does not know 1 of the cases' 2 classes"):
         local_cases.synthetic(dataset, ("normal", "fracture"), most=10)
+    with pytest.raises(InvalidRequest, match="no numbers"):
+        local_cases.synthetic(dataset, (), most=10)
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_a_test_in_which_all_are_alike_is_refused_in_words(classes):
+    cases = toy()
+    alike = Cases(unit=cases.unit, target=np.zeros_like(cases.target), patient=cases.patient)
+    with pytest.raises(InvalidRequest, match="same target"):
+        fit.compare(alike, toy(80, 1), QUICK, classes=classes)
 
 
 def test_no_patient_is_in_training_and_test_and_arms_get_what_they_are_called():
@@ -200,8 +210,9 @@ def test_a_whole_release_is_the_generic_arm_and_the_report_says_so():
     assert {how for ways in compared.how.values() for how in ways} == {match.WHOLE}
     assert compared.values[PERSONAL] == compared.values[GENERIC]
     assert len(Seen.log) == QUICK.seeds * (4 + 3), "no model is trained twice on the same cases"
-    told = fit.headline(fit.gains(compared), "AUC", fit.matching(compared))
+    told = fit.headline(fit.gains(compared), "AUC", fit.matching(compared), patients=10)
     assert "With 6 and 20 real cases the release was taken whole" in told
+    assert "too few to speak for others" not in told
 
 
 def test_intervals_that_hold_zero_are_never_called_a_gain():
@@ -215,7 +226,9 @@ def test_intervals_that_hold_zero_are_never_called_a_gain():
     assert found[AUGMENTED].verdict == "no clear difference"
     assert found[REAL].verdict == "gain"
     assert found[SYNTHETIC].verdict == "loss"
-    assert "no clear difference" in fit.headline(tuple(found.values()), "AUC")
+    told = fit.headline(tuple(found.values()), "AUC", patients=2)
+    assert "no clear difference" in told
+    assert "tested on 2 patients: too few to speak for others" in told
 
 
 def test_a_release_and_cases_become_a_report_and_a_page(team_file, published):

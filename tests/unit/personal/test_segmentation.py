@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,10 +86,12 @@ def test_records_of_cases_without_masks_keep_their_bytes():
         ({"masks": np.full((4, 8, 8), 300)}, "values from 0"),
         ({"masks": np.full((4, 8, 8), 2), "structures": np.array(["a"])}, "values from 0"),
         ({"masks": np.full((4, 8, 8), 2), "structures": np.array(["a", "a"])}, "names one twice"),
+        ({"masks": np.ones((4, 8, 8), int), "structures": np.array([b"L\xfcge"])}, "bytes of ASCII"),
+        ({"images": np.zeros((4, 0, 8)), "masks": np.zeros((4, 0, 8), int)}, "need `images`"),
     ],
 )
 def test_masks_that_fit_no_image_are_told_why(arrays, told, tmp_path, made):
-    np.savez(tmp_path / "x.npz", images=np.zeros((4, 8, 8)), **arrays)
+    np.savez(tmp_path / "x.npz", **{"images": np.zeros((4, 8, 8))} | arrays)
     with pytest.raises(InvalidRequest, match=told):
         local_cases.register(tmp_path / "x.npz", zones=made[0])
 
@@ -170,6 +173,42 @@ class Bright:
 
     def predict(self, unit_NHW):
         return np.stack([-unit_NHW, unit_NHW], 1).astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    ("structures", "answer"),
+    [
+        (1, lambda x: np.zeros(x.shape)),
+        (1, lambda x: np.zeros((len(x), 1, *x.shape[1:]))),
+        (1, lambda x: np.zeros((*x.shape, 2))),
+        (1, lambda x: np.full((len(x), 2, *x.shape[1:]), np.nan)),
+        (1, lambda _: None),
+        (0, lambda x: np.zeros((len(x), 3))),
+        (0, lambda _: np.zeros(1)),
+        (0, lambda x: np.full((len(x), 2), np.nan)),
+        (0, lambda x: [["a", "b"]] * len(x)),
+    ],
+)
+def test_a_learner_that_answers_something_else_is_told_what_is_wanted(structures, answer):
+    class Wrong(Bright):
+        def predict(self, unit_NHW):
+            return answer(unit_NHW)
+
+    local, made = toy(20), toy(30, 1)
+    if not structures:
+        local, made = (replace(one, target=np.arange(len(one)) % 2) for one in (local, made))
+    with pytest.raises(InvalidRequest, match="finite numbers of shape"):
+        fit.compare(local, made, QUICK, classes=0 if structures else 2, structures=structures,
+                    make_learner=lambda _: Wrong())  # fmt: skip
+
+
+def test_names_of_classes_and_of_structures_are_told_apart(tmp_path, made):
+    arrays = {"images": np.zeros((4, 8, 8)), "masks": np.ones((4, 8, 8), int), "target": np.zeros(4, int)}
+    handles = set()
+    for names in ({"classes": np.array(["a", "b"])}, {"classes": np.array(["a"]), "structures": np.array(["b"])}):
+        np.savez(tmp_path / "x.npz", **arrays, **names)
+        handles.add(local_cases.register(tmp_path / "x.npz", zones=made[0]).cases)
+    assert len(handles) == 2
 
 
 def test_a_teams_own_learner_gets_masks_as_targets_in_every_arm():

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pytest
 import zarr
 from PIL import Image
+from pydantic import ValidationError
 
 from medgan.cohort.outlines import COLOURS, outlined
 from medgan.errors import IntegrityError
-from medgan.records import Manifest
+from medgan.records import CohortRecipe, Manifest
 from medgan.release import publish, retract, rotate, sign
+from medgan.release.catalogue import preview
 from tests.builders import release as build
 
 STRUCTURES = ("lung", "bone")
@@ -101,6 +104,20 @@ def test_records_of_reports_without_masks_keep_the_bytes_of_old(zones):
     built = build.synthetic_cohort(zones, count=40)
     for name in ("quality-record.json", "privacy-record.json"):
         assert b"masks" not in (built.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["", "b" * 201, "lung\n", "\x1b[2J", "\ud800"])
+def test_no_structure_is_named_in_a_way_that_clients_refuse(name):
+    recipe = {"name": "x", "modalities": ("CT",), "class_attribute": "finding"}
+    with pytest.raises(ValidationError, match="structures"):
+        CohortRecipe.model_validate(recipe | {"structures": ("lung", name)})
+
+
+def test_outlines_of_large_images_stay_a_small_part_of_the_page():
+    noise = np.random.default_rng(0).integers(0, 65536, (16, 512, 512)).astype(np.uint16)
+    body = preview.outlines(noise, (noise > 60000).astype(np.uint8), {})
+    with Image.open(io.BytesIO(body)) as picture:
+        assert max(picture.size) <= 8 * 160
 
 
 def test_the_next_number_follows_from_masks_too(zones):
