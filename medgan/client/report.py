@@ -46,6 +46,8 @@ def structures_of(source: registries.Source, manifest: Manifest) -> tuple[str, .
 def signed_json(source: registries.Source, manifest: Manifest, path: str) -> Any:
     """What the JSON file `path` of a version says, None where it is no JSON; `IntegrityError` unless it was signed."""
     digests = {file.path: file.sha256 for file in manifest.files}
+    if path not in digests:
+        raise IntegrityError("the signed manifest lists no such report or description: ask the publisher")
     body = registries.read_all(source, f"{manifest.name}/{manifest.version}/{path}")
     if sha256_hex(body) != digests[path]:
         raise IntegrityError("a report or description is not the one that was signed: ask the publisher")

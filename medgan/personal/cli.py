@@ -53,7 +53,8 @@ def personalize(
         )
     except ValueError:
         raise InvalidRequest(
-            "--shots are rising whole numbers such as 10,50,200, --seeds at least 2, and --task one of three"
+            "--shots are rising whole numbers such as 10,50,200, --seeds from 2 to 50, --steps at least 1, and --task "
+            "one of classification, regression and segmentation"
         ) from None
     dataset = load.load(spec, registry=registry, trust=trust)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -14,7 +14,7 @@ import zarr
 from PIL import Image
 
 import medgan
-from medgan.client import loader, materialise, report
+from medgan.client import diff, loader, materialise, registry, report
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.records import Manifest
 from medgan.release import images as packing
@@ -216,6 +216,14 @@ def test_structures_are_those_of_the_array_itself_whatever_its_group_repeats(fol
     group.write_text(json.dumps(said))
     version = medgan.open_folder(folder)
     assert version.structures == tuple(version.mask_reader.layout.attributes["structures"]) == STRUCTURES
+
+
+def test_a_report_that_the_manifest_does_not_list_is_not_read(made):
+    manifest = Manifest.model_validate_json((made[2] / "manifest.json").read_bytes())
+    fewer = tuple(file for file in manifest.files if not file.path.startswith("reports/"))
+    source = registry.FolderSource(made[0].registry)
+    with pytest.raises(IntegrityError, match="lists no such report"):
+        diff.told(source, manifest.model_copy(update={"files": fewer}))
 
 
 def test_masks_of_another_layout_are_read_whole_and_never_left_out_of_batches_in_silence(made, folder):
