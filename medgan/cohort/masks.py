@@ -138,11 +138,10 @@ def refuse_lacking(found: pd.DataFrame, elsewhere: int, table: pd.DataFrame, rec
 
 
 def drawn(
-    snapshot: CollectionSnapshot, found: pd.DataFrame, rows: pd.DataFrame, size_px: int, *, scratch: Path, zones: Zones
+    snapshot: CollectionSnapshot, found: pd.DataFrame, rows: pd.DataFrame, size_px: int, *, beside: Path, zones: Zones
 ) -> npt.NDArray[np.uint8]:
     """(N, S, S) uint8 in a file of its own: 0, or the number of the last structure that holds the pixel."""
-    with scratch.open("xb+") as file:
-        masks_NSS = stored.mapped(file, np.dtype(np.uint8), (len(rows), size_px, size_px))
+    masks_NSS = stored.mapped(beside, np.dtype(np.uint8), (len(rows), size_px, size_px))
     in_pack_order = found.sort_values(["pack", "pack_index"], kind="stable")
     frames = collection.frames(snapshot, in_pack_order, zones=zones)
     spacings = rows[["spacing_row_mm", "spacing_column_mm"]].to_numpy(dtype=np.float64)

@@ -66,13 +66,13 @@ def _prepare(handle: str, snapshot: CollectionSnapshot, recipe: CohortRecipe, *,
     if recipe.structures:
         masks.refuse_lacking(outlined, elsewhere, table, recipe)
         selected = selected.assign(**{masks.MASKED: masks.masked(outlined, selected)})
-    # Scattered writes while packs are read in their own order; the scratch files go when the block ends.
-    home = layout.folder(handle, zones=zones)
-    with durable.scratch(home.with_suffix(".npy")) as scratch, durable.scratch(home.with_suffix(".masks.npy")) as other:
+    # Images are written here and there, while packs are read in their own order, to files without a name.
+    beside = layout.folder(handle, zones=zones).parent
+    with durable.explained_disk():
         if recipe.volumes:
-            converted = _convert_volumes(snapshot, selected, frames, recipe, scratch=scratch, zones=zones)
+            converted = _convert_volumes(snapshot, selected, frames, recipe, beside=beside, zones=zones)
         else:
-            converted = _convert(snapshot, selected, recipe, scratch=scratch, zones=zones)
+            converted = _convert(snapshot, selected, recipe, beside=beside, zones=zones)
         content = CohortContent(
             blocks=_blocks(converted.images),
             table=_table(selected, converted, recipe),
@@ -80,7 +80,7 @@ def _prepare(handle: str, snapshot: CollectionSnapshot, recipe: CohortRecipe, *,
             duplicates_dropped=len(found) - len(selected),
         )
         if recipe.structures:
-            drawn_NSS = masks.drawn(snapshot, outlined, selected, recipe.size_px, scratch=other, zones=zones)
+            drawn_NSS = masks.drawn(snapshot, outlined, selected, recipe.size_px, beside=beside, zones=zones)
             content = replace(content, masks=_blocks(drawn_NSS), masks_left_out=elsewhere)
         # Icechunk's snapshot ids are random; the table's digest names the same content the same way every time.
         token = f"{snapshot.collection}@{snapshot.table_sha256}"
@@ -141,12 +141,11 @@ def _column(table: pd.DataFrame, attribute: str) -> str:
 
 
 def _convert(
-    snapshot: CollectionSnapshot, rows: pd.DataFrame, recipe: CohortRecipe, *, scratch: Path, zones: Zones
+    snapshot: CollectionSnapshot, rows: pd.DataFrame, recipe: CohortRecipe, *, beside: Path, zones: Zones
 ) -> _Converted:
     """Convert every row's frame, reading packs in their own order."""
     size = recipe.size_px
-    with scratch.open("xb+") as file:
-        images_NSS = stored.mapped(file, np.dtype(np.uint16), (len(rows), size, size))
+    images_NSS = stored.mapped(beside, np.dtype(np.uint16), (len(rows), size, size))
     windows_N2 = np.zeros((len(rows), 2))
     spacing_mm_N = np.full(len(rows), np.nan)
     in_pack_order = rows.sort_values(["pack", "pack_index"], kind="stable")
@@ -163,13 +162,12 @@ def _convert_volumes(
     frames: pd.DataFrame,
     recipe: CohortRecipe,
     *,
-    scratch: Path,
+    beside: Path,
     zones: Zones,
 ) -> _Converted:
     """Convert every selected series, one in memory at a time where its slices lie together."""
     shape = (len(selected), *[recipe.size_px] * 3)
-    with scratch.open("xb+") as file:
-        images_NSSS = stored.mapped(file, np.dtype(np.uint16), shape)
+    images_NSSS = stored.mapped(beside, np.dtype(np.uint16), shape)
     windows_N2, voxel_mm_N = np.zeros((len(selected), 2)), np.full(len(selected), np.nan)
     place = {series: row for row, series in enumerate(selected["series_key"])}
     in_pack_order = frames[frames["series_key"].isin(place)].sort_values(["pack", "pack_index"], kind="stable")

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -94,8 +94,7 @@ def _array(
 def _whole(array: zarr.Array[Any], beside: Path | None) -> npt.NDArray[Any]:
     if beside is None or array.nbytes <= _IN_MEMORY_BYTES:
         return np.asarray(array[:])
-    with tempfile.TemporaryFile(dir=beside) as file:
-        found = mapped(file, array.dtype, array.shape)
+    found = mapped(beside, array.dtype, array.shape)
     rows = (array.shards or array.chunks)[0]
     rows *= max(1, _AT_ONCE_BYTES // (rows * found[0].nbytes))
     for start in range(0, len(found), rows):
@@ -103,10 +102,11 @@ def _whole(array: zarr.Array[Any], beside: Path | None) -> npt.NDArray[Any]:
     return found
 
 
-def mapped(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Zeros of this `shape` in a new `file` instead of memory.
+def mapped(beside: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Zeros of this `shape` in a nameless file in the folder `beside` instead of memory; gone however a process ends.
 
     A full disk is told here as an `OSError`, and not by a signal that ends the process when they are written to.
     """
-    os.posix_fallocate(file.fileno(), 0, dtype.itemsize * math.prod(shape))
-    return np.memmap(file, dtype, "r+", shape=shape)
+    with tempfile.TemporaryFile(dir=beside) as file:
+        os.posix_fallocate(file.fileno(), 0, dtype.itemsize * math.prod(shape))
+        return np.memmap(file, dtype, "r+", shape=shape)

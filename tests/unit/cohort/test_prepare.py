@@ -80,6 +80,15 @@ def test_a_full_disk_is_told_before_images_are_written_to_a_file_and_not_by_a_si
     assert prepare.prepare(snapshot, recipe, zones=zones).images == 60
 
 
+def test_images_that_are_being_prepared_have_no_name_that_a_killed_process_could_leave(zones, monkeypatch):
+    seen = []
+    home = zones.pseudonymised / "cohorts"
+    monkeypatch.setattr(prepare, "write", lambda *_, **__: seen.extend(path.name for path in home.iterdir()))
+    pixels, labels = radiographs(20)
+    prepare.prepare(commit(xray_rows(pixels, labels), pixels, zones), xray_recipe(), zones=zones)
+    assert seen == [".locks"]
+
+
 def test_an_image_is_its_radiograph_resampled_and_windowed(zones):
     pixels, labels = radiographs(60)
     _, _, cohort = build(zones, recipe=xray_recipe(28, intensity_percentiles=(0.0, 100.0)))
