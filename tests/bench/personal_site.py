@@ -280,6 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(f"a memoriser, all parameters: {time.process_time() - begun:.0f} CPU-s")
         say(f"a memoriser, {given.memoriser_steps} steps:")
         judged(site, np.load(kept), walk.zones)
+        say("the same beside the source alone, of whom it learned nothing: what a gate without stages would see")
+        judged(base, np.load(kept), walk.zones)
     return 0
 
 
