@@ -57,6 +57,17 @@ def record(cohort: str, *, zones: Zones) -> CohortSnapshot | None:
     return stored_bytes.record(layout.folder(cohort, zones=zones) / layout.RECORD, CohortSnapshot)
 
 
+def is_of(handle: str, cohort: CohortSnapshot, *, zones: Zones) -> bool:
+    """Whether `handle` names this cohort or one of the same content: a collection may change beside a cohort's images.
+
+    A model is named by content, so the one that was trained before such a change is found again after it.
+    """
+    if handle == cohort.cohort:
+        return True
+    other = record(handle, zones=zones)
+    return other is not None and other.content_sha256 == cohort.content_sha256
+
+
 def load(cohort: CohortSnapshot | str, *, zones: Zones) -> Cohort:
     """Load a cohort by record or handle.
 

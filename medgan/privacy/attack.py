@@ -48,7 +48,7 @@ def attack(
         IntegrityError: any cohort's bytes are not what its record says.
     """
     limits = load_policy(policy)
-    if synthetic.cohort != cohort.cohort.cohort:
+    if not read.is_of(synthetic.cohort, cohort.cohort, zones=zones):
         raise InvalidRequest("this synthetic cohort was made from another training cohort")
     home = made.folder(synthetic.synthetic, zones=zones)
     images, labels, attrs, _ = made.load(synthetic, zones=zones, spool=True)

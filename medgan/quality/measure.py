@@ -38,7 +38,7 @@ def measure(synthetic: SyntheticCohort, cohort: ValidatedCohort, *, zones: Zones
         InvalidRequest: the cohort is not the one the images were made from, or a side is too small.
         IntegrityError: stored images are not what their records say.
     """
-    if synthetic.cohort != cohort.cohort.cohort:
+    if not read.is_of(synthetic.cohort, cohort.cohort, zones=zones):
         raise InvalidRequest("these images were made from another cohort: measure them against their own")
     made = synthetic_cohorts.load(synthetic, zones=zones)
     home = synthetic_cohorts.folder(synthetic.synthetic, zones=zones)

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import torch
 import zarr
 from scipy.ndimage import gaussian_filter
 
+from medgan.cohort import layout as cohorts
 from medgan.cohort import read
 from medgan.cohort import synthetic as layout
 from medgan.collection import table as tables
@@ -174,12 +176,19 @@ def test_report_holds_no_real_image_and_no_patient(zones, validated, real):
     assert beside.read_bytes().startswith(b"\x89PNG")
 
 
-def test_images_of_another_cohort_are_refused(zones, validated, real, samples):
+def test_images_of_another_cohort_are_refused_and_those_of_the_same_content_are_not(zones, validated, real, samples):
+    """A night after one that changed the collection beside the cohort's images finds the model of before."""
     train, _ = samples
     synthetic = write_synthetic(zones, validated, real, train.stored[:20] // 2, train.class_index[:20])
-    other = validated.model_copy(update={"cohort": validated.cohort.model_copy(update={"cohort": "co-" + "1" * 32})})
+    later = validated.cohort.model_copy(update={"cohort": "co-" + "1" * 32})
+    home = cohorts.folder(later.cohort, zones=zones)
+    shutil.copytree(cohorts.folder(validated.cohort.cohort, zones=zones), home)
+    (home / cohorts.RECORD).write_bytes(later.canonical())
+    other = later.model_copy(update={"content_sha256": "1" * 64})
     with pytest.raises(InvalidRequest, match="another cohort"):
-        measure(synthetic, other, zones=zones)
+        measure(synthetic, validated.model_copy(update={"cohort": other}), zones=zones)
+    report = measure(synthetic, validated.model_copy(update={"cohort": later}), zones=zones)
+    assert report.cohort == synthetic.cohort != later.cohort
 
 
 def test_too_few_images_are_refused_with_the_number(samples):
