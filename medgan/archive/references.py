@@ -28,6 +28,7 @@ _SIDES: Final = {
     ("SCT", "24028007"): "right", ("SRT", "G-A100"): "right",
 }  # fmt: skip
 """Laterality (PS3.16 CID 244)."""
+_MOST_FRAMES: Final = 65_535
 _WORD: Final = re.compile(r"[^\W\d_]+")
 
 
@@ -111,19 +112,11 @@ def _drawn_on(dataset: Dataset) -> Iterator[tuple[tuple[str, str, str], int, _Na
     """
     named = _named_segments(dataset)
     series = {str(one.get("SeriesInstanceUID", "")) for one in dataset.get("ReferencedSeriesSequence") or ()} - {""}
-    shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())
-    for number, frame in enumerate(dataset.get("PerFrameFunctionalGroupsSequence") or ()):
-        groups = [frame, *shared]
-        sources = {
-            (str(source.get("ReferencedSOPInstanceUID", "")), _first(source.get("ReferencedFrameNumber")) - 1)
-            for derived in _items(groups, "DerivationImageSequence")
-            for source in derived.get("SourceImageSequence") or ()
-        }
-        segments = [one.get("ReferencedSegmentNumber") for one in _items(groups, "SegmentIdentificationSequence")]
+    for number, (sources, segments) in enumerate(_frames(dataset)):
         if len(segments) != 1 or segments[0] not in named:
             yield None
         elif len(sources) == 1:
-            uid, of_frame = sources.pop()
+            uid, of_frame = next(iter(sources))
             yield ("in", "instance", uid), of_frame, named[segments[0]]
         elif len(series) == 1:
             yield ("se", "series", next(iter(series))), number, named[segments[0]]
@@ -131,12 +124,40 @@ def _drawn_on(dataset: Dataset) -> Iterator[tuple[tuple[str, str, str], int, _Na
             yield None
 
 
+def _frames(dataset: Dataset) -> Iterator[tuple[frozenset[tuple[str, int]], list[Any]]]:
+    """({(source image UID, its 0-based frame)}, segment numbers) of every frame of a segmentation.
+
+    A functional group is that of each frame or the one of all frames, never both (PS3.3 C.7.6.16.1.1), so what all
+    frames share is read once.
+    """
+    shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())[:1]
+    of_all = _sources(shared), _segment_numbers(shared)
+    for frame in dataset.get("PerFrameFunctionalGroupsSequence") or ():
+        yield _sources([frame]) or of_all[0], _segment_numbers([frame]) or of_all[1]
+
+
+def _sources(groups: Iterable[Any]) -> frozenset[tuple[str, int]]:
+    return frozenset(
+        (str(source.get("ReferencedSOPInstanceUID", "")), _first(source.get("ReferencedFrameNumber")) - 1)
+        for derived in _items(groups, "DerivationImageSequence")
+        for source in derived.get("SourceImageSequence") or ()
+    )
+
+
+def _segment_numbers(groups: Iterable[Any]) -> list[Any]:
+    return [one.get("ReferencedSegmentNumber") for one in _items(groups, "SegmentIdentificationSequence")]
+
+
 def _first(numbers: Any) -> int:
-    """The one number of ReferencedFrameNumber; 0 where there are several, or none, which means all (PS3.3 10.3)."""
+    """The one number of ReferencedFrameNumber; 0 where there are several, or none, which means all (PS3.3 10.3).
+
+    It is kept in the table, so one that is no number of a frame, but may be one of a patient, is none.
+    """
     if numbers is None:
         return 0
     listed = [numbers] if isinstance(numbers, int | str) else list(numbers)
-    return int(listed[0]) if len(listed) == 1 else 0
+    first = int(listed[0]) if len(listed) == 1 else 0
+    return first if 0 < first <= _MOST_FRAMES else 0
 
 
 def _contours(dataset: Dataset) -> Iterator[tuple[str, _Named]]:
@@ -159,17 +180,11 @@ def _contours(dataset: Dataset) -> Iterator[tuple[str, _Named]]:
 def _segments(dataset: Dataset) -> Iterator[tuple[str, _Named]]:
     """(image UID, structure) of every frame that says where it is from; of all images where none does (C.8.20)."""
     named = _named_segments(dataset)
-    shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())
-    images: dict[_Named, set[str]] = defaultdict(set)
-    for frame in dataset.get("PerFrameFunctionalGroupsSequence") or ():
-        groups = [frame, *shared]
-        sources = {
-            str(source.get("ReferencedSOPInstanceUID", ""))
-            for derived in _items(groups, "DerivationImageSequence")
-            for source in derived.get("SourceImageSequence") or ()
-        }
-        for identified in _items(groups, "SegmentIdentificationSequence"):
-            images[named.get(identified.get("ReferencedSegmentNumber"), ("", "", ""))] |= sources
+    found: dict[_Named, set[frozenset[tuple[str, int]]]] = defaultdict(set)
+    for sources, segments in _frames(dataset):
+        for segment in segments:
+            found[named.get(segment, ("", "", ""))].add(sources)
+    images = {about: {uid for sources in of_frames for uid, _ in sources} for about, of_frames in found.items()}
     if not any(images.values()):
         everywhere = {
             str(one.get("ReferencedSOPInstanceUID", ""))

@@ -244,6 +244,33 @@ def test_a_fractional_mask_is_inside_from_its_half_on_and_several_sources_are_no
     assert second is None
 
 
+@pytest.mark.parametrize("number", [0, -3, 471_108_150])
+def test_a_number_that_no_frame_has_is_kept_in_no_table(number):
+    made = segmentation(PerFrameFunctionalGroupsSequence=derived((UIDS[2], number, 1)))
+    (found,) = references.masks(made, KEYRING)
+    assert found.frame == -1
+
+
+def test_what_all_frames_share_is_said_of_each_and_read_once(monkeypatch):
+    frames = derived(*[(UIDS[2], None, 1)] * 60)
+    (shared,) = derived((UIDS[1], None, 1))
+    for frame in frames:
+        del frame.DerivationImageSequence
+    made = segmentation(
+        NumberOfFrames=60,
+        PixelData=bytes(60 * 32),
+        PerFrameFunctionalGroupsSequence=frames,
+        SharedFunctionalGroupsSequence=Sequence([shared]),
+    )
+    reads = []
+    kept = references._first
+    monkeypatch.setattr(references, "_first", lambda numbers: reads.append(numbers) or kept(numbers))
+    found = references.masks(made, KEYRING)
+    assert {one.image for one in found} == {KEYRING.handle("in", "instance", UIDS[1])}
+    assert len(found) == 60
+    assert len(reads) == 1
+
+
 def test_a_table_without_masks_has_no_column_for_them(run, zones, tmp_path):
     table = read.table(labelled(run, tmp_path, structure_set()).snapshot, zones=zones)
     assert not {"outlines", "outlines_frame", "structure", "inside_from"} & set(table.columns)
