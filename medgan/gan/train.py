@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medgan.cohort import read
+from medgan.cohort import read, stored
 from medgan.collection import durable
 from medgan.errors import InvalidRequest
 from medgan.gan import board, budget, conditions, outliner, recipes
@@ -206,10 +206,9 @@ def model_handle(cohort: ValidatedCohort, config: TrainConfig) -> str:
 
 def load(folder: Path) -> TrainedModel | None:
     """The record of a finished model whose weights still are what it says, or None."""
-    path = folder / RECORD
-    if not (path.is_file() and (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()):
+    model = stored.record(folder / RECORD, TrainedModel)
+    if model is None or not ((folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()):
         return None
-    model = TrainedModel.model_validate_json(path.read_bytes())
     whole = _digest(folder / WEIGHTS) == model.generator_sha256 and outliner.stands(folder, model.outliner)
     return model if whole else None
 

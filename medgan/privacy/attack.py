@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from medgan.cohort import read
+from medgan.cohort import read, stored
 from medgan.cohort import synthetic as made
 from medgan.collection import durable
 from medgan.errors import InvalidRequest
@@ -157,8 +157,7 @@ def _cleaning(
     """
     before = Cleaning()
     if synthetic.redrawn_from is not None:
-        path = made.folder(synthetic.redrawn_from, zones=zones) / RECORD
-        earlier = PrivacyReport.model_validate_json(path.read_bytes()) if path.is_file() else None
+        earlier = stored.record(made.folder(synthetic.redrawn_from, zones=zones) / RECORD, PrivacyReport)
         if earlier is not None and earlier.redraw:
             before = Cleaning(dropped=earlier.dropped + len(earlier.redraw), rounds=earlier.rounds + 1)
     allowed = policy.copies.dropped_most * synthetic.images

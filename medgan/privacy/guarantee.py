@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medgan.cohort import read
+from medgan.cohort import stored as records
 from medgan.gan import budget as ledger
 from medgan.privacy.policy import Policy
 from medgan.records import GateTest, SyntheticCohort, TrainedModel
@@ -17,7 +18,7 @@ def guarantee(synthetic: SyntheticCohort, policy: Policy, train_patients: int, *
     if policy.differential_privacy is None:
         return ()
     path = zones.pseudonymised / "models" / synthetic.model / "model.json"
-    stored = TrainedModel.model_validate_json(path.read_bytes()) if path.is_file() else None
+    stored = records.record(path, TrainedModel)
     budget = stored.privacy if stored else None
     most = policy.differential_privacy.epsilon_most
     detail = "the generator carries no guarantee"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medgan.cohort import planes, read
+from medgan.cohort import planes, read, stored
 from medgan.errors import IntegrityError, InvalidRequest
 from medgan.gan import level
 from medgan.privacy.evidence import RealImages
@@ -106,11 +106,12 @@ def _of_bases(model: str, *, zones: Zones) -> list[read.Cohort]:
 def _trained_on(model: str, *, zones: Zones) -> str:
     """Handle of the cohort that the stored model was trained on; without its description its own base is unknown."""
     folder = zones.pseudonymised / "models" / model
-    if not (folder / "model.json").is_file() or not level.is_described(folder):
+    base = stored.record(folder / "model.json", TrainedModel)
+    if base is None or not level.is_described(folder):
         raise InvalidRequest(
             "the model that this one was adapted from is gone, and copies of its patients cannot be seen"
         )
-    return TrainedModel.model_validate_json((folder / "model.json").read_bytes()).cohort
+    return base.cohort
 
 
 def _train_patients(cohort: read.Cohort) -> frozenset[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
-from medgan.cohort import planes, read
+from medgan.cohort import planes, read, stored
 from medgan.cohort import synthetic as synthetic_cohorts
 from medgan.cohort.outlines import outlined
 from medgan.collection import durable
@@ -92,9 +92,11 @@ def _outlined(
 
 def _finished(home: Path, synthetic: SyntheticCohort) -> QualityReport | None:
     """The record of a finished measurement of these very bytes, or None."""
-    if not all((home / name).is_file() for name in (REPORT, PAGE, RECORD)):
+    if not all((home / name).is_file() for name in (REPORT, PAGE)):
         return None
-    record = QualityReport.model_validate_json((home / RECORD).read_bytes())
+    record = stored.record(home / RECORD, QualityReport)
+    if record is None:
+        return None
     text = (home / REPORT).read_bytes()
     told = (record.pixel_sha256, record.masks_sha256, record.report_sha256)
     same = told == (synthetic.pixel_sha256, synthetic.masks_sha256, sha256_hex(text))

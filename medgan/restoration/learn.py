@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medgan.archive import container, nifti, pixels, scratch
 from medgan.archive import instance as instances
+from medgan.cohort import stored
 from medgan.collection import durable, layout
 from medgan.collection import read as collections
 from medgan.errors import BadInstance, InvalidRequest
@@ -121,10 +122,9 @@ def restorer_folder(handle: str, *, zones: Zones) -> Path:
 
 def load(folder: Path) -> RestorerModel | None:
     """The record of a finished restorer whose weights still are what it says, or None."""
-    path = folder / RECORD
-    if not path.is_file():
+    model = stored.record(folder / RECORD, RestorerModel)
+    if model is None:
         return None
-    model = RestorerModel.model_validate_json(path.read_bytes())
     return model if Restorer(folder).sha256 == model.weights_sha256 else None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medgan.cohort import layout, planes, read
+from medgan.cohort import layout, planes, read, stored
 from medgan.cohort.read import Cohort
 from medgan.collection import durable, store
 from medgan.collection import read as collection
@@ -94,10 +94,9 @@ def _site_file() -> Path | None:
 
 
 def _admitted(folder: Path, cohort: CohortSnapshot, suite_sha256: str) -> ValidatedCohort | None:
-    path = folder / VALIDATED
-    if not path.is_file():
+    validated = stored.record(folder / VALIDATED, ValidatedCohort)
+    if validated is None:
         return None
-    validated = ValidatedCohort.model_validate_json(path.read_bytes())
     return validated if validated.suite_sha256 == suite_sha256 and validated.cohort == cohort else None
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
-from medgan.cohort import layout
+from medgan.cohort import layout, stored
 from medgan.cohort.read import Cohort
 from medgan.cohort.split import SPLITS
 from medgan.collection import durable
@@ -45,8 +45,7 @@ class Reference(Record):
 
 def accepted(cohort: CohortSnapshot, *, zones: Zones) -> Reference | None:
     """The last accepted cohort of this one's recipe name and collection, or None."""
-    path = _pointer(cohort, zones)
-    return Reference.model_validate_json(path.read_bytes()) if path.is_file() else None
+    return stored.record(_pointer(cohort, zones), Reference)
 
 
 def accept(cohort: Cohort, *, zones: Zones) -> None:
