@@ -167,8 +167,10 @@ def at_most(rates_P: Sequence[float] | NDArray[np.float64]) -> float:
 
     if not len(rates_P) or (mean := float(np.mean(rates_P))) >= 1:
         return 1.0
-    allowed = -log(1 - CONFIDENCE) / len(rates_P)
-    return float(brentq(lambda rate: _divergence(mean, rate) - allowed, mean, 1 - 1e-12))
+    allowed, most = -log(1 - CONFIDENCE) / len(rates_P), 1 - 1e-12
+    if _divergence(mean, most) <= allowed:  # the bound lies nearer to 1 than anybody reads
+        return 1.0
+    return float(brentq(lambda rate: _divergence(mean, rate) - allowed, mean, most))
 
 
 def _divergence(mean: float, rate: float) -> float:

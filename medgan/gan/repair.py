@@ -125,7 +125,7 @@ class Restorer:
             self.familiar = Familiar.from_json(described["familiar"])
             self.held_out: dict[str, float] = described["held_out"]
             self.planted: dict[str, float] = described["planted"]
-            self.filled: dict[str, Any] = described["filled"]
+            self.filled: dict[str, Any] = described.get("filled") or {}  # none before version 8
             self.sha256: str = described["weights_sha256"]
             weights = (folder / WEIGHTS).read_bytes()
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -96,10 +96,27 @@ def test_many_images_of_one_patient_say_little_of_the_next():
 
 
 @pytest.mark.parametrize(
-    ("rates", "bound"), [([0.0] * 59, 0.04951), ([1.0] * 5, 1.0), ([], 1.0), ([0.1, 0.3], 0.91591)]
+    ("rates", "bound"),
+    [
+        ([0.0] * 59, 0.04951),
+        ([1.0] * 5, 1.0),
+        ([], 1.0),
+        ([0.1, 0.3], 0.91591),
+        ([0.95], 1.0),
+        ([0.97, 0.98, 0.99], 1.0),
+    ],
 )
 def test_a_rate_is_stated_with_its_upper_bound(rates, bound):
     assert at_most(rates) == pytest.approx(bound, abs=1e-4)
+
+
+@pytest.mark.parametrize("patients", [1, 2, 3, 48])
+def test_every_rate_has_a_bound_between_itself_and_one(patients):
+    rates = np.linspace(0, 1, 501)
+    bounds = np.array([at_most([rate] * patients) for rate in rates])
+    assert np.all(bounds >= rates)
+    assert np.all(bounds <= 1)
+    assert np.all(np.diff(bounds) >= 0)
 
 
 @pytest.mark.parametrize("shape", [(0.05, 0.5), (0.5, 5.0), (5.0, 50.0)])
