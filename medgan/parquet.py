@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_LEAST_BYTES = 8
+
 
 def read(data: bytes, *, most_rows: int, most_bytes: int) -> tuple[pa.Table, int] | None:
     """The flat columns in `data`, and how many nested ones were left out.
@@ -48,5 +50,6 @@ def _written_out(table: pa.Table) -> int:
     for chunk in (chunk for column in table.columns for chunk in column.chunks):
         texts = isinstance(chunk, pa.DictionaryArray) and not pa.types.is_primitive(chunk.type.value_type)
         lengths = pc.binary_length(chunk.dictionary).take(chunk.indices) if texts else None
-        size += chunk.nbytes if lengths is None else pc.sum(lengths.cast(pa.int64())).as_py() or 0
+        own = chunk.nbytes if lengths is None else pc.sum(lengths.cast(pa.int64())).as_py() or 0
+        size += max(own, _LEAST_BYTES * len(chunk))  # what is nothing, or empty, takes a place in every row
     return size

@@ -6,6 +6,8 @@ names are those of the source, less the patient's own: what they may say in the 
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -29,6 +31,9 @@ _SIDES: Final = {
 }  # fmt: skip
 """Laterality (PS3.16 CID 244)."""
 _MOST_FRAMES: Final = 65_535
+_MOST_FRACTION: Final = 255
+_HALF: Final = 128
+_MOST_LETTERS: Final = 256
 _WORD: Final = re.compile(r"[^\W\d_]+")
 
 
@@ -92,12 +97,13 @@ def masks(data: bytes, keyring: Keyring) -> list[Outline | None]:
             theirs = {word.lower() for word in _WORD.findall(str(dataset.get("PatientName", "")))}
             known_as = str(dataset.get("PatientID", "")).strip()
             fractional = str(dataset.get("SegmentationType", "")) == "FRACTIONAL"
-            half = (int(dataset.get("MaximumFractionalValue") or 255) + 1) // 2 if fractional else 1
+            said = functools.cache(lambda text: _without(text, theirs, known_as))
+            most = dataset.get("MaximumFractionalValue") if fractional else 1
+            half = (most + 1) // 2 if isinstance(most, int) and 0 < most <= _MOST_FRACTION else _HALF
             return [
                 found
                 and Outline(
-                    keyring.handle(*found[0]), found[1], _without(found[2][0], theirs, known_as),
-                    *found[2][1:], max(half, 1),
+                    keyring.handle(*found[0]), found[1], said(found[2][0]), *found[2][1:], half,
                 )
                 for found in _drawn_on(dataset)
             ]  # fmt: skip
@@ -145,7 +151,9 @@ def _sources(groups: Iterable[Any]) -> frozenset[tuple[str, int]]:
 
 
 def _segment_numbers(groups: Iterable[Any]) -> list[Any]:
-    return [one.get("ReferencedSegmentNumber") for one in _items(groups, "SegmentIdentificationSequence")]
+    """Of one frame, or of all: there is one (PS3.3 C.8.20.3.2), and a second says that it is none."""
+    found = itertools.islice(_items(groups, "SegmentIdentificationSequence"), 2)
+    return [one.get("ReferencedSegmentNumber") for one in found]
 
 
 def _first(numbers: Any) -> int:
@@ -167,7 +175,7 @@ def _contours(dataset: Dataset) -> Iterator[tuple[str, _Named]]:
         for one in dataset.get("RTROIObservationsSequence") or ()
     }
     named = {
-        one.get("ROINumber"): (str(one.get("ROIName", "")), *codes.get(one.get("ROINumber"), ("", "")))
+        one.get("ROINumber"): (_short(one.get("ROIName")), *codes.get(one.get("ROINumber"), ("", "")))
         for one in dataset.get("StructureSetROISequence") or ()
     }
     for roi in dataset.get("ROIContourSequence") or ():
@@ -199,7 +207,7 @@ def _named_segments(dataset: Dataset) -> dict[Any, _Named]:
     """Segment number -> what it is called, behind the side it lies on, and its code."""
     return {
         one.get("SegmentNumber"): (
-            f"{_side(one)} {one.get('SegmentLabel', '')}".lstrip(),
+            f"{_side(one)} {_short(one.get('SegmentLabel'))}".lstrip(),
             *_code(one, "SegmentedPropertyTypeCodeSequence"),
         )
         for one in dataset.get("SegmentSequence") or ()
@@ -228,8 +236,14 @@ def _items(holders: Iterable[Any], keyword: str) -> Iterator[Any]:
 def _code(holder: Any, keyword: str) -> tuple[str, str]:
     """Scheme and value of a coded entry; empty where there is none."""
     for entry in holder.get(keyword) or ():
-        return str(entry.get("CodingSchemeDesignator", "")), str(entry.get("CodeValue", ""))
+        return _short(entry.get("CodingSchemeDesignator")), _short(entry.get("CodeValue"))
     return "", ""
+
+
+def _short(text: Any) -> str:
+    """A name as it stands; one that is too long for any is none: it is copied for every image and frame."""
+    said = "" if text is None else str(text)
+    return said if len(said) <= _MOST_LETTERS else ""
 
 
 def _without(text: str, words: set[str], known_as: str) -> str:

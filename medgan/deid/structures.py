@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -34,6 +35,7 @@ def of_images(marks: Iterable[Mark]) -> dict[str, str]:
     return {image: BETWEEN.join(sorted(names)) for image, names in found.items()}
 
 
+@functools.lru_cache(maxsize=1024)  # a segmentation repeats its names
 def name(text: str, scheme: str = "", code: str = "") -> str:
     """One structure's name in small letters, at most 40; `UNNAMED` where nothing is left that names nobody.
 

@@ -60,6 +60,16 @@ def test_a_parquet_that_grows_when_it_is_read_is_no_table_and_a_nested_column_is
         assert labels.read_table(out.getvalue(), "x.parquet") == read
 
 
+def test_columns_of_nothing_count_too_because_every_row_of_them_takes_memory(monkeypatch) -> None:
+    monkeypatch.setattr(labels, "_MOST_UNPACKED", 400_000)
+    keys = pa.array([str(number) for number in range(1000)])
+    for columns, read in ((100, False), (10, True)):
+        nothing = {f"c{number}": pa.nulls(1000) for number in range(columns)}
+        out = io.BytesIO()
+        parquet.write_table(pa.table({"PatientID": keys} | nothing), out)
+        assert (labels.read_table(out.getvalue(), "x.parquet") is not None) == read
+
+
 def test_a_table_without_an_identifier_is_none() -> None:
     assert labels.read_table(b"name,finding\nDoe,normal\n") is None
     assert labels.read_table(b"PatientID,PatientID\n1,2\n") is None

@@ -244,6 +244,38 @@ def test_a_fractional_mask_is_inside_from_its_half_on_and_several_sources_are_no
     assert second is None
 
 
+@pytest.mark.parametrize(("vr", "most"), [("IS", "9" * 30), ("DS", "1e30"), ("UV", 2**64 - 1), ("LO", "20471147")])
+def test_a_most_that_no_byte_reaches_stops_no_night_and_stands_in_no_table(run, zones, tmp_path, vr, most):
+    made = pydicom.dcmread(io.BytesIO(segmentation(PerFrameFunctionalGroupsSequence=derived((UIDS[2], None, 1)))))
+    made.SegmentationType = "FRACTIONAL"
+    hostile = Dataset()
+    with pydicom.config.disable_value_validation():
+        hostile.add_new("MaximumFractionalValue", vr, most)
+    made["MaximumFractionalValue"] = hostile["MaximumFractionalValue"]
+    table = read.table(labelled(run, tmp_path, write(made)).snapshot, zones=zones)
+    assert len(table) >= len(STUDY)
+    if "inside_from" in table:
+        assert set(table["inside_from"]) <= {0, 128}
+
+
+def test_a_label_of_a_book_and_many_shared_segments_cost_a_scan_nothing():
+    shared = Dataset()
+    shared.SegmentIdentificationSequence = items(*[{"ReferencedSegmentNumber": 1}] * 2_000)
+    frames = derived(*[(UIDS[2], None, 1)] * 2_000)
+    for frame in frames:
+        del frame.SegmentIdentificationSequence
+    made = pydicom.dcmread(
+        io.BytesIO(
+            segmentation(PerFrameFunctionalGroupsSequence=frames, SharedFunctionalGroupsSequence=Sequence([shared]))
+        )
+    )
+    with pydicom.config.disable_value_validation():
+        made.SegmentSequence[0].add_new("SegmentLabel", "UT", "kidney " * 10_000)
+    marked = references.marks(write(made), "pt", KEYRING)
+    assert [one.structure for one in marked] == [""]
+    assert set(references.masks(write(made), KEYRING)) == {None}  # two segments in a frame are none
+
+
 @pytest.mark.parametrize("number", [0, -3, 471_108_150])
 def test_a_number_that_no_frame_has_is_kept_in_no_table(number):
     made = segmentation(PerFrameFunctionalGroupsSequence=derived((UIDS[2], number, 1)))
