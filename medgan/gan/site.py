@@ -108,35 +108,22 @@ def adapt_to_patients(
         return PatientAdapter.model_validate_json(path.read_bytes())
     with durable.locked(folder.parent / ".locks" / handle, wait=False):
         durable.sweep_below(folder)
-        return _to_patients(base, cohort, request, folder, zones=zones, on_progress=on_progress)
-
-
-def _to_patients(
-    base: TrainedModel,
-    cohort: ValidatedCohort,
-    request: AdaptRequest,
-    folder: Path,
-    *,
-    zones: Zones,
-    on_progress: adapt.OnProgress | None,
-) -> PatientAdapter:
-    """Adapt into `folder`, whose lock is ours, and write the adapter's record last."""
-    outcome, described = _adapt(base, cohort, request, zones, on_progress)
-    digest = adapt.save_adapter(folder / ADAPTER, outcome.network)
-    patients = cohort.cohort.patients["train"]
-    described |= {level.LEVEL: level.PATIENT, "adapted": _facts(base, outcome, patients)}
-    durable.write_bytes(folder / CONFIG, json.dumps(described, sort_keys=True, indent=1, allow_nan=False).encode())
-    record = PatientAdapter(
-        adapter=folder.name,
-        base=base.model,
-        patients=patients,
-        images=len(read.load(cohort.cohort, zones=zones).split("train")[0]),
-        adapter_sha256=digest,
-        trained_share=outcome.network.share(),
-        steps=outcome.steps,
-    )
-    durable.write_bytes(folder / RECORD, record.canonical())
-    return record
+        outcome, described = _adapt(base, cohort, request, zones, on_progress)
+        digest = adapt.save_adapter(folder / ADAPTER, outcome.network)
+        patients = cohort.cohort.patients["train"]
+        described |= {level.LEVEL: level.PATIENT, "adapted": _facts(base, outcome, patients)}
+        durable.write_bytes(folder / CONFIG, json.dumps(described, sort_keys=True, indent=1, allow_nan=False).encode())
+        record = PatientAdapter(
+            adapter=folder.name,
+            base=base.model,
+            patients=patients,
+            images=len(read.load(cohort.cohort, zones=zones).split("train")[0]),
+            adapter_sha256=digest,
+            trained_share=outcome.network.share(),
+            steps=outcome.steps,
+        )
+        durable.write_bytes(folder / RECORD, record.canonical())
+        return record
 
 
 def patient_folder(handle: str, *, zones: Zones) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
 
 from medgan.gan.filled import by_depth, depths
 from medgan.gan.similarity import ssim_map
@@ -52,8 +53,7 @@ def test_where_nothing_was_missing_nothing_is_said():
 
 
 def test_similarity_is_that_of_scikit_image():
-    metrics = pytest.importorskip("skimage.metrics")
     a, b = picture(), gaussian_filter(picture(), 1)
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 2, "K1": 0.01}
-    _, theirs = metrics.structural_similarity(a.astype(float), b.astype(float), full=True, **options)
+    _, theirs = structural_similarity(a.astype(float), b.astype(float), full=True, **options)
     assert np.allclose(ssim_map(a, b)[6:-6, 6:-6], theirs[6:-6, 6:-6], atol=1e-6)
